@@ -1,0 +1,220 @@
+/**
+ * The GPU: one adapter opened with all that it gives, its pipelines kept, its errors carrying names.
+ *
+ * This is the only file of `kernels/` that asks the host for anything but WebGPU: one environment variable, below.
+ */
+
+import type { Dispatch } from "./dispatch.ts";
+import { shaderText } from "./dispatch.ts";
+import { UserError } from "./user_error.ts";
+
+/** What kernels may rely on. */
+export interface Capabilities {
+  /** The adapter runs on the CPU: barriers and shared memory are slow there, each scalar load is a loop over lanes. */
+  readonly software: boolean;
+  /** Invocations of a subgroup, when granted and fixed; else 0. */
+  readonly subgroupSize: number;
+  readonly maxBindingBytes: number;
+  readonly maxBufferBytes: number;
+  readonly maxWorkgroupStorageBytes: number;
+  readonly maxInvocationsPerWorkgroup: number;
+  readonly maxWorkgroupsPerDimension: number;
+  readonly storageAlignment: number;
+  /** Dispatches can be timed on the device. */
+  readonly timestamps: boolean;
+}
+
+/** Options of {@linkcode openDevice}. */
+export interface DeviceOptions {
+  /** Ask for the software adapter. Default false. */
+  readonly software?: boolean;
+}
+
+const NO_ADAPTER =
+  "No GPU adapter found. On Linux install a Vulkan driver (`apt-get install mesa-vulkan-drivers` gives a software one); " +
+  "on macOS and Windows a current system has one; in a browser, enable WebGPU";
+
+/**
+ * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
+ *
+ * @throws {UserError} where WebGPU or an adapter is missing.
+ */
+export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
+  quietMesa();
+  const gpu = globalThis.navigator?.gpu;
+  if (!gpu) {
+    throw new UserError("This JavaScript runtime has no WebGPU: use Deno 2.9 or newer, or a browser that has it");
+  }
+  const request = { powerPreference: "high-performance", forceFallbackAdapter: options.software ?? false } as const;
+  let adapter = await gpu.requestAdapter(request);
+  if (!adapter) throw new UserError(NO_ADAPTER);
+  const limits = adapter.limits;
+  const wanted = {
+    maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+    maxBufferSize: limits.maxBufferSize,
+    maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+    maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+    maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
+    maxComputeWorkgroupSizeY: limits.maxComputeWorkgroupSizeY,
+    maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
+    maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
+    minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
+  };
+  // An adapter may grant subgroups without listing them, so the only way to know is to ask. A refused request uses the
+  // adapter up: each attempt takes a fresh one.
+  const timestamps = adapter.features.has("timestamp-query");
+  const subgroups = "subgroups" as GPUFeatureName;
+  const attempts: GPUFeatureName[][] = timestamps
+    ? [[subgroups, "timestamp-query"], ["timestamp-query"], []]
+    : [[subgroups], []];
+  let failure: unknown;
+  for (const requiredFeatures of attempts) {
+    adapter ??= await gpu.requestAdapter(request);
+    if (!adapter) throw new UserError(NO_ADAPTER);
+    try {
+      const device = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
+      return new Device(adapter.info, device);
+    } catch (error) {
+      failure = error;
+      adapter = null;
+    }
+  }
+  throw new UserError(`Cannot open the GPU device: ${failure instanceof Error ? failure.message : failure}`, {
+    cause: failure,
+  });
+}
+
+/** Mesa complains on stderr, once a thread, when this is unset; it is used for windows alone. */
+function quietMesa(): void {
+  const deno = (globalThis as {
+    Deno?: { build: { os: string }; env: { get(k: string): string | undefined; set(k: string, v: string): void } };
+  }).Deno;
+  try {
+    if (deno?.build.os === "linux" && !deno.env.get("XDG_RUNTIME_DIR")) deno.env.set("XDG_RUNTIME_DIR", "/tmp");
+  } catch {
+    // Without permission for the variable the complaint is printed, nothing more.
+  }
+}
+
+/** An open device. Made by {@linkcode openDevice}; {@linkcode Device.close} frees it and all of its buffers. */
+export class Device {
+  /** The adapter's name, such as `NVIDIA H100`. */
+  readonly name: string;
+  readonly capabilities: Capabilities;
+  readonly gpu: GPUDevice;
+  readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
+  #failure: Error | undefined;
+
+  constructor(info: GPUAdapterInfo, gpu: GPUDevice) {
+    this.gpu = gpu;
+    this.name = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ") || "GPU";
+    const { subgroupMinSize: min = 0, subgroupMaxSize: max = 0, isFallbackAdapter } = info;
+    const granted = gpu.features.has("subgroups" as GPUFeatureName) && min === max;
+    this.capabilities = Object.freeze({
+      software: Boolean(isFallbackAdapter) || /llvmpipe|lavapipe|swiftshader|basic render/i.test(this.name),
+      subgroupSize: granted ? max : 0,
+      maxBindingBytes: gpu.limits.maxStorageBufferBindingSize,
+      maxBufferBytes: gpu.limits.maxBufferSize,
+      maxWorkgroupStorageBytes: gpu.limits.maxComputeWorkgroupStorageSize,
+      maxInvocationsPerWorkgroup: gpu.limits.maxComputeInvocationsPerWorkgroup,
+      maxWorkgroupsPerDimension: gpu.limits.maxComputeWorkgroupsPerDimension,
+      storageAlignment: gpu.limits.minStorageBufferOffsetAlignment,
+      timestamps: gpu.features.has("timestamp-query"),
+    });
+    gpu.addEventListener("uncapturederror", (event) => {
+      event.preventDefault();
+      this.#failure ??= new Error(`WebGPU: ${(event as GPUUncapturedErrorEvent).error.message}`);
+    });
+    gpu.lost.then((info) => {
+      if (info.reason !== "destroyed") this.#failure ??= new Error(`The GPU device was lost: ${info.message}`);
+    });
+  }
+
+  /** Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. */
+  check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** The compiled pipeline of a dispatch; equal shaders are compiled once. */
+  pipeline(dispatch: Dispatch): Promise<GPUComputePipeline> {
+    const code = shaderText(dispatch);
+    let pipeline = this.#pipelines.get(code);
+    if (!pipeline) {
+      pipeline = this.#compile(dispatch.label, code);
+      this.#pipelines.set(code, pipeline);
+    }
+    return pipeline;
+  }
+
+  async #compile(label: string, code: string): Promise<GPUComputePipeline> {
+    this.gpu.pushErrorScope("validation");
+    const module = this.gpu.createShaderModule({ label, code });
+    const invalid = this.gpu.popErrorScope();
+    const pipeline = this.gpu.createComputePipelineAsync({
+      label,
+      layout: "auto",
+      compute: { module, entryPoint: "main" },
+    });
+    const [error, result] = await Promise.all([invalid, pipeline.catch((cause) => cause as Error)]);
+    if (error || result instanceof Error) {
+      throw new Error(`Cannot compile kernel "${label}": ${(error ?? result as Error).message}\n${code}`);
+    }
+    return result;
+  }
+
+  /** A zeroed storage buffer. @throws {UserError} where the device has no room. */
+  async buffer(label: string, byteLength: number, usage?: number): Promise<GPUBuffer> {
+    const { maxBufferBytes } = this.capabilities;
+    if (byteLength > maxBufferBytes) {
+      throw new UserError(
+        `Cannot allocate ${mib(byteLength)} for ${label}: a buffer of ${this.name} holds at most ${
+          mib(maxBufferBytes)
+        }; ` +
+          "use a smaller batch or image size",
+      );
+    }
+    usage ??= GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+    this.gpu.pushErrorScope("out-of-memory");
+    const buffer = this.gpu.createBuffer({ label, size: byteLength, usage });
+    if (await this.gpu.popErrorScope()) {
+      throw new UserError(
+        `Cannot allocate ${
+          mib(byteLength)
+        } for ${label}: ${this.name} is out of memory; use a smaller batch or image size`,
+      );
+    }
+    return buffer;
+  }
+
+  /** Copies to the GPU, in order with the work submitted before and after. */
+  write(buffer: GPUBuffer, offset: number, data: ArrayBufferView<ArrayBuffer>): void {
+    this.gpu.queue.writeBuffer(buffer, offset, data);
+  }
+
+  /** Copies `byteLength` bytes back. Waits for all work submitted before: not for a training loop's inside. */
+  async read(buffer: GPUBuffer, offset: number, byteLength: number): Promise<ArrayBuffer> {
+    const staging = this.gpu.createBuffer({
+      size: byteLength,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
+    try {
+      const encoder = this.gpu.createCommandEncoder();
+      encoder.copyBufferToBuffer(buffer, offset, staging, 0, byteLength);
+      this.gpu.queue.submit([encoder.finish()]);
+      await staging.mapAsync(GPUMapMode.READ);
+      this.check();
+      return staging.getMappedRange().slice(0);
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  /** Frees the device and everything on it. */
+  close(): void {
+    this.gpu.destroy();
+  }
+}
+
+function mib(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
+}

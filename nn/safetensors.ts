@@ -1,0 +1,196 @@
+/**
+ * The safetensors format: an 8-byte little-endian header length, a JSON header, then the tensors' bytes. Nothing in it is
+ * run, and every offset is checked before it is used.
+ *
+ * Format: https://github.com/huggingface/safetensors#format
+ */
+
+import { UserError } from "../kernels/user_error.ts";
+
+/** Bytes of one element by safetensors' name of the type. */
+const BYTES = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
+} as const;
+
+/** Element types by safetensors' names. */
+export type Dtype = keyof typeof BYTES;
+
+/** A tensor as a file holds it: row-major bytes. */
+export interface TensorData {
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  /** Little-endian, row-major. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
+/** What a `.safetensors` file holds. */
+export interface Safetensors {
+  /** In the order of the file's data. */
+  readonly tensors: ReadonlyMap<string, TensorData>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** The format's own limit of its header. */
+const MAX_HEADER_BYTES = 100_000_000;
+
+/**
+ * Reads a whole file's bytes. The tensors share memory with `bytes`.
+ *
+ * @param name Stands in error messages.
+ * @throws {UserError} when the bytes are not a valid safetensors file, saying where.
+ */
+export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, name = "input"): Safetensors {
+  const refuse = (why: string): never => {
+    throw new UserError(`Cannot read "${name}" as safetensors: ${why}`);
+  };
+  if (bytes.length < 8) refuse(`${bytes.length} bytes are too few for a header`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const headerLength = view.getBigUint64(0, true);
+  if (headerLength > MAX_HEADER_BYTES || Number(headerLength) > bytes.length - 8) {
+    refuse(`its header claims ${headerLength} bytes, the file has ${bytes.length}`);
+  }
+  const start = 8 + Number(headerLength);
+  const header = parseHeader(bytes.subarray(8, start), refuse);
+  const available = bytes.length - start;
+  let metadata: Record<string, string> = {};
+  const entries: { key: string; dtype: Dtype; shape: number[]; begin: number; end: number }[] = [];
+  for (const [key, value] of Object.entries(header)) {
+    if (key === "__metadata__") {
+      if (!isRecord(value) || Object.values(value).some((item) => typeof item !== "string")) {
+        refuse("__metadata__ is not a map of strings");
+      }
+      metadata = value as Record<string, string>;
+      continue;
+    }
+    if (!isRecord(value)) refuse(`the entry of tensor "${key}" is not an object`);
+    const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
+    if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
+      refuse(`tensor "${key}" has unknown dtype ${JSON.stringify(dtype)}`);
+    }
+    if (!Array.isArray(shape) || !shape.every(isSize)) refuse(`tensor "${key}" has no valid shape`);
+    if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
+      refuse(`tensor "${key}" has no valid data_offsets`);
+    }
+    const [begin, end] = offsets as [number, number];
+    if (begin > end || end > available) {
+      refuse(`tensor "${key}" reaches to byte ${end} of ${available}: the file is cut short or damaged`);
+    }
+    const wanted = (shape as number[]).reduce((product, size) => product * size, BYTES[dtype as Dtype]);
+    if (wanted !== end - begin) {
+      refuse(`tensor "${key}" of shape [${shape}] needs ${wanted} bytes and has ${end - begin}`);
+    }
+    entries.push({ key, dtype: dtype as Dtype, shape: shape as number[], begin, end });
+  }
+  entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let at = 0;
+  const tensors = new Map<string, TensorData>();
+  for (const { key, dtype, shape, begin, end } of entries) {
+    if (begin !== at) refuse(`tensor "${key}" ${begin < at ? "overlaps another" : "leaves a hole before it"}`);
+    at = end;
+    tensors.set(key, { dtype, shape, bytes: bytes.subarray(start + begin, start + end) });
+  }
+  if (at !== available) refuse(`${available - at} bytes follow the last tensor`);
+  return { tensors, metadata };
+}
+
+function parseHeader(bytes: Uint8Array, refuse: (why: string) => never): Record<string, unknown> {
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    refuse("its header is not JSON");
+  }
+  return isRecord(header) ? header : refuse("its header is not a JSON object");
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isSize(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Writes a file's bytes, its tensors in the map's order; the data starts at a multiple of 8. */
+export function encodeSafetensors({ tensors, metadata }: Safetensors): Uint8Array<ArrayBuffer> {
+  const header: Record<string, unknown> = {};
+  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  let at = 0;
+  for (const [key, { dtype, shape, bytes }] of tensors) {
+    header[key] = { dtype, shape, data_offsets: [at, at + bytes.length] };
+    at += bytes.length;
+  }
+  let text = JSON.stringify(header);
+  const length = new TextEncoder().encode(text).length;
+  text += " ".repeat((8 - length % 8) % 8);
+  const json = new TextEncoder().encode(text);
+  const out = new Uint8Array(8 + json.length + at);
+  new DataView(out.buffer).setBigUint64(0, BigInt(json.length), true);
+  out.set(json, 8);
+  at = 8 + json.length;
+  for (const { bytes } of tensors.values()) {
+    out.set(bytes, at);
+    at += bytes.length;
+  }
+  return out;
+}
+
+/** A float32 tensor from its values; shares their memory. */
+export function float32Tensor(values: Float32Array<ArrayBuffer>, shape: readonly number[]): TensorData {
+  return { dtype: "F32", shape, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
+}
+
+/** A 64-bit integer scalar, as PyTorch keeps `num_batches_tracked`. */
+export function int64Scalar(value: number): TensorData {
+  return { dtype: "I64", shape: [], bytes: new Uint8Array(new BigInt64Array([BigInt(value)]).buffer) };
+}
+
+/**
+ * The values as float32: F32 as they are, F16 and BF16 widened, F64 rounded, integers converted.
+ *
+ * @throws {UserError} for BOOL.
+ */
+export function toFloat32(tensor: TensorData, name = "tensor"): Float32Array<ArrayBuffer> {
+  const { dtype, bytes } = tensor;
+  const { buffer } = bytes.slice();
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F16":
+      return new Float32Array(new Float16Array(buffer));
+    case "BF16":
+      return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (bits) => bits << 16).buffer);
+    case "F64":
+      return new Float32Array(new Float64Array(buffer));
+    case "I64":
+      return Float32Array.from(new BigInt64Array(buffer), Number);
+    case "U64":
+      return Float32Array.from(new BigUint64Array(buffer), Number);
+    case "I32":
+      return new Float32Array(new Int32Array(buffer));
+    case "U32":
+      return new Float32Array(new Uint32Array(buffer));
+    case "I16":
+      return new Float32Array(new Int16Array(buffer));
+    case "U16":
+      return new Float32Array(new Uint16Array(buffer));
+    case "I8":
+      return new Float32Array(new Int8Array(buffer));
+    case "U8":
+      return new Float32Array(new Uint8Array(buffer));
+    case "BOOL":
+      throw new UserError(`Cannot use "${name}" as numbers: its type is BOOL`);
+  }
+}
