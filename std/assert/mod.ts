@@ -45,30 +45,25 @@ export function unreachable(message?: string): never {
   throw failure("Unreachable", message);
 }
 
-/** Whether two values are deeply equal. As in the real package an absent key equals one that is `undefined`, and 0 is -0. */
+/** Whether two values are deeply equal: classes and keys the same (an undefined one counts), 0 is -0, NaN is NaN. */
 export function equal(a: unknown, b: unknown): boolean {
-  return isDeepStrictEqual(plain(a, new Map()), plain(b, new Map()));
+  return compare(a, b, new Map());
 }
 
-/** The value with its plain objects' undefined keys and its negative zeros gone. */
-function plain(value: unknown, seen: Map<unknown, unknown>): unknown {
-  if (value === 0) return 0;
-  if (typeof value !== "object" || value === null) return value;
-  if (seen.has(value)) return seen.get(value);
-  const prototype = Object.getPrototypeOf(value);
-  if (Array.isArray(value)) {
-    const copy: unknown[] = [];
-    seen.set(value, copy);
-    for (const element of value) copy.push(plain(element, seen));
-    return copy;
+function compare(a: unknown, b: unknown, seen: Map<unknown, unknown>): boolean {
+  if (a === b || (Number.isNaN(a) && Number.isNaN(b))) return true;
+  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
+  const type = a.constructor ?? Object;
+  if (type !== (b.constructor ?? Object)) return false;
+  if (seen.get(a) === b) return true;
+  seen.set(a, b);
+  if (type !== Object && !Array.isArray(a) && !(ArrayBuffer.isView(a) && !(a instanceof DataView))) {
+    return isDeepStrictEqual(a, b);
   }
-  if (prototype !== Object.prototype && prototype !== null) return value;
-  const copy: Record<string, unknown> = Object.create(prototype);
-  seen.set(value, copy);
-  for (const [key, element] of Object.entries(value)) {
-    if (element !== undefined) copy[key] = plain(element, seen);
-  }
-  return copy;
+  const left = a as Record<string, unknown>, right = b as Record<string, unknown>;
+  const keys = Object.keys(left);
+  if (keys.length !== Object.keys(right).length) return false;
+  return keys.every((key) => Object.hasOwn(right, key) && compare(left[key], right[key], seen));
 }
 
 /** Fails unless the two are deeply equal. */
