@@ -1,0 +1,274 @@
+/**
+ * Convolution with `groups = 1` as a matrix product ({@linkcode gemm}), output and both gradients.
+ *
+ * - 1x1, stride 1: the activation *is* the matrix.
+ * - 1x1, larger stride: the pixels used are copied side by side first ({@linkcode subsample}), the rest is as above.
+ * - any other: implicit GEMM; the loaders compute where a tap of the filter falls, and give zero outside.
+ *
+ * A linear layer is the first case with one pixel an image.
+ */
+
+import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
+import type { Capabilities } from "./device.ts";
+import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
+import { type Gemm, gemm, type GemmStrategy } from "./gemm.ts";
+import { padded, storedElements } from "./layout.ts";
+import { itemGrid } from "./wgsl.ts";
+
+/** Settings of the dense kernels beside the geometry. */
+export interface DenseOptions {
+  /** Forces a strategy; for tests and measurements. */
+  readonly strategy?: GemmStrategy;
+}
+
+/** y = conv(x, weight) + bias. x NHWC, weight HWIO, y NHWC, bias `[outChannels]`. */
+export function denseForward(
+  operands: { x: Operand; weight: Operand; bias?: Operand; y: Operand },
+  geometry: ConvGeometry,
+  caps: Capabilities,
+  options: DenseOptions = {},
+): Dispatch[] {
+  const { x, weight, bias, y } = operands;
+  if (isStridedPointwise(geometry)) {
+    const { compact, pixels, dispatch } = subsampled(x, geometry, caps);
+    return [dispatch, ...denseForward({ x: compact, weight, bias, y }, pixels, caps, options)];
+  }
+  const size = sizes(geometry);
+  return gemm({
+    ...options,
+    label: "conv2d.forward",
+    m: size.OUT_PIXELS,
+    n: size.O4 * 4,
+    k: size.TAPS * size.C4 * 4,
+    bindings: { x: read(x), weight: read(weight) },
+    constants: size.constants,
+    a: {
+      along: "k",
+      wgsl: size.pointwise
+        ? /* wgsl */ `
+alias ARow = u32;
+fn a_row(m: u32) -> ARow { return m * C4; }
+fn load_a(row: ARow, k4: u32) -> vec4f { return x[row + k4]; }`
+        : /* wgsl */ `
+struct ARow { image: u32, row: i32, column: i32 }
+fn a_row(m: u32) -> ARow {
+  let pixel = m % (OUT_H * OUT_W);
+  return ARow(m / (OUT_H * OUT_W) * (H * W), i32(pixel / OUT_W * STRIDE) - i32(PADDING), i32(pixel % OUT_W * STRIDE) - i32(PADDING));
+}
+fn load_a(r: ARow, k4: u32) -> vec4f {
+  let tap = k4 / C4;
+  let row = r.row + i32(tap / KERNEL_W);
+  let column = r.column + i32(tap % KERNEL_W);
+  let inside = row >= 0 && row < i32(H) && column >= 0 && column < i32(W);
+  let at = (r.image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + k4 % C4;
+  return select(vec4f(), x[at], inside);
+}`,
+    },
+    b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return weight[k * O4 + n4]; }` },
+    out: y,
+    bias,
+    bytes: x.byteLength + weight.byteLength + y.byteLength,
+  }, caps);
+}
+
+/** dx = gradient of the output's `dy` by the input, + addend. All NHWC; weight HWIO. */
+export function denseInputGradient(
+  operands: { dy: Operand; weight: Operand; dx: Operand; addend?: Operand },
+  geometry: ConvGeometry,
+  caps: Capabilities,
+  options: DenseOptions = {},
+): Dispatch[] {
+  const { dy, weight, dx, addend } = operands;
+  if (isStridedPointwise(geometry)) {
+    const pixels = strippedGeometry(geometry);
+    const compact = operand("conv2d.input_gradient.compact", storedElements(pixels.input));
+    return [
+      ...denseInputGradient({ dy, weight, dx: compact }, pixels, caps, options),
+      spread(compact, dx, addend, geometry, caps),
+    ];
+  }
+  const size = sizes(geometry);
+  return gemm({
+    ...options,
+    label: "conv2d.input_gradient",
+    m: size.IN_PIXELS,
+    n: size.C4 * 4,
+    k: size.TAPS * size.O4 * 4,
+    bindings: { dy: read(dy), weight: read(weight) },
+    constants: size.constants,
+    a: {
+      along: "k",
+      wgsl: size.pointwise
+        ? /* wgsl */ `
+alias ARow = u32;
+fn a_row(m: u32) -> ARow { return m * O4; }
+fn load_a(row: ARow, k4: u32) -> vec4f { return dy[row + k4]; }`
+        : /* wgsl */ `
+struct ARow { image: u32, row: i32, column: i32 }
+fn a_row(m: u32) -> ARow {
+  let pixel = m % (H * W);
+  return ARow(m / (H * W) * (OUT_H * OUT_W), i32(pixel / W + PADDING), i32(pixel % W + PADDING));
+}
+fn load_a(r: ARow, k4: u32) -> vec4f {
+  let tap = k4 / O4;
+  let row = r.row - i32(tap / KERNEL_W);
+  let column = r.column - i32(tap % KERNEL_W);
+  let out_row = row / i32(STRIDE);
+  let out_column = column / i32(STRIDE);
+  let inside = row >= 0 && column >= 0 && out_row < i32(OUT_H) && out_column < i32(OUT_W)
+    && row % i32(STRIDE) == 0 && column % i32(STRIDE) == 0;
+  let at = (r.image + u32(clamp(out_row, 0, i32(OUT_H) - 1)) * OUT_W + u32(clamp(out_column, 0, i32(OUT_W) - 1))) * O4 + k4 % O4;
+  return select(vec4f(), dy[at], inside);
+}`,
+    },
+    b: {
+      along: "k",
+      wgsl: `fn load_b(k4: u32, n: u32) -> vec4f { return weight[(k4 / O4 * (C4 * 4u) + n) * O4 + k4 % O4]; }`,
+    },
+    out: dx,
+    addend,
+    bytes: dy.byteLength + weight.byteLength + dx.byteLength,
+  }, caps);
+}
+
+/** dweight (HWIO) and dbias from the input and the output's gradient. */
+export function denseWeightGradient(
+  operands: { x: Operand; dy: Operand; dweight: Operand; dbias?: Operand },
+  geometry: ConvGeometry,
+  caps: Capabilities,
+  options: DenseOptions = {},
+): Dispatch[] {
+  const { x, dy, dweight, dbias } = operands;
+  if (isStridedPointwise(geometry)) {
+    const { compact, pixels, dispatch } = subsampled(x, geometry, caps);
+    return [dispatch, ...denseWeightGradient({ x: compact, dy, dweight, dbias }, pixels, caps, options)];
+  }
+  const size = sizes(geometry);
+  return gemm(
+    {
+      ...options,
+      label: "conv2d.weight_gradient",
+      m: size.TAPS * size.C4 * 4,
+      n: size.O4 * 4,
+      k: size.OUT_PIXELS,
+      bindings: { x: read(x), dy: read(dy) },
+      constants: size.constants,
+      a: {
+        along: "m",
+        wgsl: size.pointwise ? `fn load_a(m4: u32, k: u32) -> vec4f { return x[k * C4 + m4]; }` : /* wgsl */ `
+fn load_a(m4: u32, k: u32) -> vec4f {
+  let tap = m4 / C4;
+  let pixel = k % (OUT_H * OUT_W);
+  let row = i32(pixel / OUT_W * STRIDE + tap / KERNEL_W) - i32(PADDING);
+  let column = i32(pixel % OUT_W * STRIDE + tap % KERNEL_W) - i32(PADDING);
+  let inside = row >= 0 && row < i32(H) && column >= 0 && column < i32(W);
+  let image = k / (OUT_H * OUT_W) * (H * W);
+  let at = (image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + m4 % C4;
+  return select(vec4f(), x[at], inside);
+}`,
+      },
+      b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return dy[k * O4 + n4]; }` },
+      out: dweight,
+      columnSums: dbias,
+      bytes: x.byteLength + dy.byteLength + dweight.byteLength,
+    } satisfies Gemm,
+    caps,
+  );
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sizes
+// ---------------------------------------------------------------------------------------------------------------------
+
+function sizes(geometry: ConvGeometry) {
+  const { input, kernelHeight, kernelWidth, stride, padding } = geometry;
+  const out = convOutput(geometry);
+  const pointwise = kernelHeight === 1 && kernelWidth === 1 && stride === 1 && padding === 0;
+  const C4 = padded(input.c) / 4, O4 = padded(out.c) / 4;
+  const window = { H: input.h, W: input.w, OUT_H: out.h, OUT_W: out.w, KERNEL_W: kernelWidth };
+  return {
+    pointwise,
+    C4,
+    O4,
+    TAPS: kernelHeight * kernelWidth,
+    IN_PIXELS: input.n * input.h * input.w,
+    OUT_PIXELS: out.n * out.h * out.w,
+    constants: pointwise ? { C4, O4 } : { C4, O4, ...window, STRIDE: stride, PADDING: padding },
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Strided 1x1: the pixels used, side by side
+// ---------------------------------------------------------------------------------------------------------------------
+
+function isStridedPointwise({ kernelHeight, kernelWidth, stride, padding }: ConvGeometry): boolean {
+  return kernelHeight === 1 && kernelWidth === 1 && stride > 1 && padding === 0;
+}
+
+/** The same convolution on the used pixels alone: stride 1, input as large as the output. */
+function strippedGeometry(geometry: ConvGeometry): ConvGeometry {
+  const { n, h, w } = convOutput(geometry);
+  return { ...geometry, stride: 1, input: { n, h, w, c: geometry.input.c } };
+}
+
+function subsampled(x: Operand, geometry: ConvGeometry, caps: Capabilities) {
+  const pixels = strippedGeometry(geometry);
+  const compact = operand("conv2d.subsampled", storedElements(pixels.input));
+  return { pixels, compact, dispatch: subsample(x, compact, geometry, caps) };
+}
+
+const PIXEL_WORKGROUP = 64;
+
+/** compact[n, i, j] = x[n, stride i, stride j]. */
+export function subsample(x: Operand, compact: Operand, geometry: ConvGeometry, caps: Capabilities): Dispatch {
+  const { OUT_PIXELS, C4, constants } = sizes(geometry);
+  return {
+    label: "conv2d.subsample",
+    bindings: { x: read(x), compact: write(compact) },
+    constants: { ...constants, ITEMS: OUT_PIXELS * C4 },
+    source: pixelKernel(/* wgsl */ `
+  let pixel = i / C4 % (OUT_H * OUT_W);
+  let image = i / C4 / (OUT_H * OUT_W);
+  compact[i] = x[((image * H + pixel / OUT_W * STRIDE) * W + pixel % OUT_W * STRIDE) * C4 + i % C4];`),
+    workgroups: itemGrid(OUT_PIXELS * C4, PIXEL_WORKGROUP, caps.maxWorkgroupsPerDimension),
+    flops: 0,
+    bytes: 2 * compact.byteLength,
+  };
+}
+
+/** dx[n, stride i, stride j] = compact[n, i, j], zero elsewhere, + addend. */
+function spread(
+  compact: Operand,
+  dx: Operand,
+  addend: Operand | undefined,
+  geometry: ConvGeometry,
+  caps: Capabilities,
+): Dispatch {
+  const { IN_PIXELS, C4, constants } = sizes(geometry);
+  return {
+    label: "conv2d.spread",
+    bindings: { compact: read(compact), ...(addend && { addend: read(addend) }), dx: write(dx) },
+    constants: { ...constants, ITEMS: IN_PIXELS * C4 },
+    source: pixelKernel(/* wgsl */ `
+  let pixel = i / C4 % (H * W);
+  let image = i / C4 / (H * W);
+  let row = pixel / W;
+  let column = pixel % W;
+  let used = row % STRIDE == 0u && column % STRIDE == 0u;
+  let at = ((image * OUT_H + min(row / STRIDE, OUT_H - 1u)) * OUT_W + min(column / STRIDE, OUT_W - 1u)) * C4 + i % C4;
+  dx[i] = select(vec4f(), compact[at], used)${addend ? " + addend[i]" : ""};`),
+    workgroups: itemGrid(IN_PIXELS * C4, PIXEL_WORKGROUP, caps.maxWorkgroupsPerDimension),
+    flops: 0,
+    bytes: compact.byteLength + dx.byteLength * (addend ? 2 : 1),
+  };
+}
+
+function pixelKernel(body: string): string {
+  return /* wgsl */ `
+@compute @workgroup_size(${PIXEL_WORKGROUP})
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) count: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let i = (workgroup.y * count.x + workgroup.x) * ${PIXEL_WORKGROUP}u + lane;
+  if (i >= ITEMS) { return; }
+${body}
+}`;
+}
