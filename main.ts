@@ -1,0 +1,23 @@
+/**
+ * The command line: `deno run -A main.ts COMMAND`.
+ *
+ * @module
+ */
+
+import config from "./deno.json" with { type: "json" };
+import { type ListedCommand, runProgram } from "./cli/program.ts";
+
+/** The commands; each module exports its `command`, whose name and summary stand here again so that help loads none. */
+export const commands: readonly ListedCommand[] = [];
+
+if (import.meta.main) {
+  Deno.exit(
+    await runProgram({
+      name: "resnext",
+      version: config.version,
+      summary: "Trains and evaluates ResNeXt image classifiers on the GPU",
+      commands,
+      examples: ["train", "train --epochs 2 --out runs/first", "eval runs/first/best.safetensors"],
+    }, Deno.args),
+  );
+}
