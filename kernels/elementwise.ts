@@ -1,0 +1,120 @@
+/** Element by element: ReLU, its gradient, sums of two tensors. Sizes are in floats, a multiple of four. */
+
+import type { Capabilities } from "./device.ts";
+import { type Binding, type Dispatch, type Operand, read, write } from "./dispatch.ts";
+import { ceilDiv, ITEM_INDEX, itemGrid, unroll } from "./wgsl.ts";
+
+/**
+ * WGSL `relu(vec4f)`, NaN staying NaN as in PyTorch: `max` may drop it, and a compiler may turn a comparison into `max`,
+ * which would hide a training run gone wrong. So it is the bits that are compared: -0.0 to -infinity become 0.
+ */
+export const RELU = /* wgsl */ `
+fn relu(v: vec4f) -> vec4f {
+  return select(v, vec4f(), (bitcast<vec4u>(v) ^ vec4u(0x80000000u)) <= vec4u(0x7f800000u));
+}`;
+
+/** `y = max(x, 0)`. */
+export function relu(
+  { x, y }: { readonly x: Operand; readonly y: Operand },
+  elements: number,
+  caps: Capabilities,
+): Dispatch[] {
+  return [each("relu.forward", { x: read(x), y: write(y) }, {
+    load: (k) => `let x${k} = x[at${k}];`,
+    use: (k) => `y[at${k}] = relu(x${k});`,
+  }, { elements, flops: elements, caps })];
+}
+
+/** `dx = dy where y > 0, else 0`. */
+export function reluBackward(
+  { y, dy, dx }: { readonly y: Operand; readonly dy: Operand; readonly dx: Operand },
+  elements: number,
+  caps: Capabilities,
+): Dispatch[] {
+  return [each("relu.backward", { y: read(y), dy: read(dy), dx: write(dx) }, {
+    load: (k) => `let y${k} = y[at${k}]; let g${k} = dy[at${k}];`,
+    use: (k) => `dx[at${k}] = select(vec4f(), g${k}, y${k} > vec4f());`,
+  }, { elements, flops: elements, caps })];
+}
+
+/** `y = a + b`, or `y = max(a + b, 0)` with `relu`. */
+export function add(
+  { a, b, y }: { readonly a: Operand; readonly b: Operand; readonly y: Operand },
+  elements: number,
+  caps: Capabilities,
+  { relu = false }: { readonly relu?: boolean } = {},
+): Dispatch[] {
+  return [each(relu ? "add.relu" : "add", { a: read(a), b: read(b), y: write(y) }, {
+    load: (k) => `let a${k} = a[at${k}]; let b${k} = b[at${k}];`,
+    use: (k) => `y[at${k}] = ${relu ? `relu(a${k} + b${k})` : `a${k} + b${k}`};`,
+  }, { elements, flops: elements * (relu ? 2 : 1), caps })];
+}
+
+/** `y += x`. */
+export function accumulate(
+  { x, y }: { readonly x: Operand; readonly y: Operand },
+  elements: number,
+  caps: Capabilities,
+): Dispatch[] {
+  const dispatch = each("accumulate", { x: read(x), y: write(y) }, {
+    load: (k) => `let x${k} = x[at${k}]; let y${k} = y[at${k}];`,
+    use: (k) => `y[at${k}] = x${k} + y${k};`,
+  }, { elements, flops: elements, caps });
+  return [{ ...dispatch, bytes: elements * 12 }];
+}
+
+/** `y = 0`. */
+export function fillZero({ y }: { readonly y: Operand }, elements: number, caps: Capabilities): Dispatch[] {
+  return [each("fill_zero", { y: write(y) }, { load: () => "", use: (k) => `y[at${k}] = vec4f();` }, {
+    elements,
+    flops: 0,
+    caps,
+  })];
+}
+
+/** A dispatch over all vec4s; an invocation takes a few, a workgroup apart, so that neighbours load neighbours. */
+export function each(
+  label: string,
+  bindings: Readonly<Record<string, Binding>>,
+  body: { readonly load: (k: number) => string; readonly use: (k: number) => string },
+  { elements, flops, caps, constants }: {
+    readonly elements: number;
+    readonly flops: number;
+    readonly caps: Capabilities;
+    readonly constants?: Dispatch["constants"];
+  },
+): Dispatch {
+  const vectors = ceilDiv(elements, 4);
+  const size = caps.software ? 8 : 256;
+  // A GPU takes more workgroups rather than more work in each until it is full.
+  const [enough, most] = caps.software ? [512, 16] : [262144, 4];
+  const perThread = Math.min(most, Math.max(1, Math.floor(vectors / enough)));
+  return {
+    label,
+    bindings,
+    constants: { VECTORS: vectors, ...constants },
+    source: /* wgsl */ `
+${ITEM_INDEX}
+${RELU}
+@compute @workgroup_size(${size})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let first = item_index(group, groups, 0u, ${size * perThread}u) + local;
+  if (first + ${(perThread - 1) * size}u < VECTORS) {
+    ${unroll(perThread, (k) => `let at${k} = first + ${k * size}u;\n${body.load(k)}`)}
+    ${unroll(perThread, body.use)}
+  } else {
+    for (var at0 = first; at0 < VECTORS; at0 += ${size}u) {
+      ${body.load(0)}
+      ${body.use(0)}
+    }
+  }
+}`,
+    workgroups: itemGrid(vectors, size * perThread, caps.maxWorkgroupsPerDimension),
+    flops,
+    bytes: Object.keys(bindings).length * elements * 4,
+  };
+}
