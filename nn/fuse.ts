@@ -1,0 +1,62 @@
+/**
+ * Rewrites of a graph that save passes over memory: a ReLU, or a sum and a ReLU, right after a batch norm becomes part of
+ * it. Values and gradients stay what they were.
+ */
+
+import { type Graph, type GraphNode, useCounts } from "./graph.ts";
+import { BatchNormOperation } from "./ops/batch_norm.ts";
+import { ReluOperation } from "./ops/relu.ts";
+import { AddOperation } from "./ops/sum.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** The same graph with fewer nodes. */
+export function fuse(graph: Graph): Graph {
+  const uses = useCounts(graph);
+  const nodes: GraphNode[] = [];
+  const producer = new Map<Tensor, GraphNode>();
+  /** The node of a tensor that nobody else uses. */
+  const own = (tensor: Tensor) => uses.get(tensor) === 1 ? producer.get(tensor) : undefined;
+  const append = (node: GraphNode) => {
+    nodes.push(node);
+    producer.set(node.output, node);
+  };
+  const replace = (absorbed: GraphNode, node: GraphNode) => {
+    nodes.splice(nodes.indexOf(absorbed), 1);
+    append(node);
+  };
+  for (const node of graph.nodes) {
+    if (node.operation instanceof AddOperation) {
+      // The batch norm made last goes first: the other operand is then ready when its turn comes.
+      const candidates = node.inputs.map(own).filter((made) => made !== undefined && isPlainNorm(made));
+      const norm = candidates.sort((a, b) => nodes.indexOf(b!) - nodes.indexOf(a!))[0];
+      if (norm && node.inputs[0] !== node.inputs[1]) {
+        const { state, settings } = norm.operation as BatchNormOperation;
+        const other = node.inputs[0] === norm.output ? node.inputs[1] : node.inputs[0];
+        replace(norm, {
+          operation: new BatchNormOperation(state, settings, false, true),
+          inputs: [norm.inputs[0], other],
+          output: node.output,
+        });
+        continue;
+      }
+    }
+    if (node.operation instanceof ReluOperation) {
+      const norm = own(node.inputs[0]);
+      if (norm?.operation instanceof BatchNormOperation && !norm.operation.relu) {
+        const { state, settings, residual } = norm.operation;
+        replace(norm, {
+          operation: new BatchNormOperation(state, settings, true, residual),
+          inputs: norm.inputs,
+          output: node.output,
+        });
+        continue;
+      }
+    }
+    append(node);
+  }
+  return { ...graph, nodes };
+}
+
+function isPlainNorm({ operation }: GraphNode): boolean {
+  return operation instanceof BatchNormOperation && !operation.relu && !operation.residual;
+}

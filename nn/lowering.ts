@@ -1,0 +1,76 @@
+/** From a graph to dispatches: forward, and backward in the opposite order. */
+
+import type { Capabilities } from "../kernels/device.ts";
+import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { storedElements } from "../kernels/layout.ts";
+import type { Graph } from "./graph.ts";
+import type { Parameter, StateBuffer } from "./state.ts";
+import type { Backward, Lowering, Tensor } from "./tensor.ts";
+
+/** Where a network's state lies; see `weights.ts`. */
+export interface StatePlaces {
+  /** Where a parameter or running statistic lies. */
+  state(entry: Parameter | StateBuffer): Operand;
+  /** Where a parameter's gradient goes. */
+  gradient(parameter: Parameter): Operand;
+}
+
+/** A graph's dispatches so far, and the way back. */
+export interface Lowered {
+  readonly output: Operand;
+  /** Appends the gradients' dispatches, given the output's gradient. Returns the input's gradient where it was asked for. */
+  backward(outputGradient: Operand): Operand | undefined;
+}
+
+/** Options of {@linkcode lower}. */
+export interface LowerOptions {
+  readonly caps: Capabilities;
+  readonly training: boolean;
+  /** Also compute the gradient of the graph's input. Default false. */
+  readonly inputGradient?: boolean;
+  /** Receives the dispatches, in order. */
+  readonly emit: (dispatches: readonly Dispatch[]) => void;
+}
+
+/** Emits the forward pass of a graph whose input lies at `input`. */
+export function lower(graph: Graph, input: Operand, places: StatePlaces, options: LowerOptions): Lowered {
+  const values = new Map<Tensor, Operand>([[graph.input, input]]);
+  const gradients = new Map<Tensor, Operand>();
+  const learns = new Set<Tensor>(options.inputGradient ? [graph.input] : []);
+  const lowering: Lowering = {
+    caps: options.caps,
+    training: options.training,
+    emit: options.emit,
+    value: (tensor) => known(values, tensor),
+    state: (entry) => places.state(entry),
+    parameterGradient: (parameter) => places.gradient(parameter),
+    needsGradient: (tensor) => learns.has(tensor),
+    addGradient(tensor, produce) {
+      if (learns.has(tensor)) gradients.set(tensor, produce(gradients.get(tensor)));
+    },
+  };
+  const ways: { output: Tensor; back: Backward }[] = [];
+  for (const { operation, inputs, output } of graph.nodes) {
+    const y = operand(operation.name, storedElements(output.shape));
+    const back = operation.forward(lowering, inputs, y);
+    values.set(output, y);
+    if (operation.parameters.length > 0 || inputs.some((tensor) => learns.has(tensor))) {
+      learns.add(output);
+      ways.push({ output, back });
+    }
+  }
+  return {
+    output: known(values, graph.output),
+    backward(outputGradient) {
+      gradients.set(graph.output, outputGradient);
+      for (const { output, back } of ways.reverse()) back(known(gradients, output));
+      return gradients.get(graph.input);
+    },
+  };
+}
+
+function known(map: ReadonlyMap<Tensor, Operand>, tensor: Tensor): Operand {
+  const found = map.get(tensor);
+  if (!found) throw new Error("A tensor is used before it is computed");
+  return found;
+}

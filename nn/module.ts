@@ -1,0 +1,68 @@
+/** Modules compose as PyTorch's do: a class with layers as fields and a `forward` that reads like the formula. */
+
+import { Counter, Parameter, StateBuffer, type StateEntry } from "./state.ts";
+import type { Tensor } from "./tensor.ts";
+
+/**
+ * A part of a network. Subclasses keep parameters and other modules in fields; a field's name is its name in the
+ * `state_dict`, and fields count in the order of their definition, a module's own entries before its children's.
+ *
+ * @example A block of two layers
+ * ```ts
+ * import { Conv2d, Module, relu, type Tensor } from "@cardinal/resnext";
+ *
+ * class Twice extends Module {
+ *   conv1 = new Conv2d(8, 8, 3, { padding: 1 });
+ *   conv2 = new Conv2d(8, 8, 3, { padding: 1 });
+ *   forward(x: Tensor): Tensor {
+ *     return relu(this.conv2.forward(relu(this.conv1.forward(x))));
+ *   }
+ * }
+ * const names = [...new Twice().stateEntries()].map(([name]) => name);
+ * if (names[0] !== "conv1.weight") throw new Error(names[0]);
+ * ```
+ */
+export abstract class Module {
+  /** The output for an input, both symbolic. */
+  abstract forward(x: Tensor): Tensor;
+
+  /** The modules directly inside, by name. */
+  *children(): Generator<[string, Module]> {
+    for (const [name, value] of Object.entries(this)) if (value instanceof Module) yield [name, value];
+  }
+
+  /** All entries of the `state_dict`, in its order, by their full names. */
+  *stateEntries(prefix = ""): Generator<[string, StateEntry]> {
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Parameter || value instanceof StateBuffer || value instanceof Counter) {
+        yield [prefix + name, value];
+      }
+    }
+    for (const [name, child] of this.children()) yield* child.stateEntries(`${prefix}${name}.`);
+  }
+
+  /** How many numbers are learned. */
+  get parameterCount(): number {
+    let count = 0;
+    for (const [, entry] of this.stateEntries()) if (entry instanceof Parameter) count += entry.elements;
+    return count;
+  }
+}
+
+/** Modules one after the other, named by their position: `0`, `1`, ... */
+export class Sequential extends Module {
+  readonly #modules: readonly Module[];
+
+  constructor(...modules: Module[]) {
+    super();
+    this.#modules = modules;
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.#modules.reduce((value, module) => module.forward(value), x);
+  }
+
+  override *children(): Generator<[string, Module]> {
+    for (const [index, module] of this.#modules.entries()) yield [String(index), module];
+  }
+}

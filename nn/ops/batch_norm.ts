@@ -1,0 +1,111 @@
+/** Batch normalization over the channels of an image batch, alone or with what follows it in a residual network. */
+
+import { batchNormForward, batchNormInference, type BatchNormSpec } from "../../kernels/batch_norm.ts";
+import { batchNormBackward, needsOutput } from "../../kernels/batch_norm_backward.ts";
+import type { Operand } from "../../kernels/dispatch.ts";
+import { operand } from "../../kernels/dispatch.ts";
+import { padded, type Shape, storedElements } from "../../kernels/layout.ts";
+import type { Parameter, StateBuffer } from "../state.ts";
+import { apply, type Backward, type Lowering, type Operation, type Tensor } from "../tensor.ts";
+import { addToGradient } from "./sum.ts";
+
+/** What a batch norm learns and keeps, each `[channels]`. */
+export interface BatchNormState {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly running_mean: StateBuffer;
+  readonly running_var: StateBuffer;
+}
+
+/** PyTorch's settings of a batch norm. */
+export interface BatchNormSettings {
+  /** Added to the variance. Default 1e-5. */
+  readonly eps?: number;
+  /** The batch's weight in the running statistics. Default 0.1. */
+  readonly momentum?: number;
+}
+
+/**
+ * (x - mean) / sqrt(var + eps) * weight + bias by channel (Ioffe and Szegedy 2015): with the batch's statistics in
+ * training, whose running means are kept (variance unbiased, as PyTorch's), with the running ones in evaluation.
+ *
+ * @throws {RangeError} when the channels do not fit.
+ */
+export function batchNorm(x: Tensor, state: BatchNormState, settings: BatchNormSettings = {}): Tensor {
+  const { eps = 1e-5, momentum = 0.1 } = settings;
+  if (state.weight.elements !== x.shape.c) {
+    throw new RangeError(`Cannot normalize ${x.shape.c} channels: the batch norm has ${state.weight.elements}`);
+  }
+  return apply(new BatchNormOperation(state, { eps, momentum }), [x], x.shape);
+}
+
+/**
+ * See {@linkcode batchNorm}. Takes a second input, a residual, to be added to the result; `relu` comes last. Neither is
+ * made by tracing: they come of fusing nodes that follow.
+ */
+export class BatchNormOperation implements Operation {
+  readonly name: string;
+
+  constructor(
+    readonly state: BatchNormState,
+    readonly settings: Required<BatchNormSettings>,
+    readonly relu = false,
+    readonly residual = false,
+  ) {
+    this.name = `batch_norm${residual ? "+add" : ""}${relu ? "+relu" : ""}`;
+  }
+
+  get parameters(): readonly Parameter[] {
+    return [this.state.weight, this.state.bias];
+  }
+
+  forward(lowering: Lowering, inputs: readonly Tensor[], y: Operand): Backward {
+    const { caps } = lowering;
+    const [input, added] = inputs;
+    const { n, h, w, c: channels } = input.shape;
+    const spec: BatchNormSpec = { rows: n * h * w, channels, relu: this.relu, ...this.settings };
+    const x = lowering.value(input), residual = this.residual ? lowering.value(added) : undefined;
+    const weight = lowering.state(this.state.weight), bias = lowering.state(this.state.bias);
+    const runningMean = lowering.state(this.state.running_mean), runningVar = lowering.state(this.state.running_var);
+    if (!lowering.training) {
+      lowering.emit(batchNormInference({ x, weight, bias, runningMean, runningVar, y, residual }, spec, caps));
+      return () => {
+        throw new Error("Cannot take gradients in evaluation mode");
+      };
+    }
+    const mean = operand("batch_norm.mean", padded(channels)), invstd = operand("batch_norm.invstd", padded(channels));
+    lowering.emit(
+      batchNormForward({ x, weight, bias, runningMean, runningVar, y, mean, invstd, residual }, spec, caps),
+    );
+    return (dy) => {
+      const dx = operand("batch_norm.dx", storedElements(input.shape));
+      // Without a ReLU the residual's gradient is dy itself.
+      const dresidual = this.residual && this.relu
+        ? operand("batch_norm.dresidual", storedElements(input.shape))
+        : undefined;
+      lowering.emit(batchNormBackward(
+        {
+          x,
+          y: needsOutput(spec, this.residual) ? y : undefined,
+          dy,
+          weight,
+          bias,
+          mean,
+          invstd,
+          dx,
+          dweight: lowering.parameterGradient(this.state.weight),
+          dbias: lowering.parameterGradient(this.state.bias),
+          dresidual,
+        },
+        spec,
+        caps,
+      ));
+      addToGradient(lowering, input, dx);
+      if (this.residual) addToGradient(lowering, added, dresidual ?? dy);
+    };
+  }
+
+  flops(_: readonly Tensor[], output: Shape): number {
+    return storedElements(output) * (2 + Number(this.relu) + Number(this.residual));
+  }
+}

@@ -1,0 +1,85 @@
+/** 2-d convolution with groups; a linear layer is the 1x1 convolution of a 1x1 image. */
+
+import { convFlops, type ConvGeometry, convOutput } from "../../kernels/conv_geometry.ts";
+import { convKernels } from "../../kernels/conv2d.ts";
+import { operand } from "../../kernels/dispatch.ts";
+import type { Operand } from "../../kernels/dispatch.ts";
+import { type Shape, storedElements } from "../../kernels/layout.ts";
+import type { Parameter } from "../state.ts";
+import { apply, type Backward, type Lowering, type Operation, type Tensor } from "../tensor.ts";
+
+/** PyTorch's settings of a convolution. */
+export interface Conv2dSettings {
+  /** Default 1. */
+  readonly stride?: number;
+  /** Zeros on each side. Default 0. */
+  readonly padding?: number;
+  /** Default 1. Divides the channels in and out. */
+  readonly groups?: number;
+}
+
+/**
+ * y = conv2d(x, weight) + bias, as `torch.nn.functional.conv2d`.
+ *
+ * @param weight `[out_channels, in_channels / groups, kernel, kernel]`, or `[out, in]` for a 1x1 kernel.
+ * @param bias `[out_channels]`
+ * @throws {RangeError} when the sizes do not fit.
+ */
+export function conv2d(x: Tensor, weight: Parameter, bias?: Parameter, settings: Conv2dSettings = {}): Tensor {
+  const { stride = 1, padding = 0, groups = 1 } = settings;
+  const [outChannels, inPerGroup, kernelHeight = 1, kernelWidth = 1] = weight.shape;
+  const geometry: ConvGeometry = { input: x.shape, outChannels, kernelHeight, kernelWidth, stride, padding, groups };
+  if (x.shape.c !== inPerGroup * groups) {
+    throw new RangeError(`Cannot convolve ${x.shape.c} channels: the weight takes ${inPerGroup * groups}`);
+  }
+  const y = convOutput(geometry);
+  if (y.h < 1 || y.w < 1) {
+    throw new RangeError(
+      `Cannot convolve ${x.shape.h}x${x.shape.w} with a ${kernelHeight}x${kernelWidth} kernel and padding ${padding}: nothing is left`,
+    );
+  }
+  return apply(new Conv2dOperation(weight, bias, { stride, padding, groups }), [x], y);
+}
+
+/** See {@linkcode conv2d}. */
+export class Conv2dOperation implements Operation {
+  readonly name = "conv2d";
+
+  constructor(
+    readonly weight: Parameter,
+    readonly bias: Parameter | undefined,
+    readonly settings: Required<Conv2dSettings>,
+  ) {}
+
+  get parameters(): readonly Parameter[] {
+    return this.bias ? [this.weight, this.bias] : [this.weight];
+  }
+
+  /** The convolution's sizes for an input. */
+  geometry(input: Shape): ConvGeometry {
+    const [outChannels, , kernelHeight = 1, kernelWidth = 1] = this.weight.shape;
+    return { input, outChannels, kernelHeight, kernelWidth, ...this.settings };
+  }
+
+  forward(lowering: Lowering, [input]: readonly Tensor[], y: Operand): Backward {
+    const { caps } = lowering;
+    const geometry = this.geometry(input.shape), kernels = convKernels(geometry);
+    const x = lowering.value(input), weight = lowering.state(this.weight);
+    const bias = this.bias && lowering.state(this.bias);
+    lowering.emit(kernels.forward({ x, weight, bias, y }, geometry, caps));
+    return (dy) => {
+      const dweight = lowering.parameterGradient(this.weight);
+      const dbias = this.bias && lowering.parameterGradient(this.bias);
+      lowering.emit(kernels.weightGradient({ x, dy, dweight, dbias }, geometry, caps));
+      lowering.addGradient(input, (addend) => {
+        const dx = operand("conv2d.dx", storedElements(input.shape));
+        lowering.emit(kernels.inputGradient({ dy, weight, dx, addend }, geometry, caps));
+        return dx;
+      });
+    };
+  }
+
+  flops([input]: readonly Tensor[]): number {
+    return convFlops(this.geometry(input.shape));
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * What a network is made of while it is traced.
+ *
+ * A **tensor** is symbolic: a size, and the node that produces it. A **node** applies an operation to tensors. An
+ * **operation** knows its output's size, the dispatches that compute it and those of its gradients; there is one file for
+ * each in `ops/`.
+ */
+
+import type { Capabilities } from "../kernels/device.ts";
+import type { Dispatch, Operand } from "../kernels/dispatch.ts";
+import type { Shape } from "../kernels/layout.ts";
+import type { Parameter, StateBuffer } from "./state.ts";
+
+/** A value in a traced network: its size, and where it comes from. */
+export class Tensor {
+  constructor(
+    readonly shape: Shape,
+    /** Absent for the network's input. */
+    readonly node?: Node,
+  ) {}
+}
+
+/** An operation applied to tensors. */
+export interface Node {
+  readonly operation: Operation;
+  readonly inputs: readonly Tensor[];
+}
+
+/** Emits what computes the gradients of an operation's inputs and parameters from its output's. */
+export type Backward = (dy: Operand) => void;
+
+/** One kind of computation, with its settings and parameters. */
+export interface Operation {
+  /** The field's name for it, such as `conv2d`. */
+  readonly name: string;
+  /** What it learns, in the order of the module's. */
+  readonly parameters: readonly Parameter[];
+  /**
+   * Emits what computes `y` from the values of `inputs`. Returns the way back, which holds what it needs of the way forth.
+   */
+  forward(lowering: Lowering, inputs: readonly Tensor[], y: Operand): Backward;
+  /** Floating-point operations of one forward pass, a multiply-add counting two. */
+  flops(inputs: readonly Tensor[], output: Shape): number;
+}
+
+/** What an operation has at hand while a traced network becomes dispatches. */
+export interface Lowering {
+  readonly caps: Capabilities;
+  /** Batch statistics and gradients, or running statistics and neither. */
+  readonly training: boolean;
+  /** Appends dispatches. */
+  emit(dispatches: readonly Dispatch[]): void;
+  /** Where a tensor's value lies. */
+  value(tensor: Tensor): Operand;
+  /** Where a parameter or running statistic lies. */
+  state(entry: Parameter | StateBuffer): Operand;
+  /** Where a parameter's gradient goes. */
+  parameterGradient(parameter: Parameter): Operand;
+  /** Whether anything before the tensor learns. */
+  needsGradient(tensor: Tensor): boolean;
+  /**
+   * Adds to a tensor's gradient. `produce` gets what has been added before, if anything, and returns an operand with the
+   * sum: a kernel that can take an addend saves a pass. Does nothing where no gradient is needed.
+   */
+  addGradient(tensor: Tensor, produce: (addend: Operand | undefined) => Operand): void;
+}
+
+/** Applies an operation: the tensor of its output. */
+export function apply(operation: Operation, inputs: readonly Tensor[], shape: Shape): Tensor {
+  return new Tensor(shape, { operation, inputs });
+}
