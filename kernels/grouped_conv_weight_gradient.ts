@@ -1,0 +1,250 @@
+/**
+ * Weight gradient of a grouped convolution: for a tap, `dweight[i, o] = sum over pixels of x[i] dy[o]`.
+ *
+ * An invocation owns one vec4 of input channels, some of output channels and some kernel rows, and walks over its share
+ * of the tiles of pixels with all those sums in registers. A tile's `dy` and `x` are loaded once for all its taps.
+ * Shares ("chunks") write partial sums, which further dispatches add in a fixed order. The bias gradient rides along.
+ */
+
+import { convFlops, type ConvGeometry, convOutput } from "./conv_geometry.ts";
+import type { Capabilities } from "./device.ts";
+import type { Dispatch, Operand } from "./dispatch.ts";
+import { operand, read, write } from "./dispatch.ts";
+import { positions } from "./grouped_gather.ts";
+import {
+  type Axis,
+  canMiss,
+  convBytes,
+  divisorUpTo,
+  forwardAxis,
+  type Grouping,
+  isRagged,
+  range,
+  reachableTaps,
+  sources,
+  tileSize,
+} from "./grouped_tiling.ts";
+import { partialSums } from "./partial_sums.ts";
+import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+
+/** Operands of a weight gradient. */
+export interface WeightGradientOperands {
+  readonly x: Operand;
+  readonly dy: Operand;
+  readonly dweight: Operand;
+  /** The column sum of `dy`. */
+  readonly dbias?: Operand;
+}
+
+/** Invocations wanted: some per core on a CPU, enough to fill a large GPU otherwise. */
+const SOFTWARE_INVOCATIONS = 96;
+const GPU_INVOCATIONS = 132 * 256;
+const MAX_CHUNKS = 1024;
+/** vec4 sums an invocation keeps: a GPU's registers, a CPU's nearest cache. */
+const SOFTWARE_SUMS = 80;
+const GPU_SUMS = 36;
+
+/** The dispatches of the weight gradient, and of the bias gradient when asked for. */
+export function groupedWeightGradientDispatches(
+  { x, dy, dweight, dbias }: WeightGradientOperands,
+  geometry: ConvGeometry,
+  grouping: Grouping,
+  caps: Capabilities,
+): Dispatch[] {
+  const { input, kernelHeight, kernelWidth, stride, padding } = geometry;
+  const { software } = caps;
+  const y = convOutput(geometry);
+  const columnsSize = tileSize(y.w, software ? 8 : 4);
+  const rowsSize = tileSize(y.h, Math.max(1, Math.min(4, Math.floor((software ? 32 : 4) / columnsSize))));
+  const rows = forwardAxis(y.h, input.h, { kernel: kernelHeight, stride, padding, size: rowsSize });
+  const columns = forwardAxis(y.w, input.w, { kernel: kernelWidth, stride, padding, size: columnsSize });
+  const sumsPerRow = Math.max(1, reachableTaps(columns).length) * grouping.swizzles.length;
+  const budget = software ? SOFTWARE_SUMS : GPU_SUMS;
+  const tapRows = Math.max(1, reachableTaps(rows).length);
+  const outs = software
+    ? divisorUpTo(grouping.outPerGroup, Math.max(1, Math.floor(budget / (sumsPerRow * tapRows))))
+    : 1;
+  const rowsEach = Math.max(1, Math.floor(budget / (sumsPerRow * outs)));
+  const tiles = y.n * rows.tiles * columns.tiles;
+  const lanes = grouping.outBlocks / outs * grouping.inPerGroup;
+  const wanted = ceilDiv(software ? SOFTWARE_INVOCATIONS : GPU_INVOCATIONS, lanes);
+  const tilesEach = ceilDiv(tiles, Math.min(wanted, tiles, MAX_CHUNKS));
+  const chunks = ceilDiv(tiles, tilesEach);
+
+  const weightVecs = kernelHeight * kernelWidth * grouping.inWidth * grouping.outBlocks;
+  const biasVecs = dbias ? grouping.outBlocks : 0;
+  const partial = chunks > 1 ? operand("partial dweight", chunks * (weightVecs + biasVecs) * 4) : undefined;
+  const parts = ceilDiv(tapRows, rowsEach);
+  const bytes = convBytes(geometry);
+  const workgroupSize = software ? 8 : 64;
+  const items = lanes * chunks;
+  const dispatches = partition(kernelHeight, reachableTaps(rows), rowsEach).map((taps, part): Dispatch => ({
+    label: "conv2d.grouped.dweight",
+    bindings: {
+      x: read(x),
+      dy: read(dy),
+      ...(partial ? { partial: write(partial) } : { dweight: write(dweight) }),
+      ...(!partial && dbias && part === 0 && { dbias: write(dbias) }),
+    },
+    constants: {
+      ITEMS: items,
+      OUT_ITEMS: grouping.outBlocks / outs,
+      TILES: tiles,
+      TILES_EACH: tilesEach,
+      X_ROWS: input.h,
+      X_COLUMNS: input.w,
+      X_BLOCKS: grouping.inBlocks,
+      DY_ROWS: y.h,
+      DY_COLUMNS: y.w,
+      DY_BLOCKS: grouping.outBlocks,
+      PARTIAL: weightVecs + biasVecs,
+    },
+    source: source({
+      rows,
+      columns,
+      grouping,
+      taps,
+      outs,
+      workgroupSize,
+      output: partial ? "partial" : "dweight",
+      bias: !dbias || part > 0
+        ? undefined
+        : partial
+        ? { output: "partial", at: weightVecs }
+        : { output: "dbias", at: 0 },
+    }),
+    workgroups: itemGrid(items, workgroupSize, caps.maxWorkgroupsPerDimension),
+    flops: convFlops(geometry) / parts,
+    bytes: bytes.x + bytes.y + bytes.weight / parts,
+  }));
+  if (!partial) return dispatches;
+  return [...dispatches, ...partialSums(partial, chunks, [dweight, ...(dbias ? [dbias] : [])], caps)];
+}
+
+/** Kernel rows by dispatch: at most `each` reachable ones in each, the unreachable ones (all zero) in the first. */
+function partition(kernel: number, reachable: readonly number[], each: number): { rows: number[]; zero: number[] }[] {
+  const zero = range(kernel).filter((tap) => !reachable.includes(tap));
+  const parts = range(Math.max(1, ceilDiv(reachable.length, each))).map((part) => ({
+    rows: reachable.slice(part * each, (part + 1) * each),
+    zero: part === 0 ? zero : [],
+  }));
+  return parts;
+}
+
+interface Kernel {
+  readonly rows: Axis;
+  readonly columns: Axis;
+  readonly grouping: Grouping;
+  readonly taps: { readonly rows: readonly number[]; readonly zero: readonly number[] };
+  /** Output vec4s of an invocation. */
+  readonly outs: number;
+  readonly workgroupSize: number;
+  readonly output: string;
+  readonly bias?: { readonly output: string; readonly at: number };
+}
+
+function source(kernel: Kernel): string {
+  const { rows, columns, grouping, taps, outs, workgroupSize, output, bias } = kernel;
+  const { inWidth, outPerGroup, inPerGroup, swizzles } = grouping;
+  const tapColumns = reachableTaps(columns);
+  const sums = taps.rows.flatMap((ky) =>
+    tapColumns.flatMap((kx) => range(swizzles.length).flatMap((j) => range(outs).map((k) => ({ ky, kx, j, k }))))
+  );
+  const store = (ky: number, kx: number, j: number, k: number, value: string) =>
+    `${output}[chunk * PARTIAL + (${
+      (ky * columns.kernel + kx) * inWidth + j
+    }u + in_block * 4u) * DY_BLOCKS + out_block + ${k}u] = ${value};`;
+  const zeros = range(rows.kernel).flatMap((ky) =>
+    range(columns.kernel).filter((kx) => taps.zero.includes(ky) || taps.rows.includes(ky) && !tapColumns.includes(kx))
+      .flatMap((kx) => range(swizzles.length).flatMap((j) => range(outs).map((k) => store(ky, kx, j, k, "vec4f()"))))
+  );
+  return /* wgsl */ `
+${ITEM_INDEX}
+
+@compute @workgroup_size(${workgroupSize})
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = item_index(workgroup, count, local, ${workgroupSize}u);
+  if (item >= ITEMS) { return; }
+  let out_block = (item % OUT_ITEMS) * ${outs}u;
+  let in_block = (item / OUT_ITEMS) % ${inPerGroup}u;
+  let chunk = item / OUT_ITEMS / ${inPerGroup}u;
+  let x_block = out_block / ${outPerGroup}u * ${inPerGroup}u + in_block;
+  ${sums.map(({ ky, kx, j, k }) => `var sum_${ky}_${kx}_${j}_${k} = vec4f();`).join("\n")}
+  ${bias ? range(outs).map((k) => `var bias_${k} = vec4f();`).join("\n") : ""}
+  for (var step = 0u; step < TILES_EACH; step++) {
+    let tile = chunk * TILES_EACH + step;
+    if (tile >= TILES) { break; }
+    ${tileBody(kernel)}
+  }
+  ${sums.map(({ ky, kx, j, k }) => store(ky, kx, j, k, `sum_${ky}_${kx}_${j}_${k}`)).join("\n")}
+  ${zeros.join("\n")}
+  ${
+    bias
+      ? `if (in_block == 0u) {\n${
+        range(outs).map((k) => `${bias.output}[chunk * PARTIAL + ${bias.at}u + out_block + ${k}u] = bias_${k};`).join(
+          "\n",
+        )
+      }\n}`
+      : ""
+  }
+}`;
+}
+
+/** One tile: its `dy`, then each row of `x` with all that it contributes to. */
+function tileBody({ rows, columns, grouping, taps, outs, bias }: Kernel): string {
+  const lines = [
+    `let tile_column = ${columns.tiles === 1 ? "0u" : `tile % ${columns.tiles}u`};`,
+    `let tile_row = ${rows.tiles === 1 ? "0u" : `(tile / ${columns.tiles}u) % ${rows.tiles}u`};`,
+    `let image = tile / ${columns.tiles * rows.tiles}u;`,
+  ];
+  for (const r of range(rows.size)) {
+    const row = `tile_row * ${rows.size}u + ${r}u`;
+    lines.push(`let dy_row_${r} = ${isRagged(rows) ? `min(${row}, DY_ROWS - 1u)` : row};`);
+    for (const p of range(columns.size)) {
+      const column = `tile_column * ${columns.size}u + ${p}u`;
+      const guards = [
+        ...(isRagged(rows) ? [`${row} < DY_ROWS`] : []),
+        ...(isRagged(columns) ? [`${column} < DY_COLUMNS`] : []),
+      ];
+      const at = isRagged(columns) ? `min(${column}, DY_COLUMNS - 1u)` : column;
+      lines.push(
+        `let dy_at_${r}_${p} = ((image * DY_ROWS + dy_row_${r}) * DY_COLUMNS + ${at}) * DY_BLOCKS + out_block;`,
+      );
+      for (const k of range(outs)) {
+        const load = `dy[dy_at_${r}_${p} + ${k}u]`;
+        const value = guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load;
+        lines.push(`let d_${r}_${p}_${k} = ${value};`);
+        if (bias) lines.push(`bias_${k} += d_${r}_${p}_${k};`);
+      }
+    }
+  }
+  const xRows = sources(rows, taps.rows), xColumns = sources(columns);
+  lines.push(...positions("row", rows, xRows.map(({ reach }) => reach)));
+  lines.push(...positions("column", columns, xColumns.map(({ reach }) => reach)));
+  xRows.forEach((row, y) => {
+    lines.push(`let x_at_${y} = (image * X_ROWS + row_${y}) * (X_COLUMNS * X_BLOCKS) + x_block;`);
+    xColumns.forEach((column, x) => {
+      const guards = [
+        ...(canMiss(rows, row.reach) ? [`row_in_${y}`] : []),
+        ...(canMiss(columns, column.reach) ? [`column_in_${x}`] : []),
+      ];
+      const load = `x[x_at_${y} + column_${x} * X_BLOCKS]`;
+      const value = `x_${y}_${x}`;
+      lines.push(`let ${value} = ${guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load};`);
+      for (const { offset: r, tap: ky } of row.uses) {
+        for (const { offset: p, tap: kx } of column.uses) {
+          for (const k of range(outs)) {
+            grouping.swizzles.forEach((swizzle, j) =>
+              lines.push(`sum_${ky}_${kx}_${j}_${k} += ${value}.${swizzle} * d_${r}_${p}_${k};`)
+            );
+          }
+        }
+      }
+    });
+  });
+  return lines.join("\n");
+}

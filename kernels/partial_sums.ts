@@ -1,0 +1,80 @@
+/** Adds partial sums in a fixed order, so that a gradient has the same bits every time. */
+
+import type { Capabilities } from "./device.ts";
+import type { Dispatch, Operand } from "./dispatch.ts";
+import { operand, read, write } from "./dispatch.ts";
+import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+
+/** Partial sums one invocation adds. */
+const FAN_IN = 32;
+
+/**
+ * Dispatches that add `chunks` rows of `partial`, each row the concatenation of `outputs`, into the outputs. Many chunks
+ * take several rounds.
+ */
+export function partialSums(
+  partial: Operand,
+  chunks: number,
+  outputs: readonly Operand[],
+  caps: Capabilities,
+): Dispatch[] {
+  const vecs = outputs.reduce((sum, { byteLength }) => sum + byteLength / 16, 0);
+  const dispatches: Dispatch[] = [];
+  while (chunks > FAN_IN) {
+    const next = ceilDiv(chunks, FAN_IN);
+    const into = operand(partial.label, next * vecs * 4);
+    dispatches.push(round(partial, chunks, [into], vecs, next, caps));
+    [partial, chunks] = [into, next];
+  }
+  return [...dispatches, round(partial, chunks, outputs, vecs, 1, caps)];
+}
+
+function round(
+  partial: Operand,
+  chunks: number,
+  outputs: readonly Operand[],
+  vecs: number,
+  rows: number,
+  caps: Capabilities,
+): Dispatch {
+  const items = vecs * rows;
+  const workgroupSize = caps.software ? 8 : 64;
+  let from = 0;
+  const stores = outputs.map((output, index) => {
+    const start = from;
+    from += output.byteLength / 16;
+    return index === outputs.length - 1
+      ? `output_${index}[item - ${start}u] = sum;`
+      : `if (item < ${from}u) { output_${index}[item - ${start}u] = sum; return; }`;
+  });
+  return {
+    label: "partial_sums",
+    bindings: {
+      partial: read(partial),
+      ...Object.fromEntries(outputs.map((output, index) => [`output_${index}`, write(output)])),
+    },
+    constants: { ITEMS: items, VECS: vecs, CHUNKS: chunks },
+    source: /* wgsl */ `
+${ITEM_INDEX}
+
+@compute @workgroup_size(${workgroupSize})
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = item_index(workgroup, count, local, ${workgroupSize}u);
+  if (item >= ITEMS) { return; }
+  let first = item / VECS * ${FAN_IN}u;
+  let end = min(first + ${FAN_IN}u, CHUNKS);
+  var sum = vec4f();
+  for (var chunk = first; chunk < end; chunk++) {
+    sum += partial[chunk * VECS + item % VECS];
+  }
+  ${stores.join("\n  ")}
+}`,
+    workgroups: itemGrid(items, workgroupSize, caps.maxWorkgroupsPerDimension),
+    flops: vecs * 4 * chunks,
+    bytes: 16 * vecs * (chunks + rows),
+  };
+}
