@@ -1,0 +1,59 @@
+/** What a data set is, how part of it is taken and in which order an epoch sees it. */
+
+import { Random } from "../kernels/random.ts";
+
+/** Labelled images of one size, in one piece of memory each. */
+export interface ImageSet {
+  /** How many images. */
+  readonly count: number;
+  /** `count x height x width x 3`: interleaved RGB, 0..255. */
+  readonly images: Uint8Array<ArrayBuffer>;
+  /** `count` class indices. */
+  readonly labels: Uint8Array<ArrayBuffer>;
+}
+
+/** A data set for classification. */
+export interface Dataset {
+  /** What `--dataset` calls it. */
+  readonly name: string;
+  /** The class that each label stands for. */
+  readonly classNames: readonly string[];
+  readonly height: number;
+  readonly width: number;
+  /** Mean of each colour over the training set, pixel values scaled to 0..1. */
+  readonly mean: readonly [number, number, number];
+  /** Standard deviation of each colour over the training set, pixel values scaled to 0..1. */
+  readonly std: readonly [number, number, number];
+  readonly train: ImageSet;
+  readonly test: ImageSet;
+}
+
+/** The first `n` images, or all where there are not so many; a view, nothing is copied. */
+export function limit(set: ImageSet, n: number): ImageSet {
+  if (!(n >= 0)) throw new RangeError(`Cannot take ${n} images: must be 0 or more`);
+  const count = Math.min(set.count, Math.floor(n));
+  if (count === set.count) return set;
+  const bytes = set.images.length / set.count;
+  return { count, images: set.images.subarray(0, count * bytes), labels: set.labels.subarray(0, count) };
+}
+
+/** Streams of a seed from here on are shuffles: one an epoch. */
+const SHUFFLE_STREAM = 2 ** 40;
+
+/**
+ * The order in which an epoch visits `count` images: a permutation of 0..count-1, each as likely as any other.
+ *
+ * A pure function: Durstenfeld's form of the Fisher-Yates shuffle of 0, 1, 2, ... over the generator
+ * `Random(seed, 2^40 + epoch)`. A resumed run gets the order of its epoch without replaying those before.
+ */
+export function permutation(count: number, seed: number, epoch: number): Uint32Array<ArrayBuffer> {
+  const order = Uint32Array.from({ length: count }, (_, i) => i);
+  const random = new Random(seed, SHUFFLE_STREAM + epoch);
+  for (let i = count - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    const swapped = order[i];
+    order[i] = order[j];
+    order[j] = swapped;
+  }
+  return order;
+}

@@ -1,0 +1,80 @@
+/** What every reader and writer of files here needs: failures told to people, and checksums. */
+
+import { createHash } from "node:crypto";
+import { UserError } from "../kernels/user_error.ts";
+
+/** What is known of a file's content. */
+export interface FileFacts {
+  /** In bytes. */
+  readonly size: number;
+  /** 32 lower case hexadecimal digits. */
+  readonly md5: string;
+}
+
+/** What the system's refusals mean and what to do. */
+const REFUSALS: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full; make room or choose another directory",
+  EDQUOT: "the disk quota is used up; make room or choose another directory",
+  EROFS: "the file system is read-only; choose another directory",
+  EACCES: "permission denied; change the permissions or choose another directory",
+  EPERM: "permission denied; change the permissions or choose another directory",
+  ENOENT: "no such file or directory",
+  ENOTDIR: "a part of the path is not a directory; choose another directory",
+  EISDIR: "it is a directory; move it away or choose another directory",
+  EIO: "the disk failed to read or write; check it",
+};
+
+/** Runs what touches files; a failure of the system's becomes `Cannot <action>: <state>; <what to do>`. */
+export async function touching<T>(action: string, run: () => T | Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    if (error instanceof Deno.errors.NotCapable) {
+      const what = error.message.split("\n")[0].replace(/, run again.*$/, "");
+      throw new UserError(`Cannot ${action}: ${what}; run Deno with that permission`, { cause: error });
+    }
+    const code = (error as { code?: string } | null)?.code;
+    if (typeof code !== "string") throw error;
+    const state = REFUSALS[code] ?? (error as Error).message.split("\n")[0];
+    throw new UserError(`Cannot ${action}: ${state}`, { cause: error });
+  }
+}
+
+/** The size of the regular file at `path`; `undefined` where there is none. */
+export async function fileSize(path: string): Promise<number | undefined> {
+  try {
+    const { isFile, size } = await Deno.stat(path);
+    return isFile ? size : undefined;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
+    throw error;
+  }
+}
+
+/** Removes a file if it is there. */
+export async function removeFile(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/** The md5 of a file's content, read in pieces. */
+export async function md5File(path: string): Promise<string> {
+  const hash = createHash("md5");
+  using file = await Deno.open(path);
+  const buffer = new Uint8Array(1 << 20);
+  for (let n = await file.read(buffer); n !== null; n = await file.read(buffer)) hash.update(buffer.subarray(0, n));
+  return hash.digest("hex");
+}
+
+/** In what the file at `path` differs from the facts, for people; `undefined` where it does not. */
+export async function damage(path: string, { size, md5 }: Partial<FileFacts>): Promise<string | undefined> {
+  const actual = await fileSize(path);
+  if (actual === undefined) return "is missing";
+  if (size !== undefined && actual !== size) return `has ${actual} bytes, must have ${size}`;
+  if (md5 !== undefined && await md5File(path) !== md5) return "has other bytes than it must (md5)";
+  return undefined;
+}
