@@ -77,11 +77,13 @@ export function each(
   label: string,
   bindings: Readonly<Record<string, Binding>>,
   body: { readonly load: (k: number) => string; readonly use: (k: number) => string },
-  { elements, flops, caps, constants }: {
+  { elements, flops, caps, constants, functions = "" }: {
     readonly elements: number;
     readonly flops: number;
     readonly caps: Capabilities;
     readonly constants?: Dispatch["constants"];
+    /** WGSL that the body calls or the bindings name. */
+    readonly functions?: string;
   },
 ): Dispatch {
   const vectors = ceilDiv(elements, 4);
@@ -96,6 +98,7 @@ export function each(
     source: /* wgsl */ `
 ${ITEM_INDEX}
 ${RELU}
+${functions}
 @compute @workgroup_size(${size})
 fn main(
   @builtin(workgroup_id) group: vec3u,
