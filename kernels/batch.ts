@@ -1,0 +1,145 @@
+/** Makes a batch on the GPU from a data set's bytes: gather, augment, scale, resize, normalize. */
+
+import type { Capabilities } from "./device.ts";
+import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
+import { bilinear, SOURCE_TAP } from "./resize.ts";
+import { ITEM_INDEX, itemGrid } from "./wgsl.ts";
+
+/** Operands of {@linkcode makeBatch}. */
+export interface BatchOperands {
+  /** RGB bytes, row-major [image, height, width, 3], as they lie in memory; at most 4 GiB. */
+  readonly images: Operand;
+  /** One byte an image, or one u32: {@linkcode BatchSpec.labelBytes} tells. */
+  readonly labels: Operand;
+  /** One u32 a row of the batch: which image it is. */
+  readonly indices: Operand;
+  /**
+   * One `vec4f(flip, top, left, unused)` a row: mirror when `flip` is not 0, then a window of the image's own size whose
+   * corner lies at (`top`, `left`), whole numbers, either sign; outside the image is black. Absent: images as they are.
+   */
+  readonly augment?: Operand;
+  /** Written: [rows, outHeight, outWidth, 4] floats, the fourth channel zero. */
+  readonly x: Operand;
+  /** Written: one u32 a row. */
+  readonly y: Operand;
+}
+
+/** Sizes and settings of {@linkcode makeBatch}. */
+export interface BatchSpec {
+  readonly rows: number;
+  /** The images' own size. */
+  readonly height: number;
+  readonly width: number;
+  /** The batch's size. Where it differs, images are resized (`resize.ts`). */
+  readonly outHeight: number;
+  readonly outWidth: number;
+  /** By channel, of values from 0 to 1. */
+  readonly mean: readonly [number, number, number];
+  readonly std: readonly [number, number, number];
+  /** 1 or 4. */
+  readonly labelBytes: 1 | 4;
+}
+
+/**
+ * The augmentation of `RandomCrop(size, padding)` then `RandomHorizontalFlip()`: for one row, as
+ * {@linkcode BatchOperands.augment} wants it, from where the window lies in the padded image.
+ */
+export function cropAndFlip(
+  top: number,
+  left: number,
+  padding: number,
+  flip: boolean,
+): [number, number, number, number] {
+  return [flip ? 1 : 0, top - padding, left - padding, 0];
+}
+
+/**
+ * `x[row] = (resize(augment(images[indices[row]] / 255)) - mean) / std` and `y[row] = labels[indices[row]]`: what
+ * torchvision's `ToTensor`, crop and flip, `Resize` and `Normalize` give for tensors.
+ */
+export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabilities): Dispatch[] {
+  const { images, labels, indices, augment, x, y } = operands;
+  const { rows, height, width, outHeight, outWidth, mean, std, labelBytes } = spec;
+  const resized = outHeight !== height || outWidth !== width;
+  const items = rows * outHeight * outWidth;
+  const size = caps.software ? 8 : 64;
+  return [{
+    label: "batch.make",
+    bindings: {
+      images: read(images, "array<u32>"),
+      labels: read(labels, "array<u32>"),
+      indices: read(indices, "array<u32>"),
+      ...(augment && { augment: read(augment) }),
+      x: write(x),
+      y: write(y, "array<u32>"),
+    },
+    constants: {
+      ITEMS: items,
+      HEIGHT: height,
+      WIDTH: width,
+      OUT_HEIGHT: outHeight,
+      OUT_WIDTH: outWidth,
+      ROW_SCALE: f32(height / outHeight),
+      COLUMN_SCALE: f32(width / outWidth),
+      ...Object.fromEntries(mean.map((value, i) => [`MEAN_${i}`, f32(value)])),
+      ...Object.fromEntries(std.map((value, i) => [`STD_${i}`, f32(value)])),
+    },
+    source: /* wgsl */ `
+${ITEM_INDEX}
+${resized ? SOURCE_TAP : ""}
+/** A pixel's three values, 0 to 255. It may start anywhere in a word and end in the next. */
+fn stored(image: u32, row: u32, column: u32) -> vec3f {
+  let byte = ((image * HEIGHT + row) * WIDTH + column) * 3u;
+  let word = byte / 4u;
+  let shift = byte % 4u * 8u;
+  var bits = images[word] >> shift;
+  if (shift > 8u) { bits |= images[word + 1u] << (32u - shift); }
+  return vec3f((vec3u(bits) >> vec3u(0u, 8u, 16u)) & vec3u(255u));
+}
+${
+      augment
+        ? /* wgsl */ `
+fn texel(image: u32, row: u32, column: u32, change: vec4f) -> vec3f {
+  let mirrored = select(column, WIDTH - 1u - column, change.x != 0.0);
+  // Above and left of the image wraps to a large number.
+  let from_row = row + bitcast<u32>(i32(change.y));
+  let from_column = mirrored + bitcast<u32>(i32(change.z));
+  if (from_row >= HEIGHT || from_column >= WIDTH) { return vec3f(); }
+  return stored(image, from_row, from_column);
+}`
+        : ""
+    }
+@compute @workgroup_size(${size})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = item_index(group, groups, local, ${size}u);
+  if (item >= ITEMS) { return; }
+  let batch_row = item / OUT_WIDTH / OUT_HEIGHT;
+  let image = indices[batch_row];
+  ${augment ? "let change = augment[batch_row];" : ""}
+  ${pixel(resized, augment !== undefined)}
+  let normal = (value / 255.0 - vec3f(MEAN_0, MEAN_1, MEAN_2)) / vec3f(STD_0, STD_1, STD_2);
+  x[item] = vec4f(normal, 0.0);
+  if (item % (OUT_WIDTH * OUT_HEIGHT) == 0u) {
+    y[batch_row] = ${labelBytes === 4 ? "labels[image]" : "(labels[image / 4u] >> (image % 4u * 8u)) & 255u"};
+  }
+}`,
+    workgroups: itemGrid(items, size, caps.maxWorkgroupsPerDimension),
+    flops: items * 3 * (resized ? 12 : 3),
+    bytes: rows * height * width * 3 + items * 16 + rows * (8 + labelBytes + (augment ? 16 : 0)),
+  }];
+}
+
+function pixel(resized: boolean, augmented: boolean): string {
+  const texel = (row: string, column: string) =>
+    augmented ? `texel(image, ${row}, ${column}, change)` : `stored(image, ${row}, ${column})`;
+  const row = "item / OUT_WIDTH % OUT_HEIGHT", column = "item % OUT_WIDTH";
+  if (!resized) return `let value = ${texel(row, column)};`;
+  return /* wgsl */ `
+  let vertical = source_tap(${row}, ROW_SCALE, HEIGHT);
+  let horizontal = source_tap(${column}, COLUMN_SCALE, WIDTH);
+  let value = ${bilinear(texel)};`;
+}

@@ -1,0 +1,79 @@
+/** Bilinear resizing, as PyTorch's `interpolate(mode="bilinear", align_corners=False)` without antialias does it. */
+
+import type { Capabilities } from "./device.ts";
+import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
+import { padded, type Shape, storedElements } from "./layout.ts";
+import { ITEM_INDEX, itemGrid } from "./wgsl.ts";
+
+/**
+ * WGSL `source_tap(out, scale, length)`: where an output pixel lies between two input pixels, one way. Pixel centres are
+ * at halves, so it lies at `(out + 0.5) * scale - 0.5` with `scale = in / out`; before the first centre is the first.
+ */
+export const SOURCE_TAP = /* wgsl */ `
+struct Tap {
+  low: u32,
+  high: u32,
+  /** The weight of \`high\`. */
+  weight: f32,
+}
+fn source_tap(out: u32, scale: f32, length: u32) -> Tap {
+  let at = max((f32(out) + 0.5) * scale - 0.5, 0.0);
+  let low = min(u32(at), length - 1u);
+  return Tap(low, min(low + 1u, length - 1u), at - f32(low));
+}`;
+
+/** WGSL that mixes the four values `texel(row, column)` around a pixel, given `vertical` and `horizontal` taps. */
+export function bilinear(texel: (row: string, column: string) => string): string {
+  const row = (which: string) =>
+    `mix(${texel(which, "horizontal.low")}, ${texel(which, "horizontal.high")}, horizontal.weight)`;
+  return `mix(${row("vertical.low")}, ${row("vertical.high")}, vertical.weight)`;
+}
+
+/** Resizes an NHWC activation `x` of `input`'s size to `y` of `height` by `width`. */
+export function resizeBilinear(
+  { x, y }: { readonly x: Operand; readonly y: Operand },
+  { input, height, width }: { readonly input: Shape; readonly height: number; readonly width: number },
+  caps: Capabilities,
+): Dispatch[] {
+  const output = { ...input, h: height, w: width };
+  const items = storedElements(output) / 4;
+  const size = caps.software ? 8 : 64;
+  return [{
+    label: "resize_bilinear",
+    bindings: { x: read(x), y: write(y) },
+    constants: {
+      ITEMS: items,
+      COLUMNS: padded(input.c) / 4,
+      HEIGHT: input.h,
+      WIDTH: input.w,
+      OUT_HEIGHT: height,
+      OUT_WIDTH: width,
+      ROW_SCALE: f32(input.h / height),
+      COLUMN_SCALE: f32(input.w / width),
+    },
+    source: /* wgsl */ `
+${ITEM_INDEX}
+${SOURCE_TAP}
+fn texel(image: u32, row: u32, position: u32, column: u32) -> vec4f {
+  return x[((image * HEIGHT + row) * WIDTH + position) * COLUMNS + column];
+}
+@compute @workgroup_size(${size})
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = item_index(group, groups, local, ${size}u);
+  if (item >= ITEMS) { return; }
+  let column = item % COLUMNS;
+  let pixel = item / COLUMNS;
+  let image = pixel / OUT_WIDTH / OUT_HEIGHT;
+  let vertical = source_tap(pixel / OUT_WIDTH % OUT_HEIGHT, ROW_SCALE, HEIGHT);
+  let horizontal = source_tap(pixel % OUT_WIDTH, COLUMN_SCALE, WIDTH);
+  y[item] = ${bilinear((row, position) => `texel(image, ${row}, ${position}, column)`)};
+}`,
+    workgroups: itemGrid(items, size, caps.maxWorkgroupsPerDimension),
+    flops: items * 4 * 9,
+    bytes: (storedElements(input) + items * 4) * 4,
+  }];
+}

@@ -1,0 +1,101 @@
+import { assertEquals } from "@std/assert";
+import { type BatchSpec, cropAndFlip, makeBatch } from "../../kernels/batch.ts";
+import type { Device } from "../../kernels/device.ts";
+import { operand } from "../../kernels/dispatch.ts";
+import { runOnce } from "../../kernels/program.ts";
+import { assertClose, formula, gpuTest } from "../support.ts";
+
+const COUNT = 6;
+const mean = [0.49, 0.48, 0.45] as const, std = [0.25, 0.24, 0.26] as const;
+const indices = new Uint32Array([4, 0, 5, 5, 1]);
+
+function images({ height, width }: BatchSpec): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(Math.ceil(COUNT * height * width * 3 / 4) * 4);
+  formula(bytes.length, 1).forEach((value, i) => bytes[i] = (value + 1) * 128);
+  return bytes;
+}
+
+async function run(device: Device, spec: BatchSpec, augment?: number[][]) {
+  const bytes = images(spec);
+  const labels = spec.labelBytes === 4
+    ? Uint32Array.from({ length: COUNT }, (_, i) => 70000 + i)
+    : Uint8Array.from({ length: 8 }, (_, i) => 200 + i);
+  const at = {
+    images: operand("images", bytes.length / 4),
+    labels: operand("labels", labels.byteLength / 4),
+    indices: operand("indices", spec.rows),
+    augment: augment && operand("augment", spec.rows * 4),
+    x: operand("x", spec.rows * spec.outHeight * spec.outWidth * 4),
+    y: operand("y", spec.rows),
+  };
+  const inputs = new Map<typeof at.x, ArrayBufferView<ArrayBuffer>>([
+    [at.images, bytes],
+    [at.labels, labels],
+    [at.indices, indices],
+  ]);
+  if (at.augment) inputs.set(at.augment, new Float32Array(augment!.flat()));
+  const results = await runOnce(device, makeBatch(at, spec, device.capabilities), inputs, [at.x, at.y]);
+  return { x: new Float32Array(results[0]), y: [...new Uint32Array(results[1], 0, spec.rows)], labels };
+}
+
+/** torchvision's order: to 0..1, crop, flip, resize, normalize. */
+function reference(spec: BatchSpec, augment?: number[][]): Float64Array {
+  const { rows, height, width, outHeight, outWidth } = spec;
+  const bytes = images(spec);
+  const out = new Float64Array(rows * outHeight * outWidth * 4);
+  const tap = (at: number, from: number, to: number) => {
+    const source = Math.max((at + 0.5) * from / to - 0.5, 0), low = Math.floor(source);
+    return [[low, 1 - (source - low)], [Math.min(low + 1, from - 1), source - low]];
+  };
+  for (let row = 0; row < rows; row++) {
+    const [flip, top, left] = augment?.[row] ?? [0, 0, 0];
+    const texel = (i: number, j: number, channel: number) => {
+      const from = i + top, to = (flip ? width - 1 - j : j) + left;
+      if (from < 0 || from >= height || to < 0 || to >= width) return 0;
+      return bytes[((indices[row] * height + from) * width + to) * 3 + channel] / 255;
+    };
+    for (let i = 0; i < outHeight; i++) {
+      for (let j = 0; j < outWidth; j++) {
+        for (let channel = 0; channel < 3; channel++) {
+          let value = 0;
+          for (const [r, a] of tap(i, height, outHeight)) {
+            for (const [k, b] of tap(j, width, outWidth)) value += a * b * texel(r, k, channel);
+          }
+          out[((row * outHeight + i) * outWidth + j) * 4 + channel] = (value - mean[channel]) / std[channel];
+        }
+      }
+    }
+  }
+  return out;
+}
+
+for (
+  const [height, width, outHeight, outWidth, labelBytes] of [
+    [8, 8, 8, 8, 1],
+    [7, 5, 7, 5, 4],
+    [7, 5, 16, 11, 1],
+    [9, 11, 4, 5, 1],
+    [32, 32, 56, 56, 1],
+  ] as const
+) {
+  const spec: BatchSpec = { rows: 5, height, width, outHeight, outWidth, mean, std, labelBytes };
+  const what = `${height}x${width} to ${outHeight}x${outWidth}, labels of ${labelBytes} bytes`;
+  gpuTest(`batch: ${what}`, async (device) => {
+    const { x, y, labels } = await run(device, spec);
+    assertClose(x, reference(spec), 1e-5, "x");
+    assertEquals(x.find((value, i) => i % 4 === 3 && value !== 0), undefined, "the fourth channel");
+    assertEquals(y, [...indices].map((index) => labels[index]));
+  });
+
+  gpuTest(`batch: ${what}, cropped and flipped`, async (device) => {
+    const augment = [
+      cropAndFlip(4, 4, 4, false),
+      cropAndFlip(0, 8, 4, true),
+      cropAndFlip(8, 3, 4, false),
+      cropAndFlip(5, 0, 4, true),
+      cropAndFlip(4, 4, 4, true),
+    ];
+    const { x } = await run(device, spec, augment);
+    assertClose(x, reference(spec, augment), 1e-5, "x");
+  });
+}
