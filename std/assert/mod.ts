@@ -105,10 +105,10 @@ export function assertInstanceOf<T extends abstract new (...args: any[]) => any>
   if (!(actual instanceof type)) throw failure(`Expected an instance of ${type.name}, found ${show(actual)}`, message);
 }
 
-/** Fails unless the two differ by at most `tolerance`: by default 1e-7 of `expected`, or of 1 where that is 0. */
+/** Fails unless the two differ by at most `tolerance`: by default 1e-7 of `expected`. */
 export function assertAlmostEquals(actual: number, expected: number, tolerance?: number, message?: string): void {
   if (Object.is(actual, expected)) return;
-  const allowed = tolerance ?? (Number.isFinite(expected) && expected !== 0 ? Math.abs(expected * 1e-7) : 1e-7);
+  const allowed = tolerance ?? (Number.isFinite(expected) ? Math.abs(expected * 1e-7) : 1e-7);
   if (!(Math.abs(expected - actual) <= allowed)) {
     throw failure(`Expected ${actual} to be within ${allowed} of ${expected}`, message);
   }

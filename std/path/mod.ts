@@ -51,8 +51,8 @@ export function extname(path_: string | URL): string {
 }
 
 /** Joins parts to one normalized path. */
-export function join(path_?: string | URL, ...parts: string[]): string {
-  return path_ === undefined ? "." : path.join(pathOf(path_), ...parts);
+export function join(path_: string | URL, ...parts: string[]): string {
+  return path.join(pathOf(path_), ...parts);
 }
 
 /** The path without `.`, `..` and doubled separators. */

@@ -104,13 +104,13 @@ check("assertExists refuses null and undefined alone", [() => assertExists(0), (
 check("assertInstanceOf", [() => assertInstanceOf(new TypeError(), Error)], [() => assertInstanceOf({}, Error)]);
 check("assertAlmostEquals allows 1e-7 of the expected value, or the tolerance given", [
   () => assertAlmostEquals(100.000009, 100),
-  () => assertAlmostEquals(5e-8, 0),
+  () => assertAlmostEquals(5e-8, 0, 1e-7),
   () => assertAlmostEquals(1.1, 1, 0.2),
   () => assertAlmostEquals(Infinity, Infinity),
   () => assertAlmostEquals(NaN, NaN),
 ], [
   () => assertAlmostEquals(100.00002, 100),
-  () => assertAlmostEquals(2e-7, 0),
+  () => assertAlmostEquals(5e-8, 0),
   () => assertAlmostEquals(1.3, 1, 0.2),
   () => assertAlmostEquals(NaN, 1),
   () => assertAlmostEquals(1, NaN),
