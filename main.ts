@@ -8,7 +8,13 @@ import config from "./deno.json" with { type: "json" };
 import { type ListedCommand, runProgram } from "./cli/program.ts";
 
 /** The commands; each module exports its `command`, whose name and summary stand here again so that help loads none. */
-export const commands: readonly ListedCommand[] = [];
+export const commands: readonly ListedCommand[] = [
+  {
+    name: "download",
+    summary: "Download a data set, or check the one that is there",
+    load: async () => (await import("./cli/download.ts")).downloadCommand,
+  },
+];
 
 if (import.meta.main) {
   Deno.exit(

@@ -83,7 +83,7 @@ export interface CommandSpec<O extends OptionSpecs, P extends readonly Positiona
   readonly name: string;
   /** One sentence, without a full stop; the first line of its help and its line in the list. */
   readonly summary: string;
-  /** More for its help: paragraphs. */
+  /** More for its help: paragraphs, an empty line between. */
   readonly details?: string;
   readonly positionals?: P;
   readonly options?: O;
@@ -247,7 +247,7 @@ function readValue(
 
 function readChoice(text: string, what: string, choices: readonly string[], complain: Complain): string {
   if (choices.includes(text)) return text;
-  const match = nearest(text, choices);
+  const match = choices.length > 1 ? nearest(text, choices) : undefined;
   const hint = match ? `; did you mean ${match}?` : "";
   throw complain(`${what} must be ${choices.join(" or ")}, not ${JSON.stringify(text)}${hint}`);
 }

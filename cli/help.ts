@@ -16,7 +16,7 @@ export function commandHelp(command: Command, path: string): string {
   const program = path.split(" ")[0];
   return sections([
     `${command.summary}.`,
-    command.details,
+    command.details && wrap(command.details, WIDTH).join("\n"),
     section("Usage", [[path, ...positionals, ...required, "[options]"].join(" ")]),
     section(
       "Arguments",
@@ -85,10 +85,13 @@ function optionDoc(spec: OptionSpec): string {
   return `${spec.doc} (${notes.join("; ")})`;
 }
 
+/** Breaks lines between words; an empty line stays between paragraphs. */
 function wrap(text: string, width: number): string[] {
+  const [first, ...rest] = text.split(/\n\s*\n/);
+  if (rest.length > 0) return [...wrap(first, width), ...rest.flatMap((paragraph) => ["", ...wrap(paragraph, width)])];
   const lines: string[] = [];
   let line = "";
-  for (const word of text.split(/\s+/)) {
+  for (const word of text.trim().split(/\s+/)) {
     if (line !== "" && line.length + 1 + word.length > width) {
       lines.push(line);
       line = "";

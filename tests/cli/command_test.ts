@@ -1,6 +1,6 @@
 /** The command line as a user meets it: a process, its exit code, its two streams. */
 
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
 
 const fixture = fromFileUrl(new URL("fixtures/program.ts", import.meta.url));
@@ -129,7 +129,10 @@ Deno.test("help lists commands; a command's help its usage, every option with it
     train.out,
     `Trains a network.
 
-The second paragraph.
+A paragraph whose words are more than stand on one line, so that the help has to break it between
+two of its words.
+
+The last paragraph.
 
 Usage:
   prog train [options]
@@ -191,6 +194,7 @@ Deno.test("the version is that of deno.json", async () => {
 
 Deno.test("every listed command is what its module says it is", async () => {
   const { commands } = await import("../../main.ts");
+  assert(commands.length > 0);
   const loaded = await Promise.all(commands.map(({ load }) => load()));
   assertEquals(
     commands.map(({ name, summary }) => ({ name, summary })),
