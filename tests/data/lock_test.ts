@@ -1,0 +1,48 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { join } from "@std/path";
+import { withLock } from "../../data/lock.ts";
+import { names, withFolder } from "./archive_support.ts";
+
+Deno.test("tasks under one lock run one after the other, and the lock goes with the last", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "deep", "lock");
+    let inside = 0, most = 0, waits = 0;
+    const task = async () => {
+      most = Math.max(most, ++inside);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      inside--;
+    };
+    await Promise.all(Array.from({ length: 20 }, () => withLock(path, task, () => waits++)));
+    assertEquals(most, 1);
+    assert(waits > 0);
+    assertEquals(names(join(folder, "deep")), []);
+  });
+});
+
+Deno.test("a task that fails lets the lock go", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "lock");
+    await assertRejects(() => withLock(path, () => Promise.reject(new Error("failed"))), Error, "failed");
+    assertEquals(await withLock(path, () => Promise.resolve(1)), 1);
+  });
+});
+
+Deno.test("a killed process leaves no lock behind", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "lock");
+    const code = `const f = await Deno.open(${JSON.stringify(path)}, { create: true, write: true });
+      await f.lock(true); console.log("locked"); await new Promise((r) => setTimeout(r, 60000));`;
+    const child = new Deno.Command(Deno.execPath(), { args: ["eval", "-q", code], stdout: "piped" }).spawn();
+    const reader = child.stdout.getReader();
+    await reader.read();
+    let waited = false;
+    const locked = withLock(path, () => Promise.resolve("mine"), () => {
+      waited = true;
+      child.kill("SIGKILL");
+    });
+    assertEquals(await locked, "mine");
+    assert(waited);
+    await reader.cancel();
+    await child.status;
+  });
+});
