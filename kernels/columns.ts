@@ -39,9 +39,11 @@ export function columnTiling(rows: number, channels: number, caps: Capabilities)
   const columnLanes = Math.min(caps.software ? 8 : 16, powerOfTwo(columns));
   const rowLanes = caps.software ? 1 : 256 / columnLanes;
   const wantedChunks = ceilDiv(caps.software ? 32 : 1024, ceilDiv(columns, columnLanes));
-  // A lane sums at most so many rows in one float: rounding errors grow with the length of a sum.
-  const most = caps.software ? 1024 : 64, least = caps.software ? 32 : 4;
-  const laneRows = Math.min(most, Math.max(least, ceilDiv(rows, wantedChunks * rowLanes)));
+  // A lane sums at most so many rows in one float: rounding errors grow with the length of a sum. In software it also
+  // keeps the pages of a chunk at hand for the next columns.
+  const most = caps.software ? 128 : 64, least = caps.software ? 32 : 4;
+  const wanted = Math.min(most, Math.max(least, ceilDiv(rows, wantedChunks * rowLanes)));
+  const laneRows = Math.max(wanted, ceilDiv(rows, caps.maxWorkgroupsPerDimension * rowLanes));
   const chunkRows = laneRows * rowLanes;
   return { rows, columns, columnLanes, rowLanes, chunkRows, chunks: ceilDiv(rows, chunkRows) };
 }
