@@ -60,7 +60,7 @@ function powerOfTwo(atLeast: number): number {
 }
 
 /** What both kinds of pass are told. WGSL parts see `column`, and `K` stands for one of a few rows in flight. */
-interface ColumnPass {
+export interface ColumnPass {
   readonly label: string;
   readonly bindings: Readonly<Record<string, Binding>>;
   readonly constants?: Dispatch["constants"];
