@@ -14,6 +14,7 @@ import { type FileFacts, touching } from "./files.ts";
 
 /** The archive is not what it must be: another copy may be. */
 export class ArchiveError extends UserError {
+  /** Tells it from other errors in a log. */
   override name = "ArchiveError";
 }
 
@@ -27,6 +28,7 @@ export interface ExpectedFile extends FileFacts {
 export interface ExpectedArchive {
   /** The folder at the archive's top, which all files are in. */
   readonly folder: string;
+  /** All of them must be there. */
   readonly files: readonly ExpectedFile[];
 }
 

@@ -14,7 +14,7 @@ const SIZE = 32;
 const PLANE = SIZE * SIZE;
 
 /** Bytes of a record: a label and three planes. */
-export const RECORD_BYTES = 1 + 3 * PLANE;
+export const RECORD_BYTES: number = 1 + 3 * PLANE;
 
 /** Records in each of the six files. */
 const BATCH_RECORDS = 10_000;

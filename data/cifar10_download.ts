@@ -14,6 +14,7 @@ export interface Publication {
   readonly url: string;
   /** The archive as it lies there; a mirror's may be compressed otherwise, its content is the same. */
   readonly archive: FileFacts & { readonly name: string };
+  /** What is in the archive. */
   readonly content: ExpectedArchive;
 }
 

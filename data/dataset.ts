@@ -18,13 +18,17 @@ export interface Dataset {
   readonly name: string;
   /** The class that each label stands for. */
   readonly classNames: readonly string[];
+  /** Of an image, in pixels. */
   readonly height: number;
+  /** Of an image, in pixels. */
   readonly width: number;
   /** Mean of each colour over the training set, pixel values scaled to 0..1. */
   readonly mean: readonly [number, number, number];
   /** Standard deviation of each colour over the training set, pixel values scaled to 0..1. */
   readonly std: readonly [number, number, number];
+  /** What a network learns from. */
   readonly train: ImageSet;
+  /** What it is judged by; none of them is in `train`. */
   readonly test: ImageSet;
 }
 

@@ -1,6 +1,7 @@
 /** One HTTP request that never hangs and says why it failed. */
 
 import { UserError } from "../kernels/user_error.ts";
+import { touching } from "./files.ts";
 
 /** What another attempt may mend. */
 export class RetryableError extends Error {
@@ -167,7 +168,9 @@ class Watch {
       return await step();
     } catch (error) {
       if (this.#outer?.aborted) throw this.#outer.reason;
-      if (error instanceof Deno.errors.NotCapable) throw error;
+      if (error instanceof Deno.errors.NotCapable) {
+        return await touching(`reach ${this.#host}`, () => Promise.reject(error));
+      }
       const seconds = this.#stall / 1000;
       const reason = this.#controller.signal.aborted
         ? `${this.#host} has sent nothing for ${seconds} s`

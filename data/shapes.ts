@@ -64,7 +64,7 @@ const SHAPES: Readonly<Record<string, Distance>> = {
 export const shapeNames: readonly string[] = Object.keys(SHAPES);
 
 /** Largest rotation either way, in radians. */
-const TILT = PI / 6;
+const TILT = PI / 12;
 
 /** Height and width of an image. */
 const SIZE = 32;
@@ -87,8 +87,8 @@ export function shapes({ train, test, seed }: ShapesOptions): Dataset {
     classNames: shapeNames,
     height: SIZE,
     width: SIZE,
-    mean: [0.5, 0.5, 0.5],
-    std: [0.25, 0.25, 0.25],
+    mean: [0.31, 0.345, 0.285],
+    std: [0.247, 0.278, 0.23],
     train: drawn,
     test: draw(test, new Random(seed, 2)),
   };
@@ -97,12 +97,11 @@ export function shapes({ train, test, seed }: ShapesOptions): Dataset {
 function draw(count: number, random: Random): ImageSet {
   const images = new Uint8Array(count * SIZE * SIZE * 3), labels = new Uint8Array(count);
   const distances = Object.values(SHAPES);
-  const deck = labels.subarray(0, 0).slice();
-  let left: number[] = [...deck];
+  let deck: number[] = [];
   for (let i = 0; i < count; i++) {
     // Dealt from a shuffled deck of the ten classes, so that any first n images are balanced too.
-    if (left.length === 0) left = distances.map((_, label) => label);
-    labels[i] = left.splice(random.below(left.length), 1)[0];
+    if (deck.length === 0) deck = distances.map((_, label) => label);
+    labels[i] = deck.splice(random.below(deck.length), 1)[0];
     drawImage(images.subarray(i * SIZE * SIZE * 3, (i + 1) * SIZE * SIZE * 3), distances[labels[i]], random);
   }
   return { count, images, labels };
@@ -113,14 +112,14 @@ type Colour = readonly [number, number, number];
 /** One image of a shape, at a random place. */
 function drawImage(out: Uint8Array, distance: Distance, random: Random): void {
   const between = (low: number, high: number) => low + (high - low) * random.uniform();
-  const radius = between(10, 13);
+  const radius = between(11, 13.5);
   const reach = SIZE / 2 - radius;
   const x0 = SIZE / 2 + between(-reach, reach), y0 = SIZE / 2 + between(-reach, reach);
   const angle = between(-TILT, TILT);
   const c = cos(angle) / radius, s = sin(angle) / radius;
   const background = drawBackground(between, random);
   const colour = contrasting(background.colour, between);
-  const noise = between(0, 8);
+  const noise = between(0, 6);
   for (let row = 0, at = 0; row < SIZE; row++) {
     for (let column = 0; column < SIZE; column++, at += 3) {
       const dx = column + 0.5 - x0, dy = row + 0.5 - y0;
@@ -140,8 +139,8 @@ type Between = (low: number, high: number) => number;
 
 /** A plain, graded or striped ground: a colour and what is added to it at each place. */
 function drawBackground(between: Between, random: Random) {
-  const colour: Colour = [between(0, 130), between(0, 130), between(0, 130)];
-  const angle = between(0, 2 * PI), strength = between(8, 24);
+  const colour: Colour = [between(0, 100), between(0, 100), between(0, 100)];
+  const angle = between(0, 2 * PI), strength = between(6, 20);
   const across = (dx: number, dy: number) => dx * cos(angle) + dy * sin(angle);
   const wave = 2 * PI / between(3, 8), phase = between(0, 2 * PI);
   const shades = [
@@ -161,6 +160,6 @@ function luma([r, g, b]: Colour): number {
 function contrasting(ground: Colour, between: Between): Colour {
   for (;;) {
     const colour: Colour = [between(0, 255), between(0, 255), between(0, 255)];
-    if (luma(colour) - luma(ground) > 90) return colour;
+    if (luma(colour) - luma(ground) > 100) return colour;
   }
 }
