@@ -15,15 +15,22 @@ import {
   type Axis,
   canMiss,
   convBytes,
-  divisorUpTo,
   forwardAxis,
   type Grouping,
   isRagged,
+  LOAD_COST,
+  MOST_COLUMNS,
+  MOST_ROWS,
+  MOST_TEXT,
   range,
   reachableTaps,
+  SOFTWARE_INVOCATIONS,
   sources,
   tileSize,
+  tileSizes,
+  uses,
 } from "./grouped_tiling.ts";
+import type { Shape } from "./layout.ts";
 import { partialSums } from "./partial_sums.ts";
 import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
 
@@ -36,14 +43,6 @@ export interface WeightGradientOperands {
   readonly dbias?: Operand;
 }
 
-/** Invocations wanted: some per core on a CPU, enough to fill a large GPU otherwise. */
-const SOFTWARE_INVOCATIONS = 96;
-const GPU_INVOCATIONS = 132 * 256;
-const MAX_CHUNKS = 1024;
-/** vec4 sums an invocation keeps: a GPU's registers, a CPU's nearest cache. */
-const SOFTWARE_SUMS = 80;
-const GPU_SUMS = 36;
-
 /** The dispatches of the weight gradient, and of the bias gradient when asked for. */
 export function groupedWeightGradientDispatches(
   { x, dy, dweight, dbias }: WeightGradientOperands,
@@ -51,32 +50,21 @@ export function groupedWeightGradientDispatches(
   grouping: Grouping,
   caps: Capabilities,
 ): Dispatch[] {
-  const { input, kernelHeight, kernelWidth, stride, padding } = geometry;
-  const { software } = caps;
+  const { input, kernelHeight, kernelWidth } = geometry;
   const y = convOutput(geometry);
-  const columnsSize = tileSize(y.w, software ? 8 : 4);
-  const rowsSize = tileSize(y.h, Math.max(1, Math.min(4, Math.floor((software ? 32 : 4) / columnsSize))));
-  const rows = forwardAxis(y.h, input.h, { kernel: kernelHeight, stride, padding, size: rowsSize });
-  const columns = forwardAxis(y.w, input.w, { kernel: kernelWidth, stride, padding, size: columnsSize });
-  const sumsPerRow = Math.max(1, reachableTaps(columns).length) * grouping.swizzles.length;
-  const budget = software ? SOFTWARE_SUMS : GPU_SUMS;
+  const { rows, columns, outs, rowsEach, invocations, workgroupSize } = caps.software
+    ? softwarePlan(geometry, grouping)
+    : gpuPlan(geometry, grouping);
   const tapRows = Math.max(1, reachableTaps(rows).length);
-  const outs = software
-    ? divisorUpTo(grouping.outPerGroup, Math.max(1, Math.floor(budget / (sumsPerRow * tapRows))))
-    : 1;
-  const rowsEach = Math.max(1, Math.floor(budget / (sumsPerRow * outs)));
   const tiles = y.n * rows.tiles * columns.tiles;
   const lanes = grouping.outBlocks / outs * grouping.inPerGroup;
-  const wanted = ceilDiv(software ? SOFTWARE_INVOCATIONS : GPU_INVOCATIONS, lanes);
-  const tilesEach = ceilDiv(tiles, Math.min(wanted, tiles, MAX_CHUNKS));
+  const tilesEach = ceilDiv(tiles, Math.min(ceilDiv(invocations, lanes), tiles, MAX_CHUNKS));
   const chunks = ceilDiv(tiles, tilesEach);
-
   const weightVecs = kernelHeight * kernelWidth * grouping.inWidth * grouping.outBlocks;
   const biasVecs = dbias ? grouping.outBlocks : 0;
   const partial = chunks > 1 ? operand("partial dweight", chunks * (weightVecs + biasVecs) * 4) : undefined;
   const parts = ceilDiv(tapRows, rowsEach);
   const bytes = convBytes(geometry);
-  const workgroupSize = software ? 8 : 64;
   const items = lanes * chunks;
   const dispatches = partition(kernelHeight, reachableTaps(rows), rowsEach).map((taps, part): Dispatch => ({
     label: "conv2d.grouped.dweight",
@@ -118,7 +106,75 @@ export function groupedWeightGradientDispatches(
     bytes: bytes.x + bytes.y + bytes.weight / parts,
   }));
   if (!partial) return dispatches;
-  return [...dispatches, ...partialSums(partial, chunks, [dweight, ...(dbias ? [dbias] : [])], caps)];
+  const outputs = [{ operand: dweight, vecs: weightVecs }, ...(dbias ? [{ operand: dbias, vecs: biasVecs }] : [])];
+  return [...dispatches, ...partialSums(partial, chunks, outputs, caps)];
+}
+
+interface Plan {
+  readonly rows: Axis;
+  readonly columns: Axis;
+  /** Output vec4s of an invocation. */
+  readonly outs: number;
+  /** Kernel rows of an invocation. */
+  readonly rowsEach: number;
+  /** Invocations wanted; the pixels are shared out to reach them. */
+  readonly invocations: number;
+  readonly workgroupSize: number;
+}
+
+const MAX_CHUNKS = 1024;
+/** vec4 sums in the registers of a GPU's invocation, and those a CPU's may have in its nearest cache. */
+const GPU_SUMS = 36;
+const SOFTWARE_SUMS = 80;
+
+function axes({ input, kernelHeight, kernelWidth, stride, padding }: ConvGeometry, y: Shape, size: [number, number]) {
+  return {
+    rows: forwardAxis(y.h, input.h, { kernel: kernelHeight, stride, padding, size: size[0] }),
+    columns: forwardAxis(y.w, input.w, { kernel: kernelWidth, stride, padding, size: size[1] }),
+  };
+}
+
+/** Tiles of four pixels, and enough invocations to fill a large GPU. */
+function gpuPlan(geometry: ConvGeometry, grouping: Grouping): Plan {
+  const y = convOutput(geometry);
+  const width = tileSize(y.w, 4);
+  const { rows, columns } = axes(geometry, y, [tileSize(y.h, Math.floor(4 / width)), width]);
+  const sumsPerRow = Math.max(1, reachableTaps(columns).length) * grouping.swizzles.length;
+  const rowsEach = Math.max(1, Math.floor(GPU_SUMS / sumsPerRow));
+  return { rows, columns, outs: 1, rowsEach, invocations: 132 * 256, workgroupSize: 64 };
+}
+
+/** The tiling that costs least by the measure of `grouped_tiling.ts`. */
+function softwarePlan(geometry: ConvGeometry, grouping: Grouping): Plan {
+  const y = convOutput(geometry);
+  const terms = grouping.swizzles.length;
+  let best: Plan | undefined, least = Infinity, shortest = Infinity;
+  for (const height of tileSizes(y.h, MOST_ROWS)) {
+    for (const width of tileSizes(y.w, MOST_COLUMNS)) {
+      const { rows, columns } = axes(geometry, y, [height, width]);
+      const tapRows = reachableTaps(rows).length, tapColumns = reachableTaps(columns).length;
+      for (const outs of [1, 2, 4].filter((outs) => grouping.outPerGroup % outs === 0)) {
+        const rowsEach = Math.max(1, Math.min(tapRows, Math.floor(SOFTWARE_SUMS / (tapColumns * terms * outs))));
+        const parts = Math.max(1, ceilDiv(tapRows, rowsEach));
+        const loads = sources(rows).length * sources(columns).length / Math.min(parts, 2) + height * width * outs;
+        const products = uses(rows) * uses(columns) * outs * terms / 4 / parts;
+        const lanes = grouping.outBlocks / outs * grouping.inPerGroup;
+        const tiles = y.n * rows.tiles * columns.tiles;
+        const chunks = Math.min(ceilDiv(SOFTWARE_INVOCATIONS, lanes), tiles);
+        const stores = geometry.kernelHeight * geometry.kernelWidth * terms * outs / parts;
+        const perWalk = LOAD_COST * stores * chunks * (chunks > 1 ? 2 : 1);
+        const cost = ((LOAD_COST * loads + products) * tiles + perWalk) * parts * lanes;
+        const text = LOAD_COST * (loads + stores) + products;
+        const fits = text <= MOST_TEXT;
+        if (fits ? cost < least : least === Infinity && text < shortest) {
+          best = { rows, columns, outs, rowsEach, invocations: SOFTWARE_INVOCATIONS, workgroupSize: 8 };
+          if (fits) least = cost;
+          else shortest = text;
+        }
+      }
+    }
+  }
+  return best!;
 }
 
 /** Kernel rows by dispatch: at most `each` reachable ones in each, the unreachable ones (all zero) in the first. */

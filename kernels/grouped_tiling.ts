@@ -118,6 +118,31 @@ export function tileSize(extent: number, most: number, multiple = 1): number {
   return best;
 }
 
+/** The sizes of a tile worth trying on an axis: some small ones, and all of it when that fits. */
+export function tileSizes(extent: number, most: number, multiple = 1): number[] {
+  const small = range(most).map((index) => (index + 1) * multiple)
+    .filter((size) => size < extent && size <= Math.max(most, multiple));
+  return extent <= most ? [...small, extent] : small;
+}
+
+/** The (target offset, tap) pairs of a tile that reach a source. */
+export function uses(axis: Axis): number {
+  return sources(axis).reduce((sum, source) => sum + source.uses.length, 0);
+}
+
+// What a kernel costs on a CPU, by measurement on Mesa's llvmpipe, where eight invocations are the lanes of a register.
+
+/** A vec4 loaded or stored, against a product of a 4x4 matrix with one: in time and in length of machine code. */
+export const LOAD_COST = 5;
+/** What a kernel's text may come to, in such products: longer ones take seconds to compile and run no faster. */
+export const MOST_TEXT = 600;
+/** Invocations wanted on a CPU: some vectors for each core. */
+export const SOFTWARE_INVOCATIONS = 64;
+/** Largest tile on a CPU. */
+export const MOST_COLUMNS = 8;
+/** Largest tile on a CPU. */
+export const MOST_ROWS = 4;
+
 /** How the channels of a grouped convolution fall into vec4s. */
 export interface Grouping {
   /** Input and output channels of a group. */
@@ -151,12 +176,6 @@ export function grouping(geometry: ConvGeometry): Grouping | undefined {
     outPerGroup: shared ? 1 : outWidth / 4,
     swizzles: inWidth === 1 ? ["xyzw"] : inWidth === 2 && shared ? ["xxzz", "yyww"] : ["x", "y", "z", "w"],
   };
-}
-
-/** The largest divisor of `count` that is at most `most`. */
-export function divisorUpTo(count: number, most: number): number {
-  for (let divisor = Math.min(count, most); divisor > 1; divisor--) if (count % divisor === 0) return divisor;
-  return 1;
 }
 
 /** Bytes of `x`, of the weight and of `y`. */

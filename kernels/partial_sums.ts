@@ -8,6 +8,13 @@ import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
 /** Partial sums one invocation adds. */
 const FAN_IN = 32;
 
+/** Where a part of the sums goes. */
+export interface SumOutput {
+  readonly operand: Operand;
+  /** vec4s written from its start. */
+  readonly vecs: number;
+}
+
 /**
  * Dispatches that add `chunks` rows of `partial`, each row the concatenation of `outputs`, into the outputs. Many chunks
  * take several rounds.
@@ -15,15 +22,15 @@ const FAN_IN = 32;
 export function partialSums(
   partial: Operand,
   chunks: number,
-  outputs: readonly Operand[],
+  outputs: readonly SumOutput[],
   caps: Capabilities,
 ): Dispatch[] {
-  const vecs = outputs.reduce((sum, { byteLength }) => sum + byteLength / 16, 0);
+  const vecs = outputs.reduce((sum, output) => sum + output.vecs, 0);
   const dispatches: Dispatch[] = [];
   while (chunks > FAN_IN) {
     const next = ceilDiv(chunks, FAN_IN);
     const into = operand(partial.label, next * vecs * 4);
-    dispatches.push(round(partial, chunks, [into], vecs, next, caps));
+    dispatches.push(round(partial, chunks, [{ operand: into, vecs: next * vecs }], vecs, next, caps));
     [partial, chunks] = [into, next];
   }
   return [...dispatches, round(partial, chunks, outputs, vecs, 1, caps)];
@@ -32,7 +39,7 @@ export function partialSums(
 function round(
   partial: Operand,
   chunks: number,
-  outputs: readonly Operand[],
+  outputs: readonly SumOutput[],
   vecs: number,
   rows: number,
   caps: Capabilities,
@@ -42,7 +49,7 @@ function round(
   let from = 0;
   const stores = outputs.map((output, index) => {
     const start = from;
-    from += output.byteLength / 16;
+    from += output.vecs;
     return index === outputs.length - 1
       ? `output_${index}[item - ${start}u] = sum;`
       : `if (item < ${from}u) { output_${index}[item - ${start}u] = sum; return; }`;
@@ -51,7 +58,7 @@ function round(
     label: "partial_sums",
     bindings: {
       partial: read(partial),
-      ...Object.fromEntries(outputs.map((output, index) => [`output_${index}`, write(output)])),
+      ...Object.fromEntries(outputs.map((output, index) => [`output_${index}`, write(output.operand)])),
     },
     constants: { ITEMS: items, VECS: vecs, CHUNKS: chunks },
     source: /* wgsl */ `

@@ -1,0 +1,227 @@
+/**
+ * Convolution by its definition, for any geometry: uneven groups, depthwise with a multiplier, any kernel. One invocation
+ * an element, nothing shared or reused: what the faster kernels do not take runs here, and runs slowly.
+ */
+
+import { convFilter, convFlops, type ConvGeometry, convOutput } from "./conv_geometry.ts";
+import type { Capabilities } from "./device.ts";
+import type { Binding, Dispatch, Operand } from "./dispatch.ts";
+import { operand, read, write } from "./dispatch.ts";
+import type { ForwardOperands, InputGradientOperands } from "./grouped_conv.ts";
+import type { WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
+import { padded, storedElements, storedFilterElements, storedInputChannels } from "./layout.ts";
+import { partialSums } from "./partial_sums.ts";
+import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+
+const WORKGROUP_SIZE = 64;
+
+/** `y = conv(x, weight) + bias`. */
+export function directForward(
+  { x, weight, bias, y }: ForwardOperands,
+  geometry: ConvGeometry,
+  caps: Capabilities,
+): Dispatch[] {
+  const output = convOutput(geometry);
+  return [directDispatch(
+    {
+      label: "conv2d.direct.forward",
+      bindings: { x: scalars(x), weight: scalars(weight), ...(bias && { bias: scalars(bias) }), y: scalars(y, write) },
+      items: storedElements(output),
+      body: /* wgsl */ `
+  let o = item % Y_STORED;
+  if (o >= Y_CHANNELS) { y[item] = 0.0; return; }
+  let ow = item / Y_STORED % Y_COLUMNS;
+  let oh = item / (Y_STORED * Y_COLUMNS) % Y_ROWS;
+  let n = item / (Y_STORED * Y_COLUMNS * Y_ROWS);
+  let first = o / OUTS * INS;
+  var sum = ${bias ? "bias[o]" : "0.0"};
+  for (var kh = 0u; kh < KERNEL_ROWS; kh++) {
+    let h = oh * STRIDE + kh;
+    if (h < PADDING || h >= PADDING + X_ROWS) { continue; }
+    for (var kw = 0u; kw < KERNEL_COLUMNS; kw++) {
+      let w = ow * STRIDE + kw;
+      if (w < PADDING || w >= PADDING + X_COLUMNS) { continue; }
+      let pixel = ((n * X_ROWS + h - PADDING) * X_COLUMNS + w - PADDING) * X_STORED + first;
+      let tap = (kh * KERNEL_COLUMNS + kw) * WEIGHT_ROWS;
+      for (var i = 0u; i < INS; i++) {
+        sum += x[pixel + i] * weight[(tap + i) * Y_STORED + o];
+      }
+    }
+  }
+  y[item] = sum;`,
+    },
+    geometry,
+    caps,
+  )];
+}
+
+/** `dx = conv^T(dy, weight) + addend`. */
+export function directInputGradient(
+  { dy, weight, dx, addend }: InputGradientOperands,
+  geometry: ConvGeometry,
+  caps: Capabilities,
+): Dispatch[] {
+  return [directDispatch(
+    {
+      label: "conv2d.direct.dx",
+      bindings: {
+        dy: scalars(dy),
+        weight: scalars(weight),
+        ...(addend && { addend: scalars(addend) }),
+        dx: scalars(dx, write),
+      },
+      items: storedElements(geometry.input),
+      body: /* wgsl */ `
+  let c = item % X_STORED;
+  if (c >= X_CHANNELS) { dx[item] = 0.0; return; }
+  let w = item / X_STORED % X_COLUMNS;
+  let h = item / (X_STORED * X_COLUMNS) % X_ROWS;
+  let n = item / (X_STORED * X_COLUMNS * X_ROWS);
+  let first = c / INS * OUTS;
+  var sum = ${addend ? "addend[item]" : "0.0"};
+  for (var kh = 0u; kh < KERNEL_ROWS; kh++) {
+    if (h + PADDING < kh || (h + PADDING - kh) % STRIDE != 0u) { continue; }
+    let oh = (h + PADDING - kh) / STRIDE;
+    if (oh >= Y_ROWS) { continue; }
+    for (var kw = 0u; kw < KERNEL_COLUMNS; kw++) {
+      if (w + PADDING < kw || (w + PADDING - kw) % STRIDE != 0u) { continue; }
+      let ow = (w + PADDING - kw) / STRIDE;
+      if (ow >= Y_COLUMNS) { continue; }
+      let pixel = ((n * Y_ROWS + oh) * Y_COLUMNS + ow) * Y_STORED + first;
+      let tap = ((kh * KERNEL_COLUMNS + kw) * WEIGHT_ROWS + c % INS) * Y_STORED + first;
+      for (var o = 0u; o < OUTS; o++) {
+        sum += dy[pixel + o] * weight[tap + o];
+      }
+    }
+  }
+  dx[item] = sum;`,
+    },
+    geometry,
+    caps,
+  )];
+}
+
+/** Invocations the weight gradient wants; images are shared out to reach them. */
+const INVOCATIONS = { software: 128, gpu: 132 * 256 };
+
+/**
+ * `dweight`, and `dbias` (the column sum of `dy`) when asked for. Sums row by row, image by image, share by share of the
+ * images: in a fixed order, and with less rounding than one long sum.
+ */
+export function directWeightGradient(
+  { x, dy, dweight, dbias }: WeightGradientOperands,
+  geometry: ConvGeometry,
+  caps: Capabilities,
+): Dispatch[] {
+  const weights = storedFilterElements(convFilter(geometry)), biases = dbias ? padded(geometry.outChannels) : 0;
+  const images = geometry.input.n;
+  const wanted = ceilDiv(caps.software ? INVOCATIONS.software : INVOCATIONS.gpu, weights + biases);
+  const imagesEach = ceilDiv(images, Math.min(images, wanted));
+  const chunks = ceilDiv(images, imagesEach);
+  const partial = operand("partial dweight", chunks * (weights + biases));
+  const gradient = directDispatch(
+    {
+      label: "conv2d.direct.dweight",
+      bindings: { x: scalars(x), dy: scalars(dy), partial: scalars(partial, write) },
+      constants: { WEIGHTS: weights, ELEMENTS: weights + biases, IMAGES_EACH: imagesEach },
+      items: chunks * (weights + biases),
+      body: /* wgsl */ `
+  let element = item % ELEMENTS;
+  let first_image = item / ELEMENTS * IMAGES_EACH;
+  let is_bias = element >= WEIGHTS;
+  let o = element % Y_STORED;
+  let i = element / Y_STORED % WEIGHT_ROWS;
+  let kw = element / (Y_STORED * WEIGHT_ROWS) % KERNEL_COLUMNS;
+  let kh = element / (Y_STORED * WEIGHT_ROWS * KERNEL_COLUMNS);
+  if (o >= Y_CHANNELS || (!is_bias && i >= INS)) { partial[item] = 0.0; return; }
+  let c = o / OUTS * INS + i;
+  var total = 0.0;
+  for (var n = first_image; n < min(first_image + IMAGES_EACH, IMAGES); n++) {
+    var image = 0.0;
+    for (var oh = 0u; oh < Y_ROWS; oh++) {
+      let h = oh * STRIDE + kh;
+      if (!is_bias && (h < PADDING || h >= PADDING + X_ROWS)) { continue; }
+      var row = 0.0;
+      for (var ow = 0u; ow < Y_COLUMNS; ow++) {
+        let gradient = dy[((n * Y_ROWS + oh) * Y_COLUMNS + ow) * Y_STORED + o];
+        if (is_bias) { row += gradient; continue; }
+        let w = ow * STRIDE + kw;
+        if (w < PADDING || w >= PADDING + X_COLUMNS) { continue; }
+        row += gradient * x[((n * X_ROWS + h - PADDING) * X_COLUMNS + w - PADDING) * X_STORED + c];
+      }
+      image += row;
+    }
+    total += image;
+  }
+  partial[item] = total;`,
+    },
+    geometry,
+    caps,
+  );
+  const outputs = [{ operand: dweight, vecs: weights / 4 }, ...(dbias ? [{ operand: dbias, vecs: biases / 4 }] : [])];
+  return [gradient, ...partialSums(partial, chunks, outputs, caps)];
+}
+
+/** Whether these kernels take a convolution: they take any whose groups divide both channel counts. */
+export function directSupports({ input, outChannels, groups }: ConvGeometry): boolean {
+  return input.c % groups === 0 && outChannels % groups === 0;
+}
+
+function scalars(operand: Operand, bind: typeof read | typeof write = read): Binding {
+  return bind(operand, "array<f32>");
+}
+
+/** A dispatch of one invocation an item, with the geometry's sizes as constants. */
+function directDispatch(
+  kernel: {
+    label: string;
+    bindings: Record<string, Binding>;
+    constants?: Record<string, number>;
+    items: number;
+    body: string;
+  },
+  geometry: ConvGeometry,
+  caps: Capabilities,
+): Dispatch {
+  const { input, outChannels, kernelHeight, kernelWidth, stride, padding, groups } = geometry;
+  const output = convOutput(geometry), filter = convFilter(geometry);
+  return {
+    label: kernel.label,
+    bindings: kernel.bindings,
+    constants: {
+      ...kernel.constants,
+      ITEMS: kernel.items,
+      IMAGES: input.n,
+      X_ROWS: input.h,
+      X_COLUMNS: input.w,
+      X_CHANNELS: input.c,
+      X_STORED: padded(input.c),
+      Y_ROWS: output.h,
+      Y_COLUMNS: output.w,
+      Y_CHANNELS: outChannels,
+      Y_STORED: padded(outChannels),
+      KERNEL_ROWS: kernelHeight,
+      KERNEL_COLUMNS: kernelWidth,
+      STRIDE: stride,
+      PADDING: padding,
+      INS: filter.i,
+      OUTS: outChannels / groups,
+      WEIGHT_ROWS: storedInputChannels(filter),
+    },
+    source: /* wgsl */ `
+${ITEM_INDEX}
+
+@compute @workgroup_size(${WORKGROUP_SIZE})
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = item_index(workgroup, count, local, ${WORKGROUP_SIZE}u);
+  if (item >= ITEMS) { return; }${kernel.body}
+}`,
+    workgroups: itemGrid(kernel.items, WORKGROUP_SIZE, caps.maxWorkgroupsPerDimension),
+    flops: convFlops(geometry),
+    bytes: Object.values(kernel.bindings).reduce((sum, { operand }) => sum + operand.byteLength, 0),
+  };
+}
