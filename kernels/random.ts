@@ -87,6 +87,27 @@ export class Random {
   }
 }
 
+/** Streams of a seed from here on are shuffles: one an epoch. */
+const SHUFFLE_STREAM = 2 ** 40;
+
+/**
+ * The order in which an epoch visits `count` images: a permutation of 0..count-1, each as likely as any other.
+ *
+ * A pure function: Durstenfeld's form of the Fisher-Yates shuffle of 0, 1, 2, ... over the generator
+ * `Random(seed, 2^40 + epoch)`. A resumed run gets the order of its epoch without replaying those before.
+ */
+export function permutation(count: number, seed: number, epoch: number): Uint32Array<ArrayBuffer> {
+  const order = Uint32Array.from({ length: count }, (_, i) => i);
+  const random = new Random(seed, SHUFFLE_STREAM + epoch);
+  for (let i = count - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    const swapped = order[i];
+    order[i] = order[j];
+    order[j] = swapped;
+  }
+  return order;
+}
+
 /** 2^32 divided by the golden ratio: the increment of Weyl sequences in Steele's SplitMix. */
 const GOLDEN = 0x9e3779b9 | 0;
 

@@ -1,0 +1,97 @@
+/**
+ * Cardinal: ResNeXt on any GPU, in TypeScript, through WebGPU. Networks compose as in PyTorch, weights travel as
+ * safetensors under PyTorch's names, and training steps are compiled into plans of WGSL kernels.
+ *
+ * @example Train a narrow ResNeXt on a batch
+ * ```ts
+ * import { FloatSource, Network, openDevice, resnext50, trainStep } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1, 1], channels: [32, 64], cardinality: 4 }));
+ * const source = await FloatSource.create(device, { n: 8, c: 3, h: 32, w: 32 });
+ * const step = await trainStep(network, { source, optimizer: { momentum: 0.9 } });
+ *
+ * const images = Float32Array.from({ length: 8 * 3 * 32 * 32 }, Math.random);
+ * const labels = [0, 1, 2, 3, 4, 5, 6, 7];
+ * for (let i = 0; i < 3; i++) step.run({ images, labels }, { learningRate: 0.01 });
+ * const losses = (await step.collect()).map(({ lossSum, rows }) => lossSum / rows);
+ * if (losses.length !== 3) throw new Error("three steps were run");
+ * device.close();
+ * ```
+ *
+ * @module
+ */
+
+export { type Capabilities, Device, type DeviceOptions, openDevice } from "./kernels/device.ts";
+export type { Shape } from "./kernels/layout.ts";
+export { UserError } from "./kernels/user_error.ts";
+
+export { Module, Sequential } from "./nn/module.ts";
+export { Counter, Parameter, StateBuffer } from "./nn/state.ts";
+export { type Backward, type Lowering, type Node, type Operation, Tensor } from "./nn/tensor.ts";
+export { BatchNorm2d, Conv2d, type Conv2dOptions, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "./nn/layers.ts";
+export { batchNorm, type BatchNormSettings, type BatchNormState } from "./nn/ops/batch_norm.ts";
+export { conv2d, type Conv2dSettings } from "./nn/ops/conv2d.ts";
+export { globalAvgPool, maxPool, type MaxPoolSettings } from "./nn/ops/pool.ts";
+export { relu } from "./nn/ops/relu.ts";
+export { add } from "./nn/ops/sum.ts";
+
+export {
+  type Architecture,
+  ARCHITECTURES,
+  isArchitecture,
+  ResNeXt,
+  resnext,
+  resnext101,
+  resnext50,
+  ResNeXtBlock,
+  type ResNeXtBlockOptions,
+  type ResNeXtOptions,
+} from "./nn/resnext.ts";
+
+export {
+  type BatchSource,
+  DeviceImages,
+  type FloatBatch,
+  FloatSource,
+  type ImageInput,
+  ImageSource,
+  type LabelledImages,
+} from "./nn/batch_source.ts";
+export { Network } from "./nn/network.ts";
+export type { StateDict, WeightsOptions } from "./nn/weights.ts";
+export {
+  type EvalStep,
+  evalStep,
+  type EvalStepOptions,
+  type Evaluation,
+  type SgdSettings,
+  type StepResult,
+  type TrainStep,
+  trainStep,
+  type TrainStepOptions,
+} from "./nn/step.ts";
+export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
+export { DivergedError, type RunDescription, Trainer, type TrainEvent, type TrainingData } from "./nn/trainer.ts";
+
+export {
+  type Checkpoint,
+  type CheckpointDescription,
+  decodeCheckpoint,
+  encodeCheckpoint,
+  type EpochMetrics,
+  type InputDescription,
+  type NetworkDescription,
+  type RunProgress,
+  type RunSettings,
+} from "./nn/checkpoint.ts";
+export { describedNetwork } from "./nn/described_network.ts";
+export {
+  type Dtype,
+  encodeSafetensors,
+  float32Tensor,
+  parseSafetensors,
+  type Safetensors,
+  type TensorData,
+  toFloat32,
+} from "./nn/safetensors.ts";

@@ -1,0 +1,285 @@
+/**
+ * Where a step's batch comes from. A source owns what the host writes before a step (indices, pixels), and says which
+ * dispatches make the network's input of it; those run as the first part of the step's plan.
+ */
+
+import { type BatchSpec, makeBatch } from "../kernels/batch.ts";
+import type { Capabilities, Device } from "../kernels/device.ts";
+import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Shape, storedElements, toNhwc } from "../kernels/layout.ts";
+import type { Placement } from "../kernels/program.ts";
+
+/** A source of batches of one size, each described by a `B`. */
+export interface BatchSource<B> {
+  /** Of the network's input. */
+  readonly shape: Shape;
+  /** The network's input: placed by the source, or transient and written by {@linkcode dispatches}. */
+  readonly x: Operand;
+  /** A `u32` a row. */
+  readonly labels: Operand;
+  /** The place of what the source owns. */
+  place(operand: Operand): Placement | undefined;
+  /** What makes the input. */
+  dispatches(caps: Capabilities): readonly Dispatch[];
+  /** Writes what describes a batch; returns how many rows it has, at most `shape.n`. */
+  load(batch: B): number;
+  /** Frees the device's memory. */
+  destroy(): void;
+}
+
+/** A batch of floats: images NCHW, `[n, c, h, w]` flattened, and a label each. */
+export interface FloatBatch {
+  readonly images: Float32Array;
+  readonly labels: ArrayLike<number>;
+}
+
+/** Buffers made together, with the operands that stand for them. */
+class Buffers {
+  readonly #places = new Map<Operand, Placement>();
+
+  constructor(private readonly device: Device) {}
+
+  async add(label: string, elements: number): Promise<Operand> {
+    const place = operand(label, elements);
+    this.#places.set(place, { buffer: await this.device.buffer(label, place.byteLength), offset: 0 });
+    return place;
+  }
+
+  place(operand: Operand): Placement | undefined {
+    return this.#places.get(operand);
+  }
+
+  write(operand: Operand, data: ArrayBufferView<ArrayBuffer>): void {
+    this.device.write(this.#places.get(operand)!.buffer, 0, data);
+  }
+
+  destroy(): void {
+    for (const { buffer } of this.#places.values()) buffer.destroy();
+  }
+}
+
+/** Batches given as floats: for tests, small inputs, and data that is no image. */
+export class FloatSource implements BatchSource<FloatBatch> {
+  private constructor(
+    readonly shape: Shape,
+    readonly x: Operand,
+    readonly labels: Operand,
+    private readonly buffers: Buffers,
+  ) {}
+
+  /** @param shape Of a whole batch. */
+  static async create(device: Device, shape: Shape): Promise<FloatSource> {
+    const buffers = new Buffers(device);
+    const x = await buffers.add("input", storedElements(shape));
+    return new FloatSource(shape, x, await buffers.add("labels", shape.n), buffers);
+  }
+
+  place(operand: Operand): Placement | undefined {
+    return this.buffers.place(operand);
+  }
+
+  dispatches(): readonly Dispatch[] {
+    return [];
+  }
+
+  /** @throws {RangeError} when the batch has another size. */
+  load({ images, labels }: FloatBatch): number {
+    const rows = labels.length, wanted = rows * this.shape.c * this.shape.h * this.shape.w;
+    if (rows < 1 || rows > this.shape.n || images.length !== wanted) {
+      throw new RangeError(
+        `Cannot load a batch of ${rows} labels and ${images.length} values: up to ${this.shape.n} rows, ${wanted} values`,
+      );
+    }
+    this.buffers.write(this.x, toNhwc(images, { ...this.shape, n: rows }));
+    this.buffers.write(this.labels, Uint32Array.from(labels));
+    return rows;
+  }
+
+  destroy(): void {
+    this.buffers.destroy();
+  }
+}
+
+/** Images of one size with their labels, as data sets hold them. */
+export interface LabelledImages {
+  readonly count: number;
+  /** `[count, height, width, 3]`, interleaved RGB. */
+  readonly images: Uint8Array<ArrayBuffer>;
+  readonly labels: Uint8Array<ArrayBuffer>;
+}
+
+/** How a data set's images become the network's input. */
+export interface ImageInput {
+  /** The stored images' size. */
+  readonly height: number;
+  readonly width: number;
+  /** By channel, of values scaled to [0, 1]. */
+  readonly mean: readonly [number, number, number];
+  readonly std: readonly [number, number, number];
+  /** The network's input is `[batchSize, 3, imageSize, imageSize]`, resized bilinearly as PyTorch's `interpolate` does. */
+  readonly imageSize: number;
+}
+
+/** A set of images on the device, for any number of sources; or on the host, when it is too large for one binding. */
+export class DeviceImages {
+  private constructor(
+    readonly device: Device,
+    readonly set: LabelledImages,
+    readonly bytesPerImage: number,
+    /** All images and labels; undefined when batches are streamed. */
+    readonly resident: { readonly images: GPUBuffer; readonly labels: GPUBuffer } | undefined,
+  ) {}
+
+  /** Copies the set to the device where it fits. `stream` keeps it on the host. */
+  static async create(device: Device, set: LabelledImages, { stream = false } = {}): Promise<DeviceImages> {
+    const bytesPerImage = set.images.length / set.count;
+    const bytes = wholeWords(set.images.length);
+    if (stream || bytes > Math.min(device.capabilities.maxBindingBytes, device.capabilities.maxBufferBytes)) {
+      return new DeviceImages(device, set, bytesPerImage, undefined);
+    }
+    const images = await device.buffer("images", bytes);
+    const labels = await device.buffer("image labels", wholeWords(set.count));
+    writeBytes(device, images, set.images);
+    writeBytes(device, labels, set.labels);
+    return new DeviceImages(device, set, bytesPerImage, { images, labels });
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    this.resident?.images.destroy();
+    this.resident?.labels.destroy();
+  }
+}
+
+/** Bytes rounded up to 16: bindings are made of whole vectors. */
+function wholeWords(bytes: number): number {
+  return Math.ceil(bytes / 16) * 16;
+}
+
+/** Copies bytes of any count, in pieces that a queue takes easily. */
+function writeBytes(device: Device, buffer: GPUBuffer, bytes: Uint8Array<ArrayBuffer>): void {
+  const piece = 16 * 2 ** 20, whole = Math.floor(bytes.length / 4) * 4;
+  for (let at = 0; at < whole; at += piece) device.write(buffer, at, bytes.subarray(at, Math.min(whole, at + piece)));
+  if (whole < bytes.length) {
+    const tail = new Uint8Array(4);
+    tail.set(bytes.subarray(whole));
+    device.write(buffer, whole, tail);
+  }
+}
+
+/**
+ * Batches of a data set's images, named by their indices. With the set resident on the device a step costs four bytes an
+ * image; else the batch's own pixels are sent.
+ */
+export class ImageSource implements BatchSource<Uint32Array> {
+  readonly shape: Shape;
+  readonly x: Operand;
+  readonly labels: Operand;
+  readonly #images: DeviceImages;
+  readonly #spec: BatchSpec;
+  readonly #buffers: Buffers;
+  readonly #pixels: Operand;
+  readonly #storedLabels: Operand;
+  readonly #indices: Operand;
+  readonly #staging: { pixels: Uint8Array<ArrayBuffer>; labels: Uint8Array<ArrayBuffer> } | undefined;
+
+  private constructor(
+    images: DeviceImages,
+    spec: BatchSpec,
+    buffers: Buffers,
+    operands: { pixels: Operand; storedLabels: Operand; indices: Operand; labels: Operand },
+  ) {
+    this.#images = images;
+    this.#spec = spec;
+    this.#buffers = buffers;
+    this.shape = { n: spec.rows, h: spec.outHeight, w: spec.outWidth, c: 3 };
+    this.x = operand("input", storedElements(this.shape));
+    this.labels = operands.labels;
+    this.#pixels = operands.pixels;
+    this.#storedLabels = operands.storedLabels;
+    this.#indices = operands.indices;
+    if (!images.resident) {
+      this.#staging = {
+        pixels: new Uint8Array(operands.pixels.byteLength),
+        labels: new Uint8Array(operands.storedLabels.byteLength),
+      };
+    }
+  }
+
+  /** A source of batches of `batchSize` rows. */
+  static async create(images: DeviceImages, input: ImageInput, batchSize: number): Promise<ImageSource> {
+    const { height, width, mean, std, imageSize } = input;
+    const buffers = new Buffers(images.device);
+    const held = images.resident ? images.set.count : batchSize;
+    const own = (label: string, bytes: number) =>
+      images.resident ? operand(label, Math.ceil(bytes / 4)) : buffers.add(label, Math.ceil(bytes / 4));
+    const operands = {
+      pixels: await own("images", held * images.bytesPerImage),
+      storedLabels: await own("image labels", held),
+      indices: await buffers.add("indices", batchSize),
+      labels: operand("labels", batchSize),
+    };
+    const spec = {
+      rows: batchSize,
+      height,
+      width,
+      outHeight: imageSize,
+      outWidth: imageSize,
+      mean,
+      std,
+      labelBytes: 1 as const,
+    };
+    const source = new ImageSource(images, spec, buffers, operands);
+    // Without images of its own a source's rows are always the first ones.
+    if (!images.resident) buffers.write(operands.indices, Uint32Array.from({ length: batchSize }, (_, i) => i));
+    return source;
+  }
+
+  place(operand: Operand): Placement | undefined {
+    const { resident } = this.#images;
+    if (resident && operand === this.#pixels) return { buffer: resident.images, offset: 0 };
+    if (resident && operand === this.#storedLabels) return { buffer: resident.labels, offset: 0 };
+    return this.#buffers.place(operand);
+  }
+
+  dispatches(caps: Capabilities): readonly Dispatch[] {
+    return makeBatch(
+      {
+        images: this.#pixels,
+        labels: this.#storedLabels,
+        indices: this.#indices,
+        x: this.x,
+        y: this.labels,
+      },
+      this.#spec,
+      caps,
+    );
+  }
+
+  /** @throws {RangeError} for an index outside the set, or too many. */
+  load(indices: Uint32Array): number {
+    const { set, bytesPerImage } = this.#images;
+    if (indices.length < 1 || indices.length > this.shape.n) {
+      throw new RangeError(`Cannot load a batch of ${indices.length} images: up to ${this.shape.n}`);
+    }
+    for (const index of indices) {
+      if (index >= set.count) throw new RangeError(`Cannot load image ${index} of ${set.count}`);
+    }
+    if (!this.#staging) {
+      this.#buffers.write(this.#indices, new Uint32Array(indices));
+    } else {
+      for (const [row, index] of indices.entries()) {
+        const from = index * bytesPerImage;
+        this.#staging.pixels.set(set.images.subarray(from, from + bytesPerImage), row * bytesPerImage);
+        this.#staging.labels[row] = set.labels[index];
+      }
+      this.#buffers.write(this.#pixels, this.#staging.pixels);
+      this.#buffers.write(this.#storedLabels, this.#staging.labels);
+    }
+    return indices.length;
+  }
+
+  destroy(): void {
+    this.#buffers.destroy();
+  }
+}

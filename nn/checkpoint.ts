@@ -1,0 +1,218 @@
+/**
+ * A checkpoint: one safetensors file with a network's `state_dict` under PyTorch's names, the optimizer's momenta under
+ * `optimizer.momentum.`, and what the run was and had reached as JSON in the metadata. Any safetensors reader opens it.
+ *
+ * The metadata carries the SHA-256 of the tensors' bytes, so that a damaged file is found out.
+ */
+
+import { UserError } from "../kernels/user_error.ts";
+import { encodeSafetensors, parseSafetensors, type TensorData } from "./safetensors.ts";
+import type { StateDict } from "./weights.ts";
+
+/** What a network is built from again. Names as in the file. */
+export interface NetworkDescription {
+  /** A name of `ARCHITECTURES`. */
+  readonly arch: string;
+  readonly num_classes: number;
+  readonly cardinality: number;
+  /** Blocks of each stage; absent: the architecture's. */
+  readonly layers?: readonly number[];
+  /** Width of each stage; absent: the architecture's. */
+  readonly channels?: readonly number[];
+}
+
+/** How images become its input. */
+export interface InputDescription {
+  readonly image_size: number;
+  readonly mean: readonly [number, number, number];
+  readonly std: readonly [number, number, number];
+}
+
+/** What a training run was told to do. */
+export interface RunSettings {
+  readonly dataset: string;
+  readonly batch_size: number;
+  readonly epochs: number;
+  readonly lr: number;
+  readonly momentum: number;
+  readonly weight_decay: number;
+  readonly nesterov: boolean;
+  readonly label_smoothing: number;
+  readonly seed: number;
+  /** Images used of each set; absent: all. */
+  readonly train_limit?: number;
+  readonly test_limit?: number;
+}
+
+/** What an epoch came to. */
+export interface EpochMetrics {
+  /** From 1. */
+  readonly epoch: number;
+  readonly train_loss: number;
+  readonly test_loss: number;
+  readonly test_acc: number;
+}
+
+/** How far a run has got. */
+export interface RunProgress {
+  /** Whole epochs done. */
+  readonly epoch: number;
+  /** Steps done of the epoch begun. */
+  readonly step: number;
+  /** Loss summed over the rows of those steps, and their count. */
+  readonly loss_sum: number;
+  readonly rows: number;
+  /** Of the epochs done. */
+  readonly history: readonly EpochMetrics[];
+}
+
+/** Everything about a checkpoint but its tensors. */
+export interface CheckpointDescription {
+  readonly network: NetworkDescription;
+  /** Absent for weights that were imported without it. */
+  readonly input?: InputDescription;
+  readonly class_names?: readonly string[];
+  /** Absent for imported weights. */
+  readonly settings?: RunSettings;
+  readonly progress?: RunProgress;
+}
+
+/** A network's state, and where it came from. */
+export interface Checkpoint {
+  readonly description: CheckpointDescription;
+  readonly state: StateDict;
+  /** By parameter name; absent for weights alone. */
+  readonly momenta?: StateDict;
+}
+
+const MOMENTUM = "optimizer.momentum.";
+const FORMAT = 1;
+
+/** The bytes of a checkpoint's file. */
+export async function encodeCheckpoint({ description, state, momenta }: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
+  const tensors = new Map(state);
+  for (const [name, tensor] of momenta ?? []) tensors.set(MOMENTUM + name, tensor);
+  const metadata = {
+    format: "pt",
+    resnext: JSON.stringify({ format: FORMAT, ...description }),
+    sha256: await digest(tensors),
+  };
+  return encodeSafetensors({ tensors, metadata });
+}
+
+/**
+ * Reads a checkpoint's bytes; the tensors share their memory.
+ *
+ * @param name Stands in error messages.
+ * @throws {UserError} for other files, damaged ones, and those of a newer version.
+ */
+export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: string): Promise<Checkpoint> {
+  const { tensors, metadata } = parseSafetensors(bytes, name);
+  const refuse = (why: string): never => {
+    throw new UserError(`Cannot read "${name}" as a checkpoint: ${why}`);
+  };
+  if (metadata.resnext === undefined) {
+    refuse("it holds weights without a description; `checkpoint import` makes a checkpoint of them");
+  }
+  const description = parseDescription(metadata.resnext, refuse);
+  if (metadata.sha256 !== await digest(tensors)) refuse("its data do not match its checksum; the file is damaged");
+  const state = new Map<string, TensorData>(), momenta = new Map<string, TensorData>();
+  for (const [key, tensor] of tensors) {
+    if (key.startsWith(MOMENTUM)) momenta.set(key.slice(MOMENTUM.length), tensor);
+    else state.set(key, tensor);
+  }
+  return { description, state, momenta: momenta.size > 0 ? momenta : undefined };
+}
+
+/** SHA-256 of the tensors' names and bytes, in order, in hexadecimal. */
+async function digest(tensors: StateDict): Promise<string> {
+  // Each tensor's own digest first, so that nothing has to be copied into one piece.
+  const parts: Uint8Array[] = [];
+  for (const [name, { dtype, shape, bytes }] of tensors) {
+    parts.push(new TextEncoder().encode(JSON.stringify([name, dtype, shape])));
+    parts.push(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
+  }
+  const whole = new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer());
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Checking what a file claims
+// ---------------------------------------------------------------------------------------------------------------------
+
+type Check = (value: unknown) => boolean;
+type Fields = Readonly<Record<string, Check>>;
+
+const text: Check = (value) => typeof value === "string";
+const flag: Check = (value) => typeof value === "boolean";
+const number: Check = (value) => typeof value === "number" && Number.isFinite(value);
+const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
+const positive: Check = (value) => count(value) && (value as number) > 0;
+const list = (item: Check): Check => (value) => Array.isArray(value) && value.every(item);
+const triple: Check = (value) => list(number)(value) && (value as unknown[]).length === 3;
+const optional = (check: Check): Check => (value) => value === undefined || check(value);
+const fields = (checks: Fields): Check => (value) =>
+  typeof value === "object" && firstWrong(value, checks) === undefined;
+
+const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
+
+const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonly fields: Fields }>> = {
+  network: {
+    required: true,
+    fields: {
+      arch: text,
+      num_classes: positive,
+      cardinality: positive,
+      layers: optional(list(positive)),
+      channels: optional(list(positive)),
+    },
+  },
+  input: { required: false, fields: { image_size: positive, mean: triple, std: triple } },
+  settings: {
+    required: false,
+    fields: {
+      dataset: text,
+      batch_size: positive,
+      epochs: count,
+      lr: number,
+      momentum: number,
+      weight_decay: number,
+      nesterov: flag,
+      label_smoothing: number,
+      seed: count,
+      train_limit: optional(positive),
+      test_limit: optional(positive),
+    },
+  },
+  progress: {
+    required: false,
+    fields: { epoch: count, step: count, loss_sum: number, rows: count, history: list(fields(EPOCH)) },
+  },
+};
+
+function firstWrong(value: unknown, checks: Fields): string | undefined {
+  if (typeof value !== "object" || value === null) return Object.keys(checks)[0];
+  return Object.entries(checks).find(([key, check]) => !check((value as Record<string, unknown>)[key]))?.[0];
+}
+
+function parseDescription(json: string, refuse: (why: string) => never): CheckpointDescription {
+  let value: Record<string, unknown>;
+  try {
+    value = JSON.parse(json);
+  } catch {
+    return refuse("its description is not JSON");
+  }
+  if (typeof value !== "object" || value === null) refuse("its description is not a JSON object");
+  if (value.format !== FORMAT) {
+    refuse(`it is of format ${JSON.stringify(value.format)}, this version reads ${FORMAT}; use a newer version`);
+  }
+  for (const [section, { required, fields: checks }] of Object.entries(DESCRIPTION)) {
+    if (value[section] === undefined && !required) continue;
+    const wrong = firstWrong(value[section], checks);
+    if (wrong) refuse(`its description has no valid "${section}.${wrong}"`);
+  }
+  if (!optional(list(text))(value.class_names)) refuse('its description has no valid "class_names"');
+  const { format: _, ...description } = value;
+  return description as unknown as CheckpointDescription;
+}

@@ -1,0 +1,83 @@
+/** A pass over a set of images: loss, accuracy, and who was taken for whom. */
+
+import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import type { Network } from "./network.ts";
+import { type EvalStep, evalStep, RING_SLOTS } from "./step.ts";
+
+/** What a network makes of a set of images. */
+export interface EvaluationReport {
+  readonly images: number;
+  /** Mean cross-entropy. */
+  readonly loss: number;
+  /** Share of images whose class has the largest logit. */
+  readonly top1: number;
+  /** Share of images whose class is among the five largest logits. */
+  readonly top5: number;
+  /** `confusion[label][prediction]`, counts. */
+  readonly confusion: readonly (readonly number[])[];
+}
+
+/** Evaluates a network, as often as wanted, on one set of images. */
+export class Evaluator {
+  readonly #images: DeviceImages;
+  readonly #source: ImageSource;
+  readonly #step: EvalStep<Uint32Array>;
+
+  private constructor(images: DeviceImages, source: ImageSource, step: EvalStep<Uint32Array>) {
+    this.#images = images;
+    this.#source = source;
+    this.#step = step;
+  }
+
+  /** @throws {UserError} when a batch does not fit the device. */
+  static async create(network: Network, set: LabelledImages, input: ImageInput, batchSize: number): Promise<Evaluator> {
+    const images = await DeviceImages.create(network.device, set);
+    const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
+    return new Evaluator(images, source, await evalStep(network, { source }));
+  }
+
+  /**
+   * One pass. Returns undefined when `signal` is given meanwhile.
+   *
+   * @param onProgress Called now and then with the images done.
+   */
+  async run(signal?: AbortSignal, onProgress?: (images: number) => void): Promise<EvaluationReport | undefined> {
+    const { set } = this.#images;
+    const batchSize = this.#step.batchSize;
+    const { classes } = this.#step;
+    const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
+    let lossSum = 0, correct = 0, top5 = 0, done = 0, queueLength = 1;
+    for (let at = 0; at < set.count;) {
+      const started = performance.now();
+      for (let queued = 0; queued < queueLength && at < set.count; queued++, at += batchSize) {
+        this.#step.run(Uint32Array.from({ length: Math.min(batchSize, set.count - at) }, (_, i) => at + i));
+      }
+      const { results, predictions } = await this.#step.evaluations();
+      for (const result of results) {
+        lossSum += result.lossSum;
+        correct += result.correct;
+        top5 += result.top5;
+      }
+      for (const prediction of predictions) confusion[set.labels[done++]][prediction]++;
+      onProgress?.(done);
+      if (signal?.aborted) return undefined;
+      // Reading costs time, waiting costs patience: about half a second's work in one go.
+      const seconds = (performance.now() - started) / 1000;
+      queueLength = Math.max(1, Math.min(RING_SLOTS, Math.round(queueLength * 0.5 / seconds)));
+    }
+    return {
+      images: set.count,
+      loss: lossSum / set.count,
+      top1: correct / set.count,
+      top5: top5 / set.count,
+      confusion,
+    };
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    this.#step.destroy();
+    this.#source.destroy();
+    this.#images.destroy();
+  }
+}

@@ -1,0 +1,114 @@
+/** Layers: modules of one operation, with PyTorch's names, shapes and defaults. */
+
+import { Module } from "./module.ts";
+import { batchNorm, type BatchNormSettings } from "./ops/batch_norm.ts";
+import { conv2d, type Conv2dSettings } from "./ops/conv2d.ts";
+import { globalAvgPool, maxPool, type MaxPoolSettings } from "./ops/pool.ts";
+import { relu } from "./ops/relu.ts";
+import { Counter, Parameter, StateBuffer } from "./state.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** Settings of {@linkcode Conv2d}. */
+export interface Conv2dOptions extends Conv2dSettings {
+  /** Adds a bias a channel. Default true. */
+  readonly bias?: boolean;
+}
+
+/** `torch.nn.Conv2d` with a square kernel; weights Kaiming normal (fan in, ReLU gain), bias zero. */
+export class Conv2d extends Module {
+  readonly weight: Parameter;
+  readonly bias?: Parameter;
+  readonly #settings: Conv2dSettings;
+
+  /** @throws {RangeError} when `groups` does not divide both channel counts. */
+  constructor(inChannels: number, outChannels: number, kernelSize: number, options: Conv2dOptions = {}) {
+    super();
+    const { groups = 1, bias = true } = options;
+    if (inChannels % groups !== 0 || outChannels % groups !== 0) {
+      throw new RangeError(
+        `Cannot split ${inChannels} -> ${outChannels} channels into ${groups} groups: both must be divisible`,
+      );
+    }
+    const perGroup = inChannels / groups;
+    const kaimingNormal = { fan_in: perGroup * kernelSize * kernelSize };
+    this.weight = new Parameter([outChannels, perGroup, kernelSize, kernelSize], { kaimingNormal }, groups);
+    if (bias) this.bias = new Parameter([outChannels], { constant: 0 });
+    this.#settings = options;
+  }
+
+  forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, this.bias, this.#settings);
+  }
+}
+
+/** `torch.nn.BatchNorm2d`. */
+export class BatchNorm2d extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly running_mean: StateBuffer;
+  readonly running_var: StateBuffer;
+  readonly num_batches_tracked: Counter;
+  readonly #settings: BatchNormSettings;
+
+  constructor(channels: number, settings: BatchNormSettings = {}) {
+    super();
+    this.weight = new Parameter([channels], { constant: 1 });
+    this.bias = new Parameter([channels], { constant: 0 });
+    this.running_mean = new StateBuffer([channels], { constant: 0 });
+    this.running_var = new StateBuffer([channels], { constant: 1 });
+    this.num_batches_tracked = new Counter();
+    this.#settings = settings;
+  }
+
+  forward(x: Tensor): Tensor {
+    return batchNorm(x, this, this.#settings);
+  }
+}
+
+/** `torch.nn.Linear` on `[n, in]` (a 1x1 image); weights Kaiming normal (fan in, ReLU gain), bias zero. */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+
+  constructor(inFeatures: number, outFeatures: number) {
+    super();
+    this.weight = new Parameter([outFeatures, inFeatures], { kaimingNormal: { fan_in: inFeatures } });
+    this.bias = new Parameter([outFeatures], { constant: 0 });
+  }
+
+  /** @throws {RangeError} when x is larger than 1x1. */
+  forward(x: Tensor): Tensor {
+    if (x.shape.h !== 1 || x.shape.w !== 1) {
+      throw new RangeError(`Cannot apply a linear layer to ${x.shape.h}x${x.shape.w} pixels: pool them first`);
+    }
+    return conv2d(x, this.weight, this.bias);
+  }
+}
+
+/** `torch.nn.ReLU`. */
+export class ReLU extends Module {
+  forward(x: Tensor): Tensor {
+    return relu(x);
+  }
+}
+
+/** `torch.nn.MaxPool2d`. */
+export class MaxPool2d extends Module {
+  readonly #settings: MaxPoolSettings;
+
+  constructor(settings: MaxPoolSettings) {
+    super();
+    this.#settings = settings;
+  }
+
+  forward(x: Tensor): Tensor {
+    return maxPool(x, this.#settings);
+  }
+}
+
+/** `torch.nn.AdaptiveAvgPool2d(1)`: the mean over all pixels. */
+export class GlobalAvgPool2d extends Module {
+  forward(x: Tensor): Tensor {
+    return globalAvgPool(x);
+  }
+}

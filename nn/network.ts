@@ -1,0 +1,48 @@
+/** A module on a device: its weights, and the memory that its steps share. */
+
+import type { Device } from "../kernels/device.ts";
+import type { TensorData } from "./safetensors.ts";
+import { Arena } from "./plan.ts";
+import type { Module } from "./module.ts";
+import { type StateDict, Weights, type WeightsOptions } from "./weights.ts";
+
+/** A module placed on a device. Steps (`trainStep`, `evalStep`) are compiled for it and share its weights. */
+export class Network {
+  readonly device: Device;
+  readonly module: Module;
+  readonly weights: Weights;
+  /** What the steps' intermediate values live in. */
+  readonly arena: Arena;
+
+  private constructor(device: Device, module: Module, weights: Weights) {
+    this.device = device;
+    this.module = module;
+    this.weights = weights;
+    this.arena = new Arena(device);
+  }
+
+  /**
+   * Places a module, its parameters drawn from a seed.
+   *
+   * @throws {UserError} where the device has no room.
+   */
+  static async create(device: Device, module: Module, options: WeightsOptions = {}): Promise<Network> {
+    return new Network(device, module, await Weights.create(device, module, options));
+  }
+
+  /** All weights and statistics by PyTorch's names and layouts. */
+  stateDict(): Promise<Map<string, TensorData>> {
+    return this.weights.stateDict();
+  }
+
+  /** Takes weights and statistics by PyTorch's names and layouts. @throws {UserError} where they do not fit. */
+  loadStateDict(state: StateDict): void {
+    this.weights.loadStateDict(state);
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    this.weights.destroy();
+    this.arena.destroy();
+  }
+}

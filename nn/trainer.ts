@@ -1,0 +1,338 @@
+/**
+ * Training as the notebook does it: epochs of shuffled batches, after each a pass over the test set. The loop tells what
+ * happens as events; who prints and saves is another's business.
+ */
+
+import type { Device } from "../kernels/device.ts";
+import { permutation } from "../kernels/random.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import type {
+  Checkpoint,
+  CheckpointDescription,
+  EpochMetrics,
+  InputDescription,
+  NetworkDescription,
+  RunProgress,
+  RunSettings,
+} from "./checkpoint.ts";
+import { Evaluator } from "./evaluator.ts";
+import { Network } from "./network.ts";
+import { describedNetwork } from "./described_network.ts";
+import { RING_SLOTS, type TrainStep, trainStep } from "./step.ts";
+
+/** Images to learn from and to test on. */
+export interface TrainingData {
+  readonly classNames: readonly string[];
+  /** The stored images' size. */
+  readonly height: number;
+  readonly width: number;
+  readonly train: LabelledImages;
+  readonly test: LabelledImages;
+}
+
+/** What a run is. */
+export interface RunDescription {
+  readonly network: NetworkDescription;
+  readonly input: InputDescription;
+  readonly settings: RunSettings;
+}
+
+/** What happens while training. */
+export type TrainEvent =
+  /** Steps were finished. `loss` is the mean over those since the last event. */
+  | {
+    readonly type: "step";
+    readonly epoch: number;
+    readonly step: number;
+    readonly steps: number;
+    readonly loss: number;
+    readonly imagesPerSecond: number;
+  }
+  /** The first steps are measured: `seconds` for all of the job that is left, evaluation included. */
+  | { readonly type: "estimate"; readonly seconds: number; readonly imagesPerSecond: number }
+  | { readonly type: "evaluating"; readonly epoch: number }
+  | { readonly type: "epoch"; readonly metrics: EpochMetrics; readonly best: boolean; readonly seconds: number }
+  /** The signal was given: the step begun is finished, a checkpoint made now goes on from here. */
+  | { readonly type: "interrupted"; readonly epoch: number; readonly step: number };
+
+/** A loss that is no number any more. */
+export class DivergedError extends UserError {
+  override name = "DivergedError";
+}
+
+/** How long steps are queued before their results are read, in seconds: a compromise of reading costs and reaction. */
+const COLLECT_EVERY = 0.5;
+/** Steps measured for the estimate, the first (which compiles) left out. */
+const MEASURED_STEPS = 3;
+
+/** A training run on a device. */
+export class Trainer {
+  readonly network: Network;
+  readonly #description: RunDescription;
+  readonly #data: TrainingData;
+  readonly #images: DeviceImages;
+  readonly #evaluator: Evaluator;
+  readonly #steps: Map<number, TrainStep<Uint32Array>>;
+  #epoch: number;
+  #step: number;
+  #lossSum: number;
+  #rows: number;
+  #history: EpochMetrics[];
+
+  private constructor(
+    network: Network,
+    description: RunDescription,
+    data: TrainingData,
+    images: DeviceImages,
+    evaluator: Evaluator,
+    steps: Map<number, TrainStep<Uint32Array>>,
+    progress: RunProgress,
+  ) {
+    this.network = network;
+    this.#description = description;
+    this.#data = data;
+    this.#images = images;
+    this.#evaluator = evaluator;
+    this.#steps = steps;
+    ({ epoch: this.#epoch, step: this.#step, loss_sum: this.#lossSum, rows: this.#rows } = progress);
+    this.#history = [...progress.history];
+  }
+
+  /**
+   * Prepares a run, from the beginning or from a checkpoint's state.
+   *
+   * @throws {UserError} when batches do not fit the device, or the checkpoint is of another network.
+   */
+  static async create(
+    device: Device,
+    data: TrainingData,
+    description: RunDescription,
+    from?: Checkpoint,
+  ): Promise<Trainer> {
+    const { network: { num_classes }, input, settings } = description;
+    if (num_classes < data.classNames.length) {
+      throw new UserError(
+        `Cannot train: the data set has ${data.classNames.length} classes, the network ${num_classes}`,
+      );
+    }
+    const network = await Network.create(device, describedNetwork(description.network), { seed: settings.seed });
+    const images = await DeviceImages.create(device, data.train);
+    const batchSize = Math.min(settings.batch_size, data.train.count);
+    const rest = data.train.count % batchSize;
+    const steps = new Map<number, TrainStep<Uint32Array>>();
+    const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
+    for (const rows of canNormalize(rest, input.image_size) ? [batchSize, rest] : [batchSize]) {
+      const source = await ImageSource.create(images, imageInput(data, input), rows);
+      const step = await trainStep(network, { source, optimizer: { momentum, weightDecay, nesterov }, labelSmoothing });
+      steps.set(rows, step);
+    }
+    const evaluator = await Evaluator.create(network, data.test, imageInput(data, input), settings.batch_size);
+    if (from) {
+      network.loadStateDict(from.state);
+      if (from.momenta) await network.weights.loadMomenta(from.momenta);
+    }
+    const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
+    const progress = from?.description.progress ?? start;
+    return new Trainer(network, description, data, images, evaluator, steps, progress);
+  }
+
+  /** The order of an epoch's images, cut into batches; a rest that cannot be normalized is left out. */
+  #batches(epoch: number): Uint32Array[] {
+    const { count } = this.#data.train;
+    const { batch_size, seed } = this.#description.settings;
+    const order = permutation(count, seed, epoch);
+    const batches: Uint32Array[] = [];
+    for (let at = 0; at < count; at += batch_size) batches.push(order.subarray(at, at + batch_size));
+    return batches.filter(({ length }) => this.#steps.has(length));
+  }
+
+  /** Steps of an epoch. */
+  get stepsPerEpoch(): number {
+    return this.#batches(0).length;
+  }
+
+  /** Metrics of the epochs done. */
+  get history(): readonly EpochMetrics[] {
+    return this.#history;
+  }
+
+  /**
+   * Trains until all epochs are done or `signal` is given.
+   *
+   * @throws {DivergedError} when a loss is not finite.
+   */
+  async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
+    const { epochs, lr } = this.#description.settings;
+    const clock = new Clock();
+    while (this.#epoch < epochs) {
+      const started = performance.now();
+      const epoch = this.#epoch + 1;
+      const batches = this.#batches(this.#epoch);
+      let queued: TrainStep<Uint32Array>[] = [];
+      while (this.#step < batches.length) {
+        const batch = batches[this.#step];
+        const step = this.#steps.get(batch.length)!;
+        step.run(batch, { learningRate: lr });
+        queued.push(step);
+        this.#step++;
+        const last = this.#step === batches.length;
+        if (!last && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
+        const { loss, rows } = await this.#collect(queued, epoch);
+        clock.count(queued.length, rows);
+        queued = [];
+        const { imagesPerSecond } = clock;
+        yield { type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond };
+        if (clock.justMeasured()) {
+          yield { type: "estimate", seconds: this.#remaining(imagesPerSecond), imagesPerSecond };
+        }
+        if (signal?.aborted && !last) {
+          yield { type: "interrupted", epoch, step: this.#step };
+          return;
+        }
+      }
+      yield { type: "evaluating", epoch };
+      const test = await this.#evaluator.run(signal);
+      if (!test) {
+        yield { type: "interrupted", epoch, step: this.#step };
+        return;
+      }
+      const metrics = {
+        epoch,
+        train_loss: this.#lossSum / this.#rows,
+        test_loss: test.loss,
+        test_acc: test.top1,
+      };
+      const best = this.#history.every(({ test_acc }) => test_acc < metrics.test_acc);
+      this.#history.push(metrics);
+      this.#epoch = epoch;
+      this.#step = this.#lossSum = this.#rows = 0;
+      yield { type: "epoch", metrics, best, seconds: (performance.now() - started) / 1000 };
+      clock.restart();
+      if (signal?.aborted && epoch < epochs) {
+        yield { type: "interrupted", epoch, step: 0 };
+        return;
+      }
+    }
+  }
+
+  /** Results of queued steps; the epoch's sums grow by them, in order. */
+  async #collect(queued: readonly TrainStep<Uint32Array>[], epoch: number): Promise<{ loss: number; rows: number }> {
+    const results = new Map<TrainStep<Uint32Array>, Iterator<{ lossSum: number; rows: number }>>();
+    for (const step of new Set(queued)) results.set(step, (await step.collect()).values());
+    let lossSum = 0, rows = 0;
+    for (const [index, step] of queued.entries()) {
+      const result = results.get(step)!.next().value!;
+      if (!Number.isFinite(result.lossSum)) {
+        const at = this.#step - queued.length + index + 1;
+        throw new DivergedError(
+          `The loss is not finite any more at step ${at} of epoch ${epoch}: training has diverged; use a smaller learning rate`,
+        );
+      }
+      lossSum += result.lossSum;
+      rows += result.rows;
+      this.#lossSum += result.lossSum;
+      this.#rows += result.rows;
+    }
+    return { loss: lossSum / rows, rows };
+  }
+
+  /** Seconds for what is left, an evaluated image taking a third of a trained one. */
+  #remaining(imagesPerSecond: number): number {
+    const { epochs } = this.#description.settings;
+    const { train, test } = this.#data;
+    const epochsLeft = epochs - this.#epoch;
+    return (epochsLeft * train.count - this.#rows + epochsLeft * test.count / 3) / imagesPerSecond;
+  }
+
+  /** The state of the run, to go on from bit for bit. Waits for the device. Not while `run` is inside a step. */
+  async checkpoint(): Promise<Checkpoint> {
+    const { network, input, settings } = this.#description;
+    const progress: RunProgress = {
+      epoch: this.#epoch,
+      step: this.#step,
+      loss_sum: this.#lossSum,
+      rows: this.#rows,
+      history: this.#history,
+    };
+    const description: CheckpointDescription = {
+      network,
+      input,
+      class_names: this.#data.classNames,
+      settings,
+      progress,
+    };
+    return { description, state: await this.network.stateDict(), momenta: await this.network.weights.momenta() };
+  }
+
+  /** Bytes on the device: weights and what belongs to them, and the steps' intermediate values. */
+  get deviceBytes(): { readonly weights: number; readonly activations: number } {
+    return { weights: this.network.weights.bytes, activations: this.network.arena.bytes };
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    for (const step of this.#steps.values()) step.destroy();
+    this.#evaluator.destroy();
+    this.#images.destroy();
+    this.network.destroy();
+  }
+}
+
+/** Joins what a data set and a description say of images. */
+export function imageInput(
+  { height, width }: { readonly height: number; readonly width: number },
+  { image_size, mean, std }: InputDescription,
+): ImageInput {
+  return { height, width, mean, std, imageSize: image_size };
+}
+
+/** Whether the last stage has more than one value a channel, which batch norm needs: 32 pixels become one. */
+function canNormalize(rows: number, imageSize: number): boolean {
+  return rows * Math.ceil(imageSize / 32) ** 2 > 1;
+}
+
+/** Speed of training, pauses and the first step (which compiles) left out; how many steps to queue. */
+class Clock {
+  #steps = 0;
+  #rows = 0;
+  #seconds = 0;
+  #since = performance.now();
+  /** Of the first step: until another is measured there is nothing else to tell. */
+  #first: number | undefined;
+  #announced = false;
+
+  /** Steps until results are read again. */
+  get stepsPerCollect(): number {
+    if (this.#steps < MEASURED_STEPS) return 1;
+    return Math.max(1, Math.min(RING_SLOTS / 2, Math.round(COLLECT_EVERY / (this.#seconds / this.#steps))));
+  }
+
+  get imagesPerSecond(): number {
+    return this.#seconds > 0 ? this.#rows / this.#seconds : this.#first ?? 0;
+  }
+
+  /** Whether enough was measured for an estimate; true once. */
+  justMeasured(): boolean {
+    if (this.#announced || this.#steps < MEASURED_STEPS) return false;
+    return this.#announced = true;
+  }
+
+  /** Steps have been finished. */
+  count(steps: number, rows: number): void {
+    const now = performance.now(), seconds = (now - this.#since) / 1000;
+    this.#since = now;
+    if (this.#first === undefined) {
+      this.#first = rows / seconds;
+      return;
+    }
+    this.#steps += steps;
+    this.#rows += rows;
+    this.#seconds += seconds;
+  }
+
+  /** Time that passes until now is not training's. */
+  restart(): void {
+    this.#since = performance.now();
+  }
+}

@@ -1,0 +1,278 @@
+/**
+ * A module's state on a device. All parameters stand side by side in one buffer, all gradients and all momenta in two
+ * more of the same layout, so that an optimizer passes over them at once.
+ */
+
+import type { Device } from "../kernels/device.ts";
+import { type Operand, operand } from "../kernels/dispatch.ts";
+import type { Placement } from "../kernels/program.ts";
+import { Random } from "../kernels/random.ts";
+import { UserError } from "../kernels/user_error.ts";
+import type { StatePlaces } from "./lowering.ts";
+import type { Module } from "./module.ts";
+import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
+import { Counter, Parameter, StateBuffer } from "./state.ts";
+
+/** Tensors by name, as PyTorch's `state_dict()`. */
+export type StateDict = ReadonlyMap<string, TensorData>;
+
+/** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
+export interface OptimizerChunk {
+  readonly elements: number;
+  readonly parameters: Operand;
+  readonly gradients: Operand;
+  readonly momentum: Operand;
+}
+
+/** What makes a {@linkcode Weights}. */
+export interface WeightsOptions {
+  /** Of the initialization. Default 0. */
+  readonly seed?: number;
+}
+
+/** See the file's head. */
+export class Weights implements StatePlaces {
+  readonly #device: Device;
+  readonly #entries: readonly { name: string; entry: Parameter | StateBuffer; offset: number; operand: Operand }[];
+  readonly #counters: readonly { name: string; counter: Counter }[];
+  readonly #order: readonly string[];
+  readonly #operands = new Map<Parameter | StateBuffer, Operand>();
+  readonly #gradients = new Map<Parameter, Operand>();
+  readonly #places = new Map<Operand, Placement>();
+  readonly #parameters: GPUBuffer;
+  readonly #statistics: GPUBuffer;
+  #training: { gradients: GPUBuffer; momentum: GPUBuffer; chunks: OptimizerChunk[] } | undefined;
+
+  private constructor(device: Device, module: Module, parameters: GPUBuffer, statistics: GPUBuffer, layout: Layout) {
+    this.#device = device;
+    this.#parameters = parameters;
+    this.#statistics = statistics;
+    this.#entries = layout.entries.map(({ name, entry, offset }) => {
+      const place = operand(name, entry.storedElements);
+      this.#operands.set(entry, place);
+      this.#places.set(place, { buffer: entry instanceof Parameter ? parameters : statistics, offset });
+      return { name, entry, offset, operand: place };
+    });
+    const all = [...module.stateEntries()];
+    this.#order = all.map(([name]) => name);
+    this.#counters = all.flatMap(([name, entry]) => entry instanceof Counter ? [{ name, counter: entry }] : []);
+  }
+
+  /** Places a module's state on a device, freshly initialized from a seed. */
+  static async create(device: Device, module: Module, { seed = 0 }: WeightsOptions = {}): Promise<Weights> {
+    const layout = layOut(module, Math.max(ALIGNMENT, device.capabilities.storageAlignment));
+    const parameters = await device.buffer("parameters", layout.parameterBytes);
+    const statistics = await device.buffer("statistics", layout.statisticBytes);
+    const weights = new Weights(device, module, parameters, statistics, layout);
+    weights.initialize(seed);
+    return weights;
+  }
+
+  /** Draws new parameters: each from its own stream of the seed. Counters and momenta start from zero. */
+  initialize(seed: number): void {
+    for (const [index, { entry, operand }] of this.#entries.entries()) {
+      this.#write(operand, entry.toStored(entry.initialValues(new Random(seed, index))));
+    }
+    for (const { counter } of this.#counters) counter.value = 0;
+  }
+
+  #write(operand: Operand, values: Float32Array<ArrayBuffer>): void {
+    const { buffer, offset } = this.#places.get(operand)!;
+    this.#device.write(buffer, offset, values);
+  }
+
+  /** Where an entry lies. */
+  state(entry: Parameter | StateBuffer): Operand {
+    const found = this.#operands.get(entry);
+    if (!found) throw new Error("A parameter is used that the module does not list: keep it in a field");
+    return found;
+  }
+
+  /** Where a parameter's gradient goes; {@linkcode prepareTraining} first. */
+  gradient(parameter: Parameter): Operand {
+    const found = this.#gradients.get(parameter);
+    if (!found) throw new Error("Cannot train: the gradients have no memory yet");
+    return found;
+  }
+
+  /** The place of an operand of this state. */
+  place(operand: Operand): Placement | undefined {
+    return this.#places.get(operand);
+  }
+
+  /** Bytes on the device. */
+  get bytes(): number {
+    const { gradients, momentum } = this.#training ?? {};
+    return this.#parameters.size + this.#statistics.size + (gradients?.size ?? 0) + (momentum?.size ?? 0);
+  }
+
+  /** Makes room for gradients and momenta (zero), once; the stretches an optimizer passes over. */
+  async prepareTraining(): Promise<readonly OptimizerChunk[]> {
+    if (this.#training) return this.#training.chunks;
+    const { size } = this.#parameters;
+    const gradients = await this.#device.buffer("gradients", size);
+    const momentum = await this.#device.buffer("momentum", size);
+    for (const { entry, offset } of this.#entries) {
+      if (!(entry instanceof Parameter)) continue;
+      const place = operand("gradient", entry.storedElements);
+      this.#gradients.set(entry, place);
+      this.#places.set(place, { buffer: gradients, offset });
+    }
+    const chunks: OptimizerChunk[] = [];
+    const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
+    for (let offset = 0; offset < size; offset += most) {
+      const elements = Math.min(most, size - offset) / 4;
+      const piece = (label: string, buffer: GPUBuffer) => {
+        const place = operand(label, elements);
+        this.#places.set(place, { buffer, offset });
+        return place;
+      };
+      chunks.push({
+        elements,
+        parameters: piece("parameters", this.#parameters),
+        gradients: piece("gradients", gradients),
+        momentum: piece("momentum", momentum),
+      });
+    }
+    this.#training = { gradients, momentum, chunks };
+    return chunks;
+  }
+
+  /** Counts a training step in every batch norm. */
+  countStep(): void {
+    for (const { counter } of this.#counters) counter.value++;
+  }
+
+  /** All entries by name, in PyTorch's order and layouts. Waits for the device. */
+  async stateDict(): Promise<Map<string, TensorData>> {
+    const parameters = await this.#device.read(this.#parameters, 0, this.#parameters.size);
+    const statistics = await this.#device.read(this.#statistics, 0, this.#statistics.size);
+    const found = new Map<string, TensorData>();
+    for (const { name, entry, offset } of this.#entries) {
+      const source = entry instanceof Parameter ? parameters : statistics;
+      const values = entry.fromStored(new Float32Array(source, offset, entry.storedElements));
+      found.set(name, float32Tensor(values, entry.shape));
+    }
+    for (const { name, counter } of this.#counters) found.set(name, int64Scalar(counter.value));
+    return new Map(this.#order.map((name) => [name, found.get(name)!]));
+  }
+
+  /** The momenta by parameter name; undefined before training was prepared. */
+  async momenta(): Promise<Map<string, TensorData> | undefined> {
+    return this.#training && await this.#readLike(this.#training.momentum);
+  }
+
+  /** The gradients of the last step by parameter name: for tests. */
+  async gradients(): Promise<Map<string, TensorData> | undefined> {
+    return this.#training && await this.#readLike(this.#training.gradients);
+  }
+
+  async #readLike(buffer: GPUBuffer): Promise<Map<string, TensorData>> {
+    const bytes = await this.#device.read(buffer, 0, buffer.size);
+    const out = new Map<string, TensorData>();
+    for (const { name, entry, offset } of this.#entries) {
+      if (!(entry instanceof Parameter)) continue;
+      out.set(
+        name,
+        float32Tensor(entry.fromStored(new Float32Array(bytes, offset, entry.storedElements)), entry.shape),
+      );
+    }
+    return out;
+  }
+
+  /**
+   * Takes all entries from a `state_dict`. `num_batches_tracked` may be absent, as PyTorch allows.
+   *
+   * @throws {UserError} naming the first entry that is missing, too many or of another shape; nothing is changed then.
+   */
+  loadStateDict(state: StateDict): void {
+    checkNames(
+      state,
+      this.#entries.map(({ name, entry }) => [name, entry.shape]),
+      this.#counters.map(({ name }) => name),
+    );
+    for (const { name, entry, operand } of this.#entries) {
+      this.#write(operand, entry.toStored(toFloat32(state.get(name)!, name)));
+    }
+    for (const { name, counter } of this.#counters) {
+      const tensor = state.get(name);
+      counter.value = tensor ? Math.trunc(toFloat64Scalar(tensor, name)) : 0;
+    }
+  }
+
+  /** Takes the momenta of every parameter, as {@linkcode momenta} gave them. @throws {UserError} as `loadStateDict`. */
+  async loadMomenta(momenta: StateDict): Promise<void> {
+    await this.prepareTraining();
+    const parameters = this.#entries.filter(({ entry }) => entry instanceof Parameter);
+    checkNames(momenta, parameters.map(({ name, entry }) => [name, entry.shape]), []);
+    for (const { name, entry, offset } of parameters) {
+      this.#device.write(this.#training!.momentum, offset, entry.toStored(toFloat32(momenta.get(name)!, name)));
+    }
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    for (const buffer of [this.#parameters, this.#statistics]) buffer.destroy();
+    this.#training?.gradients.destroy();
+    this.#training?.momentum.destroy();
+  }
+}
+
+/** WebGPU's default alignment of bindings, which every device takes. */
+const ALIGNMENT = 256;
+
+interface Layout {
+  readonly entries: { name: string; entry: Parameter | StateBuffer; offset: number }[];
+  readonly parameterBytes: number;
+  readonly statisticBytes: number;
+}
+
+function layOut(module: Module, alignment: number): Layout {
+  const entries: Layout["entries"] = [];
+  let parameterBytes = 0, statisticBytes = 0;
+  for (const [name, entry] of module.stateEntries()) {
+    if (entry instanceof Counter) continue;
+    const bytes = Math.ceil(entry.storedElements * 4 / alignment) * alignment;
+    if (entry instanceof Parameter) {
+      entries.push({ name, entry, offset: parameterBytes });
+      parameterBytes += bytes;
+    } else {
+      entries.push({ name, entry, offset: statisticBytes });
+      statisticBytes += bytes;
+    }
+  }
+  return {
+    entries,
+    parameterBytes: Math.max(alignment, parameterBytes),
+    statisticBytes: Math.max(alignment, statisticBytes),
+  };
+}
+
+function checkNames(
+  state: StateDict,
+  wanted: readonly (readonly [string, readonly number[]])[],
+  optional: readonly string[],
+): void {
+  for (const [name, shape] of wanted) {
+    const tensor = state.get(name);
+    if (!tensor) throw new UserError(`Cannot load the weights: "${name}" is missing; they are of another network`);
+    if (String(tensor.shape) !== String(shape)) {
+      throw new UserError(
+        `Cannot load the weights: "${name}" has shape [${tensor.shape}], this network's is [${shape}]; they are of another network`,
+      );
+    }
+  }
+  const known = new Set([...wanted.map(([name]) => name), ...optional]);
+  for (const name of state.keys()) {
+    if (!known.has(name)) {
+      throw new UserError(`Cannot load the weights: this network has no "${name}"; they are of another network`);
+    }
+  }
+}
+
+function toFloat64Scalar(tensor: TensorData, name: string): number {
+  if (tensor.dtype === "I64" && tensor.bytes.length === 8) {
+    return Number(new DataView(tensor.bytes.buffer, tensor.bytes.byteOffset).getBigInt64(0, true));
+  }
+  return toFloat32(tensor, name)[0];
+}
