@@ -14,6 +14,11 @@ export const commands: readonly ListedCommand[] = [
     summary: "Download a data set, or check the one that is there",
     load: async () => (await import("./cli/download.ts")).downloadCommand,
   },
+  {
+    name: "bench",
+    summary: "Measure throughput, memory and what bounds them",
+    load: async () => (await import("./cli/bench.ts")).benchCommand,
+  },
 ];
 
 if (import.meta.main) {
