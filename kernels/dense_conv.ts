@@ -19,6 +19,8 @@ import { itemGrid } from "./wgsl.ts";
 export interface DenseOptions {
   /** Forces a strategy; for tests and measurements. */
   readonly strategy?: GemmStrategy;
+  /** Forces the subgroup strategy's tile; for tests and measurements. */
+  readonly tile?: Gemm["tile"];
 }
 
 /** y = conv(x, weight) + bias. x NHWC, weight HWIO, y NHWC, bias `[outChannels]`. */
@@ -41,7 +43,7 @@ export function denseForward(
     n: size.O4 * 4,
     k: size.TAPS * size.C4 * 4,
     bindings: { x: read(x), weight: read(weight) },
-    constants: size.constants,
+    ...size.values,
     a: {
       along: "k",
       wgsl: size.pointwise
@@ -95,7 +97,7 @@ export function denseInputGradient(
     n: size.C4 * 4,
     k: size.TAPS * size.O4 * 4,
     bindings: { dy: read(dy), weight: read(weight) },
-    constants: size.constants,
+    ...size.values,
     a: {
       along: "k",
       wgsl: size.pointwise
@@ -152,7 +154,7 @@ export function denseWeightGradient(
       n: size.O4 * 4,
       k: size.OUT_PIXELS,
       bindings: { x: read(x), dy: read(dy) },
-      constants: size.constants,
+      ...size.values,
       a: {
         along: "m",
         wgsl: size.pointwise ? `fn load_a(m4: u32, k: u32) -> vec4f { return x[k * C4 + m4]; }` : /* wgsl */ `
@@ -193,7 +195,10 @@ function sizes(geometry: ConvGeometry) {
     TAPS: kernelHeight * kernelWidth,
     IN_PIXELS: input.n * input.h * input.w,
     OUT_PIXELS: out.n * out.h * out.w,
-    constants: pointwise ? { C4, O4 } : { C4, O4, ...window, STRIDE: stride, PADDING: padding },
+    // Pointwise products divide by nothing: one shader serves them all.
+    values: pointwise
+      ? { uniforms: { C4, O4 } }
+      : { constants: { C4, O4, ...window, STRIDE: stride, PADDING: padding } },
   };
 }
 
@@ -221,11 +226,11 @@ const PIXEL_WORKGROUP = 64;
 
 /** compact[n, i, j] = x[n, stride i, stride j]. */
 export function subsample(x: Operand, compact: Operand, geometry: ConvGeometry, caps: Capabilities): Dispatch {
-  const { OUT_PIXELS, C4, constants } = sizes(geometry);
+  const { OUT_PIXELS, C4, values } = sizes(geometry);
   return {
     label: "conv2d.subsample",
     bindings: { x: read(x), compact: write(compact) },
-    constants: { ...constants, ITEMS: OUT_PIXELS * C4 },
+    constants: { ...values.constants, ITEMS: OUT_PIXELS * C4 },
     source: pixelKernel(/* wgsl */ `
   let pixel = i / C4 % (OUT_H * OUT_W);
   let image = i / C4 / (OUT_H * OUT_W);
@@ -244,11 +249,11 @@ function spread(
   geometry: ConvGeometry,
   caps: Capabilities,
 ): Dispatch {
-  const { IN_PIXELS, C4, constants } = sizes(geometry);
+  const { IN_PIXELS, C4, values } = sizes(geometry);
   return {
     label: "conv2d.spread",
     bindings: { compact: read(compact), ...(addend && { addend: read(addend) }), dx: write(dx) },
-    constants: { ...constants, ITEMS: IN_PIXELS * C4 },
+    constants: { ...values.constants, ITEMS: IN_PIXELS * C4 },
     source: pixelKernel(/* wgsl */ `
   let pixel = i / C4 % (H * W);
   let image = i / C4 / (H * W);

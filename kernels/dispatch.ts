@@ -30,6 +30,11 @@ export interface Dispatch {
   readonly bindings: Readonly<Record<string, Binding>>;
   /** Become `const NAME: u32` (integers) or `const NAME: f32` (wrap in {@linkcode f32}) before the source. */
   readonly constants?: Readonly<Record<string, number | { readonly f32: number }>>;
+  /**
+   * `u32` values given when the kernel runs, standing in the source by their names as constants do. Sizes told so share one
+   * compiled pipeline; as constants they cost a compilation each, and let the compiler divide by them quickly.
+   */
+  readonly uniforms?: Readonly<Record<string, number>>;
   /** WGSL without the declarations above; its entry point is `main`. */
   readonly source: string;
   readonly workgroups: readonly [number, number, number];
@@ -67,7 +72,17 @@ export function shaderText(dispatch: Dispatch): string {
   const constants = Object.entries(dispatch.constants ?? {}).map(([name, value]) =>
     typeof value === "number" ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${floatLiteral(value.f32)};`
   );
-  return [...bindings, ...constants, dispatch.source].join("\n");
+  const names = Object.keys(dispatch.uniforms ?? {});
+  if (names.length === 0) return [...bindings, ...constants, dispatch.source].join("\n");
+  const uniforms = `struct Uniforms { ${names.map((name) => `${name}: u32`).join(", ")} }
+@group(0) @binding(${bindings.length}) var<uniform> uniforms: Uniforms;`;
+  const used = new RegExp(`\\b(${names.join("|")})\\b`, "g");
+  return [...bindings, uniforms, ...constants, dispatch.source.replace(used, "uniforms.$1")].join("\n");
+}
+
+/** The bytes of a dispatch's uniforms, in the order of their declaration; undefined where it has none. */
+export function uniformBytes({ uniforms }: Dispatch): Uint32Array<ArrayBuffer> | undefined {
+  return uniforms && Uint32Array.from(Object.values(uniforms));
 }
 
 function floatLiteral(value: number): string {

@@ -1,7 +1,7 @@
 /** Dispatches made ready: pipelines compiled, bind groups built once, encoded in one pass as often as wanted. */
 
 import type { Device } from "./device.ts";
-import type { Dispatch, Operand } from "./dispatch.ts";
+import { type Dispatch, type Operand, uniformBytes } from "./dispatch.ts";
 
 /** Where an operand lies. */
 export interface Placement {
@@ -19,10 +19,12 @@ interface Ready {
 export class Program {
   readonly dispatches: readonly Dispatch[];
   readonly #ready: readonly Ready[];
+  readonly #uniforms: GPUBuffer | undefined;
 
-  private constructor(dispatches: readonly Dispatch[], ready: readonly Ready[]) {
+  private constructor(dispatches: readonly Dispatch[], ready: readonly Ready[], uniforms: GPUBuffer | undefined) {
     this.dispatches = dispatches;
     this.#ready = ready;
+    this.#uniforms = uniforms;
   }
 
   /** Compiles what is not compiled yet and binds every operand to its place. */
@@ -32,12 +34,15 @@ export class Program {
     place: (operand: Operand) => Placement,
   ): Promise<Program> {
     const pipelines = await Promise.all(dispatches.map((dispatch) => device.pipeline(dispatch)));
+    const uniforms = await uniformBuffer(device, dispatches);
     device.gpu.pushErrorScope("validation");
     const ready = dispatches.map((dispatch, index): Ready => {
-      const entries = Object.values(dispatch.bindings).map(({ operand }, binding) => {
+      const entries: GPUBindGroupEntry[] = Object.values(dispatch.bindings).map(({ operand }, binding) => {
         const { buffer, offset } = place(operand);
         return { binding, resource: { buffer, offset, size: operand.byteLength } };
       });
+      const range = uniforms?.ranges.get(dispatch);
+      if (range) entries.push({ binding: entries.length, resource: { buffer: uniforms!.buffer, ...range } });
       const pipeline = pipelines[index];
       const bindGroup = device.gpu.createBindGroup({
         label: dispatch.label,
@@ -48,7 +53,7 @@ export class Program {
     });
     const error = await device.gpu.popErrorScope();
     if (error) throw new Error(`Cannot bind a kernel's operands: ${error.message}`);
-    return new Program(dispatches, ready);
+    return new Program(dispatches, ready, uniforms?.buffer);
   }
 
   /** Encodes all dispatches, in order, into one compute pass. */
@@ -61,6 +66,38 @@ export class Program {
     }
     pass.end();
   }
+
+  /** Frees what the program itself holds on the device; not the operands. */
+  destroy(): void {
+    this.#uniforms?.destroy();
+  }
+}
+
+/** One buffer with the uniforms of all dispatches, equal ones once. */
+async function uniformBuffer(device: Device, dispatches: readonly Dispatch[]) {
+  const alignment = device.gpu.limits.minUniformBufferOffsetAlignment;
+  const ranges = new Map<Dispatch, { offset: number; size: number }>();
+  const known = new Map<string, { offset: number; size: number }>();
+  const pieces: { offset: number; bytes: Uint32Array<ArrayBuffer> }[] = [];
+  let end = 0;
+  for (const dispatch of dispatches) {
+    const bytes = uniformBytes(dispatch);
+    if (!bytes) continue;
+    const key = bytes.join();
+    let range = known.get(key);
+    if (!range) {
+      known.set(key, range = { offset: end, size: bytes.byteLength });
+      pieces.push({ offset: end, bytes });
+      end += Math.ceil(bytes.byteLength / alignment) * alignment;
+    }
+    ranges.set(dispatch, range);
+  }
+  if (end === 0) return undefined;
+  const all = new Uint8Array(end);
+  for (const { offset, bytes } of pieces) all.set(new Uint8Array(bytes.buffer), offset);
+  const buffer = await device.buffer("uniforms", end, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
+  device.write(buffer, 0, all);
+  return { buffer, ranges };
 }
 
 /**
@@ -74,6 +111,7 @@ export async function runOnce(
   outputs: readonly Operand[],
 ): Promise<ArrayBuffer[]> {
   const buffers = new Map<Operand, GPUBuffer>();
+  let program: Program | undefined;
   try {
     for (const dispatch of dispatches) {
       for (const { operand } of Object.values(dispatch.bindings)) {
@@ -84,7 +122,7 @@ export async function runOnce(
       const buffer = buffers.get(operand);
       if (buffer) device.write(buffer, 0, data);
     }
-    const program = await Program.create(
+    program = await Program.create(
       device,
       dispatches,
       (operand) => ({ buffer: buffers.get(operand)!, offset: 0 }),
@@ -96,6 +134,7 @@ export async function runOnce(
     for (const output of outputs) results.push(await device.read(buffers.get(output)!, 0, output.byteLength));
     return results;
   } finally {
+    program?.destroy();
     for (const buffer of buffers.values()) buffer.destroy();
   }
 }

@@ -191,6 +191,7 @@ export class Plan {
 
   /** Called by the arena when slabs change. */
   async bind(device: Device, arena: Arena): Promise<void> {
+    this.#program?.destroy();
     this.#program = await Program.create(device, this.dispatches, (operand) => {
       const placed = this.#placed(operand);
       if (placed) return placed;
@@ -203,6 +204,12 @@ export class Plan {
   encode(encoder: GPUCommandEncoder): void {
     if (!this.#program) throw new Error("The plan has no memory: add it to an arena first");
     this.#program.encode(encoder);
+  }
+
+  /** Frees what the plan holds beside the arena's slabs. */
+  destroy(): void {
+    this.#program?.destroy();
+    this.#program = undefined;
   }
 
   /** Floating-point operations of a run, a multiply-add counting two. */
