@@ -165,6 +165,12 @@ export class Arena {
     for (const each of grows ? this.#plans : [plan]) await each.bind(this.#device, this);
   }
 
+  /** Forgets a plan that will not run any more: growing slabs must not bind what it has freed. */
+  remove(plan: Plan): void {
+    const index = this.#plans.indexOf(plan);
+    if (index >= 0) this.#plans.splice(index, 1);
+  }
+
   /** Frees the slabs; the plans cannot run any more. */
   destroy(): void {
     for (const buffer of this.#buffers) buffer.destroy();
@@ -198,6 +204,12 @@ export class Plan {
       const { slab, offset } = this.assignment.places.get(operand)!;
       return { buffer: arena.slab(slab), offset };
     });
+  }
+
+  /** The dispatches, bound to their places. */
+  get program(): Program {
+    if (!this.#program) throw new Error("The plan has no memory: add it to an arena first");
+    return this.#program;
   }
 
   /** Encodes one run. */

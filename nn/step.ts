@@ -16,7 +16,7 @@ import { fuse } from "./fuse.ts";
 import { trace } from "./graph.ts";
 import { lower } from "./lowering.ts";
 import type { Network } from "./network.ts";
-import { Plan } from "./plan.ts";
+import { type Arena, Plan } from "./plan.ts";
 
 /** What a step found. */
 export interface StepResult {
@@ -47,6 +47,7 @@ export interface SgdSettings {
 abstract class Step<B> {
   readonly plan: Plan;
   readonly #device: Device;
+  readonly #arena: Arena;
   readonly #source: BatchSource<B>;
   readonly #buffers: readonly GPUBuffer[];
   readonly #settings: GPUBuffer;
@@ -62,6 +63,7 @@ abstract class Step<B> {
     more: readonly GPUBuffer[],
   ) {
     this.#device = network.device;
+    this.#arena = network.arena;
     this.#source = source;
     this.plan = plan;
     this.#settings = own.settings;
