@@ -56,6 +56,21 @@ export class Program {
     return new Program(dispatches, ready, uniforms?.buffer);
   }
 
+  /** Encodes one dispatch `times` over in a pass of its own: for measuring. */
+  encodeOne(
+    encoder: GPUCommandEncoder,
+    index: number,
+    times: number,
+    timestampWrites?: GPUComputePassTimestampWrites,
+  ): void {
+    const { pipeline, bindGroup, workgroups } = this.#ready[index];
+    const pass = encoder.beginComputePass({ timestampWrites });
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, bindGroup);
+    for (let i = 0; i < times; i++) pass.dispatchWorkgroups(...workgroups);
+    pass.end();
+  }
+
   /** Encodes all dispatches, in order, into one compute pass. */
   encode(encoder: GPUCommandEncoder): void {
     const pass = encoder.beginComputePass();

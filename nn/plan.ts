@@ -214,8 +214,7 @@ export class Plan {
 
   /** Encodes one run. */
   encode(encoder: GPUCommandEncoder): void {
-    if (!this.#program) throw new Error("The plan has no memory: add it to an arena first");
-    this.#program.encode(encoder);
+    this.program.encode(encoder);
   }
 
   /** Frees what the plan holds beside the arena's slabs. */
