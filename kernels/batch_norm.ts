@@ -90,12 +90,8 @@ export function batchNormForward(
       running_mean: write(runningMean),
       running_var: write(runningVar),
     },
-    constants: {
-      VALUES: rows,
-      ROWS_OF_CHUNK: tiling.chunkRows,
-      EPS: f32(eps),
-      MOMENTUM: f32(momentum),
-    },
+    constants: { EPS: f32(eps), MOMENTUM: f32(momentum) },
+    uniforms: { VALUES: rows, ROWS_OF_CHUNK: tiling.chunkRows },
     setup: "let shift = partials[column];",
     load: (k) => `let d${k} = partials[at${k}] - shift; let m${k} = partials[at${k} + ROWS * COLUMNS];`,
     // The last chunk may be short.

@@ -99,7 +99,7 @@ export function batchNormBackward(
       dbias: write(dbias),
       coefficients: write(coefficients),
     },
-    constants: { VALUES: rows },
+    uniforms: { VALUES: rows },
     load: (k) => unroll(3, (i) => `let p${i}_${k} = partials[at${k} + ${i}u * ROWS * COLUMNS];`),
     use: (k) => unroll(3, (i) => `sum${i} += p${i}_${k};`),
     sums: 3,

@@ -64,6 +64,7 @@ export interface ColumnPass {
   readonly label: string;
   readonly bindings: Readonly<Record<string, Binding>>;
   readonly constants?: Dispatch["constants"];
+  readonly uniforms?: Dispatch["uniforms"];
   /** WGSL functions that the parts below call. */
   readonly functions?: string;
   /** WGSL once before the rows. */
@@ -106,14 +107,8 @@ export function reduceColumns(pass: ColumnReduction, tiling: ColumnTiling): Disp
   return {
     label: pass.label,
     bindings: pass.bindings,
-    constants: {
-      ROWS: rows,
-      COLUMNS: columns,
-      COLUMN_LANES: columnLanes,
-      CHUNK_ROWS: chunkRows,
-      CHUNKS: chunks,
-      ...pass.constants,
-    },
+    constants: { COLUMN_LANES: columnLanes, ...pass.constants },
+    uniforms: { ROWS: rows, COLUMNS: columns, CHUNK_ROWS: chunkRows, CHUNKS: chunks, ...pass.uniforms },
     source: /* wgsl */ `
 ${shared}
 ${pass.functions ?? ""}
@@ -152,7 +147,8 @@ export function mapColumns(pass: ColumnPass, rows: number, channels: number, cap
   return {
     label: pass.label,
     bindings: pass.bindings,
-    constants: { ROWS: rows, COLUMNS: columns, BLOCK_ROWS: blockRows, ITEMS: items, ...pass.constants },
+    constants: pass.constants,
+    uniforms: { ROWS: rows, COLUMNS: columns, BLOCK_ROWS: blockRows, ITEMS: items, ...pass.uniforms },
     source: /* wgsl */ `
 ${ITEM_INDEX}
 ${pass.functions ?? ""}

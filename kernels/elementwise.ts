@@ -94,7 +94,8 @@ export function each(
   return {
     label,
     bindings,
-    constants: { VECTORS: vectors, ...constants },
+    constants,
+    uniforms: { VECTORS: vectors },
     source: /* wgsl */ `
 ${ITEM_INDEX}
 ${RELU}
