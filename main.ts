@@ -19,6 +19,11 @@ export const commands: readonly ListedCommand[] = [
     summary: "Measure throughput, memory and what bounds them",
     load: async () => (await import("./cli/bench.ts")).benchCommand,
   },
+  {
+    name: "train",
+    summary: "Train a network, on CIFAR-10 or on images drawn by the program itself",
+    load: async () => (await import("./cli/train.ts")).trainCommand,
+  },
 ];
 
 if (import.meta.main) {

@@ -36,15 +36,19 @@ export class Evaluator {
     return new Evaluator(images, source, await evalStep(network, { source }));
   }
 
-  /**
-   * One pass. Returns undefined when `signal` is given meanwhile.
-   *
-   * @param onProgress Called now and then with the images done.
-   */
-  async run(signal?: AbortSignal, onProgress?: (images: number) => void): Promise<EvaluationReport | undefined> {
+  /** One pass. Returns undefined when `signal` is given meanwhile. */
+  async run(signal?: AbortSignal): Promise<EvaluationReport | undefined> {
+    const pass = this.pass(signal);
+    for (;;) {
+      const { done, value } = await pass.next();
+      if (done) return value;
+    }
+  }
+
+  /** One pass that tells now and then how many images are done. Returns undefined when `signal` is given meanwhile. */
+  async *pass(signal?: AbortSignal): AsyncGenerator<number, EvaluationReport | undefined, void> {
     const { set } = this.#images;
-    const batchSize = this.#step.batchSize;
-    const { classes } = this.#step;
+    const { batchSize, classes } = this.#step;
     const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
     let lossSum = 0, correct = 0, top5 = 0, done = 0, queueLength = 1;
     for (let at = 0; at < set.count;) {
@@ -59,8 +63,8 @@ export class Evaluator {
         top5 += result.top5;
       }
       for (const prediction of predictions) confusion[set.labels[done++]][prediction]++;
-      onProgress?.(done);
       if (signal?.aborted) return undefined;
+      yield done;
       // Reading costs time, waiting costs patience: about half a second's work in one go.
       const seconds = (performance.now() - started) / 1000;
       queueLength = Math.max(1, Math.min(RING_SLOTS, Math.round(queueLength * 0.5 / seconds)));
@@ -74,10 +78,20 @@ export class Evaluator {
     };
   }
 
+  /** Bytes that the images take on the device: none when they are streamed. */
+  get imageBytes(): number {
+    return residentBytes(this.#images);
+  }
+
   /** Frees the device's memory. */
   destroy(): void {
     this.#step.destroy();
     this.#source.destroy();
     this.#images.destroy();
   }
+}
+
+/** Bytes that a set of images takes on the device. */
+export function residentBytes({ resident }: DeviceImages): number {
+  return resident ? resident.images.size + resident.labels.size : 0;
 }

@@ -16,9 +16,10 @@ import type {
   RunProgress,
   RunSettings,
 } from "./checkpoint.ts";
-import { Evaluator } from "./evaluator.ts";
+import { type EvaluationReport, Evaluator, residentBytes } from "./evaluator.ts";
 import { Network } from "./network.ts";
 import { describedNetwork } from "./described_network.ts";
+import { toFloat32 } from "./safetensors.ts";
 import { RING_SLOTS, type TrainStep, trainStep } from "./step.ts";
 
 /** Images to learn from and to test on. */
@@ -48,10 +49,13 @@ export type TrainEvent =
     readonly steps: number;
     readonly loss: number;
     readonly imagesPerSecond: number;
+    /** For all of the job that is left, evaluation included. */
+    readonly secondsLeft: number;
   }
   /** The first steps are measured: `seconds` for all of the job that is left, evaluation included. */
   | { readonly type: "estimate"; readonly seconds: number; readonly imagesPerSecond: number }
-  | { readonly type: "evaluating"; readonly epoch: number }
+  /** `done` of the test set's `images` are judged. */
+  | { readonly type: "evaluating"; readonly epoch: number; readonly done: number; readonly images: number }
   | { readonly type: "epoch"; readonly metrics: EpochMetrics; readonly best: boolean; readonly seconds: number }
   /** The signal was given: the step begun is finished, a checkpoint made now goes on from here. */
   | { readonly type: "interrupted"; readonly epoch: number; readonly step: number };
@@ -65,6 +69,9 @@ export class DivergedError extends UserError {
 const COLLECT_EVERY = 0.5;
 /** Steps measured for the estimate, the first (which compiles) left out. */
 const MEASURED_STEPS = 3;
+
+/** Seconds from which on a first step, too, says how long the others take. */
+const SLOW_STEP = 5;
 
 /** A training run on a device. */
 export class Trainer {
@@ -119,10 +126,17 @@ export class Trainer {
     const network = await Network.create(device, describedNetwork(description.network), { seed: settings.seed });
     const images = await DeviceImages.create(device, data.train);
     const batchSize = Math.min(settings.batch_size, data.train.count);
+    const { image_size: imageSize } = input;
+    if (!canNormalize(batchSize, description)) {
+      throw new UserError(
+        `Cannot train on batches of ${batchSize} at image size ${imageSize}: the last stage has a single value a ` +
+          "channel, which cannot be normalized; use a larger batch or image size",
+      );
+    }
     const rest = data.train.count % batchSize;
     const steps = new Map<number, TrainStep<Uint32Array>>();
     const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
-    for (const rows of canNormalize(rest, input.image_size) ? [batchSize, rest] : [batchSize]) {
+    for (const rows of canNormalize(rest, description) ? [batchSize, rest] : [batchSize]) {
       const source = await ImageSource.create(images, imageInput(data, input), rows);
       const step = await trainStep(network, { source, optimizer: { momentum, weightDecay, nesterov }, labelSmoothing });
       steps.set(rows, step);
@@ -164,7 +178,7 @@ export class Trainer {
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
     const { epochs, lr } = this.#description.settings;
-    const clock = new Clock();
+    const clock = new Clock(), warm = new Set<TrainStep<Uint32Array>>();
     while (this.#epoch < epochs) {
       const started = performance.now();
       const epoch = this.#epoch + 1;
@@ -179,20 +193,19 @@ export class Trainer {
         const last = this.#step === batches.length;
         if (!last && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
         const { loss, rows } = await this.#collect(queued, epoch);
-        clock.count(queued.length, rows);
+        clock.count(queued.length, rows, queued.some((each) => !warm.has(each)));
+        for (const each of queued) warm.add(each);
         queued = [];
         const { imagesPerSecond } = clock;
-        yield { type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond };
-        if (clock.justMeasured()) {
-          yield { type: "estimate", seconds: this.#remaining(imagesPerSecond), imagesPerSecond };
-        }
+        const secondsLeft = this.#remaining(imagesPerSecond);
+        yield { type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond, secondsLeft };
+        if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
         if (signal?.aborted && !last) {
           yield { type: "interrupted", epoch, step: this.#step };
           return;
         }
       }
-      yield { type: "evaluating", epoch };
-      const test = await this.#evaluator.run(signal);
+      const test = yield* this.#evaluate(epoch, signal);
       if (!test) {
         yield { type: "interrupted", epoch, step: this.#step };
         return;
@@ -203,6 +216,7 @@ export class Trainer {
         test_loss: test.loss,
         test_acc: test.top1,
       };
+      if (!Number.isFinite(test.loss)) throw diverged("loss on the test set", `after epoch ${epoch}`);
       const best = this.#history.every(({ test_acc }) => test_acc < metrics.test_acc);
       this.#history.push(metrics);
       this.#epoch = epoch;
@@ -216,6 +230,20 @@ export class Trainer {
     }
   }
 
+  async *#evaluate(
+    epoch: number,
+    signal?: AbortSignal,
+  ): AsyncGenerator<TrainEvent, EvaluationReport | undefined, void> {
+    const images = this.#data.test.count;
+    yield { type: "evaluating", epoch, done: 0, images };
+    const pass = this.#evaluator.pass(signal);
+    for (;;) {
+      const { done, value } = await pass.next();
+      if (done) return value;
+      yield { type: "evaluating", epoch, done: value, images };
+    }
+  }
+
   /** Results of queued steps; the epoch's sums grow by them, in order. */
   async #collect(queued: readonly TrainStep<Uint32Array>[], epoch: number): Promise<{ loss: number; rows: number }> {
     const results = new Map<TrainStep<Uint32Array>, Iterator<{ lossSum: number; rows: number }>>();
@@ -224,10 +252,7 @@ export class Trainer {
     for (const [index, step] of queued.entries()) {
       const result = results.get(step)!.next().value!;
       if (!Number.isFinite(result.lossSum)) {
-        const at = this.#step - queued.length + index + 1;
-        throw new DivergedError(
-          `The loss is not finite any more at step ${at} of epoch ${epoch}: training has diverged; use a smaller learning rate`,
-        );
+        throw diverged("loss", `at step ${this.#step - queued.length + index + 1} of epoch ${epoch}`);
       }
       lossSum += result.lossSum;
       rows += result.rows;
@@ -245,7 +270,11 @@ export class Trainer {
     return (epochsLeft * train.count - this.#rows + epochsLeft * test.count / 3) / imagesPerSecond;
   }
 
-  /** The state of the run, to go on from bit for bit. Waits for the device. Not while `run` is inside a step. */
+  /**
+   * The state of the run, to go on from bit for bit. Waits for the device. Not while `run` is inside a step.
+   *
+   * @throws {DivergedError} when a weight is not finite: nothing could go on from there.
+   */
   async checkpoint(): Promise<Checkpoint> {
     const { network, input, settings } = this.#description;
     const progress: RunProgress = {
@@ -262,12 +291,21 @@ export class Trainer {
       settings,
       progress,
     };
-    return { description, state: await this.network.stateDict(), momenta: await this.network.weights.momenta() };
+    const state = await this.network.stateDict(), momenta = await this.network.weights.momenta();
+    for (const tensors of [state, momenta ?? []]) {
+      for (const [name, tensor] of tensors) {
+        if (tensor.dtype === "F32" && !toFloat32(tensor).every(Number.isFinite)) {
+          throw diverged(name, `after step ${this.#step} of epoch ${this.#epoch + 1}`);
+        }
+      }
+    }
+    return { description, state, momenta };
   }
 
-  /** Bytes on the device: weights and what belongs to them, and the steps' intermediate values. */
-  get deviceBytes(): { readonly weights: number; readonly activations: number } {
-    return { weights: this.network.weights.bytes, activations: this.network.arena.bytes };
+  /** Bytes on the device: weights and what belongs to them, the steps' intermediate values, resident images. */
+  get deviceBytes(): { readonly weights: number; readonly activations: number; readonly images: number } {
+    const images = residentBytes(this.#images) + this.#evaluator.imageBytes;
+    return { weights: this.network.weights.bytes, activations: this.network.arena.bytes, images };
   }
 
   /** Frees the device's memory. */
@@ -287,12 +325,20 @@ export function imageInput(
   return { height, width, mean, std, imageSize: image_size };
 }
 
-/** Whether the last stage has more than one value a channel, which batch norm needs: 32 pixels become one. */
-function canNormalize(rows: number, imageSize: number): boolean {
-  return rows * Math.ceil(imageSize / 32) ** 2 > 1;
+/** Whether the last stage has more than one value a channel, which batch norm needs. */
+function canNormalize(rows: number, { network, input }: RunDescription): boolean {
+  // The stem and the pool halve the image, and each stage but the first.
+  const stages = network.layers?.length ?? 4;
+  return rows * Math.ceil(input.image_size / 2 ** (stages + 1)) ** 2 > 1;
 }
 
-/** Speed of training, pauses and the first step (which compiles) left out; how many steps to queue. */
+function diverged(what: string, when: string): DivergedError {
+  return new DivergedError(
+    `The ${what} is not finite any more ${when}: training has diverged; use a smaller learning rate`,
+  );
+}
+
+/** Speed of training, pauses and first runs (which compile) left out; how many steps to queue. */
 class Clock {
   #steps = 0;
   #rows = 0;
@@ -300,6 +346,7 @@ class Clock {
   #since = performance.now();
   /** Of the first step: until another is measured there is nothing else to tell. */
   #first: number | undefined;
+  #slow = false;
   #announced = false;
 
   /** Steps until results are read again. */
@@ -312,18 +359,19 @@ class Clock {
     return this.#seconds > 0 ? this.#rows / this.#seconds : this.#first ?? 0;
   }
 
-  /** Whether enough was measured for an estimate; true once. */
+  /** Whether enough was measured for an estimate; true once. Where steps are slow the first is enough. */
   justMeasured(): boolean {
-    if (this.#announced || this.#steps < MEASURED_STEPS) return false;
+    if (this.#announced || (this.#steps < MEASURED_STEPS && !this.#slow)) return false;
     return this.#announced = true;
   }
 
-  /** Steps have been finished. */
-  count(steps: number, rows: number): void {
+  /** Steps have been finished. `cold`: one of them ran for the first time, when drivers still compile. */
+  count(steps: number, rows: number, cold: boolean): void {
     const now = performance.now(), seconds = (now - this.#since) / 1000;
     this.#since = now;
-    if (this.#first === undefined) {
-      this.#first = rows / seconds;
+    if (cold) {
+      this.#first ??= rows / seconds;
+      this.#slow ||= seconds / steps > SLOW_STEP;
       return;
     }
     this.#steps += steps;

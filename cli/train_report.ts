@@ -1,0 +1,252 @@
+/** What `train` shows: lines for people, or a JSON object a line for programs. */
+
+import type { Device } from "../kernels/device.ts";
+import type { EpochMetrics } from "../nn/checkpoint.ts";
+import type { TrainEvent } from "../nn/trainer.ts";
+import { type DatasetName, DATASETS } from "./dataset.ts";
+import { commandLine } from "./invocation.ts";
+import { formatBytes, formatDuration, formatRate, ProgressLine } from "./progress.ts";
+import type { TrainPlan } from "./train_plan.ts";
+
+/** What is known once the run is prepared. */
+export interface Prepared {
+  readonly stepsPerEpoch: number;
+  readonly deviceBytes: { readonly weights: number; readonly activations: number; readonly images: number };
+}
+
+/** Where a run ended. */
+export interface RunEnd {
+  readonly seconds: number;
+  readonly history: readonly EpochMetrics[];
+  readonly last: string;
+  readonly best: string;
+}
+
+/** Tells what happens. */
+export interface TrainReport {
+  /** Before anything is compiled. */
+  start(plan: TrainPlan, device: Device, folder: string): void;
+  prepared(prepared: Prepared): void;
+  event(event: TrainEvent): void;
+  saved(path: string, best: boolean): void;
+  /** A checkpoint could not be saved; training goes on. */
+  unsaved(message: string): void;
+  /** The user wants to stop; the step is being finished. */
+  stopping(): void;
+  interrupted(event: TrainEvent & { type: "interrupted" }, last: string): void;
+  end(end: RunEnd): void;
+  /** Takes the progress line off. */
+  close(): void;
+}
+
+/** A report for people: results on stdout, progress on stderr. */
+export class TextReport implements TrainReport {
+  readonly #progress = new ProgressLine();
+  #plan!: TrainPlan;
+  #software = false;
+
+  start(plan: TrainPlan, device: Device, folder: string): void {
+    this.#plan = plan;
+    this.#software = device.capabilities.software;
+    const { description: { network, input, settings }, data, from } = plan;
+    const size = `${input.image_size}x${input.image_size}`;
+    const title = DATASETS[settings.dataset as DatasetName].title;
+    const optimizer = [
+      `lr ${settings.lr}`,
+      `momentum ${settings.momentum}${settings.nesterov ? " (Nesterov)" : ""}`,
+      settings.weight_decay ? `weight decay ${settings.weight_decay}` : "",
+      settings.label_smoothing ? `label smoothing ${settings.label_smoothing}` : "",
+    ];
+    if (plan.foundDataset) this.#say(`${title} has been downloaded: this is the notebook's job.`);
+    const rows = [
+      ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on`],
+      ["Network", `${network.arch}, ${plan.parameters.toLocaleString("en-US")} parameters, input ${size}`],
+      ["Training", `${settings.epochs} epochs, batch size ${settings.batch_size}, seed ${settings.seed}`],
+      ["SGD", optimizer.filter(Boolean).join(", ")],
+      ["Device", `${device.name}${this.#software ? ", a software adapter" : ""}`],
+      ["Folder", folder],
+    ];
+    for (const [name, value] of rows) this.#say(`${name.padEnd(9)} ${value}`);
+    if (from) {
+      const { epoch, step } = from.description.progress!;
+      this.#say(`Going on after epoch ${epoch}${step > 0 ? ` and step ${step} of epoch ${epoch + 1}` : ""}.`);
+    }
+    this.#progress.update("Compiling kernels ...");
+  }
+
+  prepared({ deviceBytes: { weights, activations, images } }: Prepared): void {
+    const total = formatBytes(weights + activations + images);
+    this.#say(
+      `Memory    ${total} on the device: weights ${formatBytes(weights)}, ` +
+        `activations ${formatBytes(activations)}, images ${formatBytes(images)}`,
+    );
+    this.#progress.update("Running the first step ...");
+  }
+
+  event(event: TrainEvent): void {
+    const { epochs, batch_size: batchSize } = this.#plan.description.settings;
+    switch (event.type) {
+      case "step": {
+        const { epoch, step, steps, loss, imagesPerSecond, secondsLeft } = event;
+        const count = `${String(step).padStart(String(steps).length)}/${steps}`;
+        this.#progress.update(
+          `${epochOf(epoch, epochs)} ${bar(step / steps)} ${count}  loss ${loss.toFixed(4)}  ` +
+            `${formatRate(imagesPerSecond, "img")}  ${formatDuration(secondsLeft)} left`,
+        );
+        break;
+      }
+      case "evaluating":
+        this.#progress.update(
+          `${epochOf(event.epoch, epochs)} ${bar(event.done / event.images)} testing ${event.done}/${event.images}`,
+        );
+        break;
+      case "estimate":
+        if (!this.#software) break;
+        this.#say(
+          `Time      about ${formatDuration(event.seconds)} on this software adapter ` +
+            `(${formatRate(event.imagesPerSecond, "img")}, batches of ${batchSize})`,
+        );
+        if (event.seconds > LONG) this.#say(`          quicker: ${this.#quicker()}`);
+        break;
+      case "epoch":
+        this.#say(epochLine(event.metrics, epochs));
+        break;
+      case "interrupted":
+        break;
+    }
+  }
+
+  /** A command that ends sooner. */
+  #quicker(): string {
+    const { input, settings } = this.#plan.description;
+    const small = input.image_size <= 32 && this.#plan.data.train.count <= 2000;
+    return small
+      ? commandLine("train", "--dataset", "shapes")
+      : commandLine("train", "--dataset", settings.dataset, "--image-size", "32", "--train-limit", "2000");
+  }
+
+  saved(): void {}
+
+  unsaved(message: string): void {
+    this.#progress.clear();
+    console.error(`warning: ${message}; training goes on and tries again`);
+  }
+
+  stopping(): void {
+    this.#progress.clear();
+    console.error("Stopping: the step is being finished and saved; once more to stop at once");
+  }
+
+  interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
+    this.#say(`Stopped after step ${step} of epoch ${epoch}, saved in ${last}. Go on with:`);
+    this.#say(`  ${commandLine("train", "--resume", last)}`);
+  }
+
+  end({ seconds, history, best }: RunEnd): void {
+    const top = bestOf(history);
+    this.#say(
+      `Done in ${formatDuration(seconds)}; best test accuracy ${top.test_acc.toFixed(4)} in epoch ${top.epoch}.`,
+    );
+    this.#say(`See its classes with: ${commandLine("eval", best)}`);
+  }
+
+  close(): void {
+    this.#progress.clear();
+  }
+
+  #say(line: string): void {
+    this.#progress.clear();
+    console.log(line);
+  }
+}
+
+/** Seconds from which on a quicker job is named. */
+const LONG = 3600;
+
+function epochOf(epoch: number, epochs: number): string {
+  return `Epoch ${String(epoch).padStart(2)}/${epochs}`;
+}
+
+/** Such as `[#####.......]`. */
+function bar(share: number): string {
+  const width = 12, done = Math.floor(share * width);
+  return `[${"#".repeat(done)}${".".repeat(width - done)}]`;
+}
+
+/** The notebook's line of an epoch. */
+export function epochLine(metrics: EpochMetrics, epochs: number): string {
+  const { epoch, train_loss, test_loss, test_acc } = metrics;
+  return `${epochOf(epoch, epochs)} | Train Loss: ${train_loss.toFixed(4)} | Test Loss: ${test_loss.toFixed(4)} | ` +
+    `Test Acc: ${test_acc.toFixed(4)}`;
+}
+
+/** The first epoch with the highest test accuracy. */
+export function bestOf(history: readonly EpochMetrics[]): EpochMetrics {
+  return history.reduce((best, each) => each.test_acc > best.test_acc ? each : best);
+}
+
+/** A report for programs: a JSON object a line on stdout, each with a `type`. Times are in seconds. */
+export class JsonReport implements TrainReport {
+  #print(type: string, fields: Record<string, unknown>): void {
+    console.log(JSON.stringify({ type, ...fields }));
+  }
+
+  start({ description, data, parameters, from }: TrainPlan, device: Device, folder: string): void {
+    const progress = from?.description.progress;
+    this.#print("start", {
+      ...description,
+      train_images: data.train.count,
+      test_images: data.test.count,
+      class_names: data.classNames,
+      parameters,
+      device: device.name,
+      software: device.capabilities.software,
+      folder,
+      resumed: progress && { epoch: progress.epoch, step: progress.step },
+    });
+  }
+
+  prepared({ stepsPerEpoch, deviceBytes }: Prepared): void {
+    this.#print("prepared", { steps_per_epoch: stepsPerEpoch, device_bytes: deviceBytes });
+  }
+
+  event(event: TrainEvent): void {
+    switch (event.type) {
+      case "step": {
+        const { epoch, step, steps, loss, imagesPerSecond, secondsLeft } = event;
+        const rates = { images_per_second: imagesPerSecond, seconds_left: secondsLeft };
+        return this.#print("step", { epoch, step, steps, loss, ...rates });
+      }
+      case "estimate":
+        return this.#print("estimate", { seconds: event.seconds, images_per_second: event.imagesPerSecond });
+      case "evaluating":
+        return this.#print("evaluating", { epoch: event.epoch, done: event.done, images: event.images });
+      case "epoch":
+        return this.#print("epoch", { ...event.metrics, best: event.best, seconds: event.seconds });
+      case "interrupted":
+    }
+  }
+
+  saved(path: string, best: boolean): void {
+    this.#print("checkpoint", { path, best });
+  }
+
+  unsaved(message: string): void {
+    this.#print("warning", { message });
+  }
+
+  stopping(): void {
+    this.#print("stopping", {});
+  }
+
+  interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
+    this.#print("interrupted", { epoch, step, resume: last });
+  }
+
+  end({ seconds, history, last, best }: RunEnd): void {
+    const { epoch, test_acc } = bestOf(history);
+    this.#print("end", { seconds, last, best, best_epoch: epoch, best_test_acc: test_acc });
+  }
+
+  close(): void {}
+}
