@@ -1,6 +1,8 @@
 /** `resnext bench`: how fast this machine runs the networks, and what bounds it. */
 
 import { digits, interleave, table, timed } from "../bench/measure.ts";
+import { type Limits, measureLimits } from "../bench/limits.ts";
+import { type Profile, profilePlan, type ProfileRow } from "../bench/profile.ts";
 import { type Mode, openWorkload, stepsFor, type Throughput, throughput, type Workload } from "../bench/throughput.ts";
 import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
@@ -40,6 +42,7 @@ export const benchCommand = defineCommand({
     mode: { type: "choice", doc: "What to measure", choices: ["train", "infer", "both"], default: "both" },
     repeats: { type: "integer", doc: "Repeats of each measurement", min: 1, default: 5 },
     steps: { type: "integer", doc: "Steps of a repeat", min: 1, otherwise: "as many as take a second" },
+    profile: { type: "boolean", doc: "Also tell where the time goes, by operation, layer and shape" },
     json: { type: "boolean", doc: "One JSON object a line instead of tables" },
   },
   examples: ["bench", "bench --image-size 224 --batch-size 64 --mode train"],
@@ -71,6 +74,16 @@ export const benchCommand = defineCommand({
       const measured = workloads.map((workload, i) => throughput(workload, runs[i], steps[i]));
       for (const each of measured) emit("throughput", { arch, imageSize, batchSize, ...each });
       say(`\n${throughputTable(measured)}\n\n${memoryTable(measured)}`);
+      const limits = await measureLimits(device);
+      emit("limits", limits);
+      say(`\n${limitsText(limits)}`);
+      if (options.profile) {
+        for (const workload of workloads) {
+          const profile = await profilePlan(device, workload.plan, limits);
+          emit("profile", { mode: workload.mode, ...profile });
+          say(`\n${profileText(workload.mode, profile)}`);
+        }
+      }
       for (const workload of workloads) workload.destroy();
     } finally {
       device.close();
@@ -111,6 +124,43 @@ export function throughputTable(measured: readonly Throughput[]): string {
       firstStepMs.toFixed(0),
     ]),
   ]);
+}
+
+/** One line an upper limit. */
+export function limitsText(limits: Limits): string {
+  const { flopsPerSecond, bytesPerSecond, copyBytesPerSecond, latencyMs, dispatchMs } = limits;
+  return [
+    `limits: ${digits(flopsPerSecond / 1e9)} GFLOP/s of multiply-adds, ${
+      digits(bytesPerSecond / 1e9)
+    } GB/s of a copying ` +
+    `kernel (${digits(copyBytesPerSecond / 1e9)} of a buffer copy)`,
+    `        ${digits(dispatchMs * 1000)} us a dispatch, ${digits(latencyMs)} ms to wait for nothing`,
+  ].join("\n");
+}
+
+/** Where a plan's time goes, as tables: by operation, by layer, and the rows by shape that lose most. */
+export function profileText(mode: Mode, { method, totalMs, operations, layers, shapes }: Profile, top = 20): string {
+  const how = method === "timestamps"
+    ? "the device's timestamps around each dispatch, medians of runs"
+    : "each distinct dispatch repeated between two waits";
+  const row = (row: ProfileRow) => [
+    row.label,
+    row.shape,
+    String(row.count),
+    digits(row.ms),
+    `${(row.share * 100).toFixed(1)} %`,
+    digits(row.flopsPerSecond / 1e9),
+    digits(row.bytesPerSecond / 1e9),
+    `${(row.ofLimit * 100).toFixed(0)} % of ${row.bound}`,
+    digits(row.gapMs),
+  ];
+  const head = (first: string) => [first, "", "count", "ms", "share", "GFLOP/s", "GB/s", "reached", "ms lost"];
+  return [
+    `${mode === "train" ? "training" : "inference"}: ${digits(totalMs)} ms in dispatches (${how})`,
+    table([head("operation"), ...operations.map(row)], [0, 1]),
+    table([head("layer"), ...layers.map(row)], [0, 1]),
+    table([head(`operation and sizes (top ${top})`), ...shapes.slice(0, top).map(row)], [0, 1]),
+  ].join("\n\n");
 }
 
 /** Rows by mode: MiB on the device. */

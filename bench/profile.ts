@@ -1,0 +1,201 @@
+/**
+ * Where a plan's time goes, dispatch by dispatch. Two ways: the device's timestamps around each dispatch of whole runs; or,
+ * where it has none that mean anything, each distinct dispatch repeated many times between two waits of the host.
+ */
+
+import type { Device } from "../kernels/device.ts";
+import { type Dispatch, shaderText } from "../kernels/dispatch.ts";
+import type { Plan } from "../nn/plan.ts";
+import { type Limits, repeated, submit } from "./limits.ts";
+import { spread, timed } from "./measure.ts";
+
+/** How times were taken. */
+export type ProfileMethod = "timestamps" | "repetition";
+
+/** Dispatches of one kind, taken together. */
+export interface ProfileRow {
+  /** The operation, such as `conv2d.forward`. */
+  readonly label: string;
+  /** Sizes, as the kernel's constants tell them, or the layer; empty when rows of all sizes are taken together. */
+  readonly shape: string;
+  /** How many dispatches of a run. */
+  readonly count: number;
+  /** Of all of them. */
+  readonly ms: number;
+  /** Of the plan's time. */
+  readonly share: number;
+  readonly flopsPerSecond: number;
+  readonly bytesPerSecond: number;
+  /** What bounds it: arithmetic or memory. */
+  readonly bound: "arithmetic" | "memory";
+  /** The part of that limit which is reached. */
+  readonly ofLimit: number;
+  /** Milliseconds that would be saved at the limit. */
+  readonly gapMs: number;
+}
+
+/** A plan's time, divided in three ways; rows with the largest gap to their limit first. */
+export interface Profile {
+  readonly method: ProfileMethod;
+  /** Of all dispatches. */
+  readonly totalMs: number;
+  readonly operations: readonly ProfileRow[];
+  readonly layers: readonly ProfileRow[];
+  readonly shapes: readonly ProfileRow[];
+}
+
+const RUNS = 7;
+
+/** Profiles a plan that is bound to memory, its settings and inputs written by a run before. */
+export async function profilePlan(device: Device, plan: Plan, limits: Limits): Promise<Profile> {
+  const stamped = device.capabilities.timestamps ? await timestamps(device, plan) : undefined;
+  const ms = stamped ?? await repetitions(device, plan, limits);
+  return {
+    method: stamped ? "timestamps" : "repetition",
+    totalMs: ms.reduce((sum, time) => sum + time, 0),
+    operations: byOperation(plan.dispatches, ms, limits),
+    layers: byLayer(plan.dispatches, ms, limits),
+    shapes: byShape(plan.dispatches, ms, limits),
+  };
+}
+
+/** A query set holds at most 4096 timestamps, two a dispatch. */
+const DISPATCHES_A_SET = 2048;
+
+/** Medians over runs; undefined when the device's clock does not agree with the host's. */
+async function timestamps(device: Device, plan: Plan): Promise<number[] | undefined> {
+  const { gpu } = device, { program, dispatches } = plan;
+  const count = Math.min(dispatches.length, DISPATCHES_A_SET);
+  const queries = gpu.createQuerySet({ type: "timestamp", count: count * 2 });
+  const resolved = await device.buffer(
+    "timestamps",
+    count * 16,
+    GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+  );
+  try {
+    const samples: number[][] = dispatches.map(() => []);
+    for (let run = 0; run < RUNS + 1; run++) {
+      for (let first = 0; first < dispatches.length; first += count) {
+        const chunk = Math.min(count, dispatches.length - first);
+        const hostMs = await timed(() =>
+          submit(device, (encoder) => {
+            for (let i = 0; i < chunk; i++) {
+              program.encodeOne(encoder, first + i, 1, {
+                querySet: queries,
+                beginningOfPassWriteIndex: i * 2,
+                endOfPassWriteIndex: i * 2 + 1,
+              });
+            }
+            encoder.resolveQuerySet(queries, 0, chunk * 2, resolved, 0);
+          })
+        );
+        const times = new BigUint64Array(await device.read(resolved, 0, chunk * 16));
+        const ms = (from: number, to: number) => Number(times[to] - times[from]) / 1e6;
+        if (!plausible(times, ms(0, chunk * 2 - 1), hostMs)) return undefined;
+        // The first run warms caches up.
+        if (run > 0) { for (let i = 0; i < chunk; i++) samples[first + i].push(ms(i * 2, i * 2 + 1)); }
+      }
+    }
+    return samples.map((each) => spread(each).median);
+  } finally {
+    queries.destroy();
+    resolved.destroy();
+  }
+}
+
+/** In order, and together neither longer than the host waited nor a small part of it. */
+function plausible(times: BigUint64Array, deviceMs: number, hostMs: number): boolean {
+  for (let i = 1; i < times.length; i += 2) if (times[i] < times[i - 1]) return false;
+  return deviceMs < hostMs * 1.05 && (deviceMs > hostMs * 0.3 || hostMs - deviceMs < 20);
+}
+
+async function repetitions(device: Device, plan: Plan, limits: Limits): Promise<number[]> {
+  const known = new Map<string, number>(), ms: number[] = [];
+  for (const [index, dispatch] of plan.dispatches.entries()) {
+    const key = kind(dispatch);
+    let time = known.get(key);
+    if (time === undefined) {
+      const encode = (encoder: GPUCommandEncoder, times: number) => plan.program.encodeOne(encoder, index, times);
+      time = await repeated(device, encode, { targetMs: 60, latencyMs: limits.latencyMs });
+      known.set(key, time);
+    }
+    ms.push(time);
+  }
+  return ms;
+}
+
+/** Dispatches of the same kind do the same work. */
+function kind(dispatch: Dispatch): string {
+  const sizes = Object.values(dispatch.bindings).map(({ operand }) => operand.byteLength);
+  return `${shaderText(dispatch)}\n${Object.values(dispatch.uniforms ?? {})}\n${dispatch.workgroups} ${sizes}`;
+}
+
+/** Constants that say how a kernel works, not how large its job is. */
+const TUNING = /TILE|CHUNK|LANE|BLOCK|_EACH|MAGIC|SHIFT|ROWS_OF/;
+
+/** The sizes of a dispatch, such as `M=1024 N4=16 K=64`. */
+export function shapeOf({ constants, uniforms }: Dispatch): string {
+  return Object.entries({ ...uniforms, ...constants })
+    .filter(([name, value]) => typeof value === "number" && !TUNING.test(name))
+    .map(([name, value]) => `${name}=${value}`).join(" ");
+}
+
+/** Rows by operation, the largest gap to the limit first. */
+export function byOperation(dispatches: readonly Dispatch[], ms: readonly number[], limits: Limits): ProfileRow[] {
+  return rows(dispatches, ms, limits, ({ label }) => [label, ""]);
+}
+
+/** Rows by operation and sizes, the largest gap to the limit first. */
+export function byShape(dispatches: readonly Dispatch[], ms: readonly number[], limits: Limits): ProfileRow[] {
+  return rows(dispatches, ms, limits, (dispatch) => [dispatch.label, shapeOf(dispatch), kind(dispatch)]);
+}
+
+/**
+ * Rows by layer, as the names of the parameters that dispatches bind tell it; a dispatch that binds none belongs to the
+ * layer of the one before.
+ */
+export function byLayer(dispatches: readonly Dispatch[], ms: readonly number[], limits: Limits): ProfileRow[] {
+  let layer = "input";
+  return rows(dispatches, ms, limits, ({ label, bindings }) => {
+    const names = Object.values(bindings).map(({ operand }) => operand.label.match(LAYER)?.[0]);
+    layer = label === "sgd" ? "optimizer" : label === "batch.make" ? "input" : names.find(Boolean) ?? layer;
+    return [layer, ""];
+  });
+}
+
+const LAYER = /^(layer\d+\.\d+|conv1|bn1|fc)(?=\.)/;
+
+function rows(
+  dispatches: readonly Dispatch[],
+  ms: readonly number[],
+  limits: Limits,
+  group: (dispatch: Dispatch) => readonly [label: string, shape: string, key?: string],
+): ProfileRow[] {
+  const total = ms.reduce((sum, time) => sum + time, 0);
+  const groups = new Map<string, { label: string; shape: string; indices: number[] }>();
+  for (const [index, dispatch] of dispatches.entries()) {
+    const [label, shape, key = `${label}\n${shape}`] = group(dispatch);
+    const found = groups.get(key);
+    if (found) found.indices.push(index);
+    else groups.set(key, { label, shape, indices: [index] });
+  }
+  const sum = (indices: number[], value: (index: number) => number) => indices.reduce((all, i) => all + value(i), 0);
+  return [...groups.values()].map(({ label, shape, indices }): ProfileRow => {
+    const arithmetic = (i: number) => dispatches[i].flops * 1000 / limits.flopsPerSecond;
+    const memory = (i: number) => dispatches[i].bytes * 1000 / limits.bytesPerSecond;
+    const time = sum(indices, (i) => ms[i]);
+    const least = sum(indices, (i) => Math.max(arithmetic(i), memory(i)));
+    return {
+      label,
+      shape,
+      count: indices.length,
+      ms: time,
+      share: time / total,
+      flopsPerSecond: sum(indices, (i) => dispatches[i].flops) * 1000 / time,
+      bytesPerSecond: sum(indices, (i) => dispatches[i].bytes) * 1000 / time,
+      bound: sum(indices, arithmetic) > sum(indices, memory) ? "arithmetic" : "memory",
+      ofLimit: least / time,
+      gapMs: time - least,
+    };
+  }).sort((a, b) => b.gapMs - a.gapMs);
+}
