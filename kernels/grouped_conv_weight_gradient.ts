@@ -24,6 +24,7 @@ import {
   MOST_TEXT,
   range,
   reachableTaps,
+  RUN_COST,
   SOFTWARE_INVOCATIONS,
   sources,
   tileSize,
@@ -165,10 +166,11 @@ function softwarePlan(geometry: ConvGeometry, grouping: Grouping): Plan {
         const perWalk = LOAD_COST * stores * chunks * (chunks > 1 ? 2 : 1);
         const cost = ((LOAD_COST * loads + products) * tiles + perWalk) * parts * lanes;
         const text = LOAD_COST * (loads + stores) + products;
+        const score = RUN_COST * cost + text * parts;
         const fits = text <= MOST_TEXT;
-        if (fits ? cost < least : least === Infinity && text < shortest) {
+        if (fits ? score < least : least === Infinity && text < shortest) {
           best = { rows, columns, outs, rowsEach, invocations: SOFTWARE_INVOCATIONS, workgroupSize: 8 };
-          if (fits) least = cost;
+          if (fits) least = score;
           else shortest = text;
         }
       }

@@ -3,8 +3,9 @@
  *
  * On a GPU an invocation takes one vec4 of channels and one tile of a few pixels: many invocations matter most. On a CPU
  * (Mesa's llvmpipe) eight invocations are the lanes of a vector register, a vec4 loaded or stored costs as much as
- * several 4x4 products, and long texts compile slowly; so every small tile is tried, and the one that costs least by that
- * measure is taken.
+ * several 4x4 products, and long texts compile slowly; so every small tile is weighed, and the one that costs least by that
+ * measure is taken. Nothing is shared between invocations: neighbouring lanes own neighbouring channels, so a load brings
+ * them all values of their own, and subgroup broadcasts would have nothing to save.
  */
 
 import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
@@ -20,6 +21,7 @@ import {
   MOST_ROWS,
   MOST_TEXT,
   reachableTaps,
+  RUN_COST,
   SOFTWARE_INVOCATIONS,
   sources,
   tileSize,
@@ -88,41 +90,58 @@ function gpuCut(geometry: ConvGeometry, transposed: boolean): Cut {
   return { rows, columns, targets: 1, tileImages, tilesEach: 1, held: false };
 }
 
+/** The cheapest of all small cuts whose text is not too long; the shortest where all are. */
 function softwareCut(geometry: ConvGeometry, grouping: Grouping, transposed: boolean): Cut {
+  let best: Cut | undefined, least = Infinity;
+  for (const cut of softwareCuts(geometry, grouping, transposed)) {
+    const { text, run } = price(cut, geometry, grouping, transposed);
+    const score = text <= MOST_TEXT ? text + RUN_COST * run : 1e12 * text;
+    if (score < least) [best, least] = [cut, score];
+  }
+  return best!;
+}
+
+function* softwareCuts(geometry: ConvGeometry, grouping: Grouping, transposed: boolean): Generator<Cut> {
   const { n, h, w } = transposed ? geometry.input : convOutput(geometry);
   const multiple = transposed ? geometry.stride : 1;
   const perGroup = transposed ? grouping.inPerGroup : grouping.outPerGroup;
-  const sourcesPerGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
   const targetBlocks = transposed ? grouping.inBlocks : grouping.outBlocks;
-  let best: Cut | undefined, least = Infinity, shortest = Infinity;
+  const targetCounts = [1, 2, 4].filter((targets) => perGroup % targets === 0);
   for (const height of tileSizes(h, MOST_ROWS, multiple)) {
     for (const width of tileSizes(w, MOST_COLUMNS, multiple)) {
       const [rows, columns] = axes(geometry, transposed, height, width);
-      const weights = reachableTaps(rows).length * reachableTaps(columns).length * grouping.swizzles.length;
-      const loads = sources(rows).length * sources(columns).length;
-      const products = uses(rows) * uses(columns);
-      const wholes = rows.tiles * columns.tiles;
-      for (const targets of [1, 2, 4].filter((targets) => perGroup % targets === 0)) {
-        for (const held of [true, false]) {
-          for (const tileImages of held || wholes > 1 ? [1] : [1, 2, 4, 8, 16].filter((images) => images <= n)) {
-            const tiles = ceilDiv(n, tileImages) * wholes;
-            const tilesEach = held ? Math.max(1, Math.floor(tiles * targetBlocks / targets / SOFTWARE_INVOCATIONS)) : 1;
-            const moves = tileImages * (loads * sourcesPerGroup + height * width * targets);
-            const weightLoads = weights * sourcesPerGroup * targets;
-            const sums = tileImages * products * sourcesPerGroup * targets * grouping.swizzles.length / 4;
-            const cost = (LOAD_COST * (moves + weightLoads / tilesEach) + sums) * tiles / targets;
-            const looped = held ? 1 : sourcesPerGroup;
-            const text = LOAD_COST * (moves + weightLoads) / looped + sums / looped;
-            const fits = text <= MOST_TEXT;
-            if (fits ? cost < least : least === Infinity && text < shortest) {
-              best = { rows, columns, targets, tileImages, tilesEach, held };
-              if (fits) least = cost;
-              else shortest = text;
-            }
-          }
+      const pixelTiles = rows.tiles * columns.tiles;
+      for (const targets of targetCounts) {
+        const tilesEach = Math.max(1, Math.floor(n * pixelTiles * targetBlocks / targets / SOFTWARE_INVOCATIONS));
+        yield { rows, columns, targets, held: true, tileImages: 1, tilesEach };
+        // Weights that are not held are worth sharing between images, where one has few pixels.
+        for (const tileImages of pixelTiles === 1 ? [1, 2, 4, 8, 16].filter((images) => images <= n) : [1]) {
+          yield { rows, columns, targets, held: false, tileImages, tilesEach: 1 };
         }
       }
     }
   }
-  return best!;
+}
+
+/** What a cut costs, in products of a 4x4 matrix with a vec4: the length of its text, and all invocations' work. */
+function price(
+  cut: Cut,
+  geometry: ConvGeometry,
+  grouping: Grouping,
+  transposed: boolean,
+): { text: number; run: number } {
+  const { rows, columns, targets, held, tileImages, tilesEach } = cut;
+  const perGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
+  const blocks = (transposed ? grouping.inBlocks : grouping.outBlocks) / targets;
+  const rowsOfWeights = grouping.swizzles.length;
+  const weights = reachableTaps(rows).length * reachableTaps(columns).length * rowsOfWeights * perGroup * targets;
+  const loads = tileImages * sources(rows).length * sources(columns).length * perGroup;
+  const stores = tileImages * rows.size * columns.size * targets;
+  const products = tileImages * uses(rows) * uses(columns) * perGroup * targets * rowsOfWeights / 4;
+  const tiles = ceilDiv(geometry.input.n, tileImages) * rows.tiles * columns.tiles;
+  const looped = held ? 1 : perGroup;
+  return {
+    text: (LOAD_COST * (loads + weights) + products) / looped + LOAD_COST * stores,
+    run: (LOAD_COST * (loads + stores + weights / tilesEach) + products) * tiles * blocks,
+  };
 }

@@ -136,6 +136,8 @@ export function uses(axis: Axis): number {
 export const LOAD_COST = 5;
 /** What a kernel's text may come to, in such products: longer ones take seconds to compile and run no faster. */
 export const MOST_TEXT = 600;
+/** A product executed by a vector of invocations, against one of the text to compile, over a short training. */
+export const RUN_COST = 1 / 160 / 8;
 /** Invocations wanted on a CPU: some vectors for each core. */
 export const SOFTWARE_INVOCATIONS = 64;
 /** Largest tile on a CPU. */

@@ -69,6 +69,12 @@ for (const [name, geometry] of Object.entries(CASES)) {
   });
 }
 
+gpuTest("direct convolution folds a grid past the limit of one dimension", async (device) => {
+  const wanted = referenceConv(CASES["depthwise with a multiplier of 3"]);
+  const caps = { ...device.capabilities, software: false, maxWorkgroupsPerDimension: 2 };
+  await checkConv(device, KERNELS, wanted, caps, "folded");
+});
+
 Deno.test("direct kernels take any grouping that divides the channels", () => {
   const geometry = CASES["depthwise with a multiplier of 3"];
   assertEquals(directSupports(geometry), true);

@@ -103,6 +103,12 @@ gpuTest("grouped weight gradient of many chunks adds them in several rounds", as
   await checkConv(device, KERNELS, wanted, caps, "gpu");
 });
 
+gpuTest("grouped convolution folds a grid past the limit of one dimension", async (device) => {
+  const wanted = referenceConv(geometry({ n: 3, h: 9, w: 9, groups: 8, width: 4 }));
+  const caps = { ...device.capabilities, software: false, maxWorkgroupsPerDimension: 2 };
+  await checkConv(device, KERNELS, wanted, caps, "folded");
+});
+
 Deno.test("grouped kernels say which groupings they take", () => {
   const takes = (settings: Partial<Settings>) =>
     groupedSupports(geometry({ h: 4, w: 4, groups: 4, width: 4, ...settings }));
