@@ -114,6 +114,7 @@ abstract class Step<B> {
 
   /** Frees what the step owns on the device; the source is the caller's. */
   destroy(): void {
+    this.#arena.remove(this.plan);
     this.plan.destroy();
     for (const buffer of this.#buffers) buffer.destroy();
   }
