@@ -24,6 +24,16 @@ export const commands: readonly ListedCommand[] = [
     summary: "Train a network, on CIFAR-10 or on images drawn by the program itself",
     load: async () => (await import("./cli/train.ts")).trainCommand,
   },
+  {
+    name: "eval",
+    summary: "Test a checkpoint: loss, accuracy, and which class is taken for which",
+    load: async () => (await import("./cli/eval.ts")).evalCommand,
+  },
+  {
+    name: "checkpoint",
+    summary: "Show, convert and check checkpoints",
+    load: async () => (await import("./cli/checkpoint.ts")).checkpointCommand,
+  },
 ];
 
 if (import.meta.main) {

@@ -120,8 +120,8 @@ async function planNew({ options }: TrainInvocation): Promise<TrainPlan> {
     arch: options.arch,
     num_classes: data.classNames.length,
     cardinality: options.cardinality ?? (ARCHITECTURES[options.arch] as ResNeXtOptions).cardinality ?? 32,
-    layers: readList("layers", options.layers),
-    channels: readList("channels", options.channels),
+    layers: readList("layers", options.layers, PATH),
+    channels: readList("channels", options.channels, PATH),
   };
   const settings: RunSettings = {
     dataset,
@@ -159,13 +159,13 @@ function countParameters(network: NetworkDescription): number {
 }
 
 /** Reads `3,4,6,3`. */
-export function readList(key: string, text: string | undefined): number[] | undefined {
+export function readList(key: string, text: string | undefined, path: string): number[] | undefined {
   if (text === undefined) return undefined;
   const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
   if (values.length > 8 || !values.every((value) => Number.isSafeInteger(value) && value >= 1 && value <= 65536)) {
     throw usageError(
       `Option --${flagName(key)} must be whole numbers with commas between, not ${JSON.stringify(text)}`,
-      PATH,
+      path,
     );
   }
   return values;

@@ -1,8 +1,11 @@
-/** The network that a checkpoint describes. */
+/** The network that a checkpoint describes, and whether weights are its. */
 
 import { UserError } from "../kernels/user_error.ts";
 import type { NetworkDescription } from "./checkpoint.ts";
 import type { Module } from "./module.ts";
+import { Counter } from "./state.ts";
+import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
+import { checkNames, type StateDict } from "./weights.ts";
 import { ARCHITECTURES, isArchitecture, resnext } from "./resnext.ts";
 
 /**
@@ -22,4 +25,23 @@ export function describedNetwork(
     if (error instanceof RangeError) throw new UserError(`Cannot build ${arch}: ${error.message}`, { cause: error });
     throw error;
   }
+}
+
+/**
+ * A module's `state_dict` out of tensors: in the module's order, weights as float32, absent counters zero.
+ *
+ * @throws {UserError} naming the first tensor that is missing, too many or of another shape.
+ */
+export function fittedState(module: Module, tensors: StateDict): StateDict {
+  const entries = [...module.stateEntries()];
+  checkNames(
+    tensors,
+    entries.flatMap(([name, entry]) => entry instanceof Counter ? [] : [[name, entry.shape] as const]),
+    entries.flatMap(([name, entry]) => entry instanceof Counter ? [name] : []),
+  );
+  return new Map(entries.map(([name, entry]): [string, TensorData] => {
+    const tensor = tensors.get(name);
+    if (entry instanceof Counter) return [name, tensor ?? int64Scalar(0)];
+    return [name, tensor!.dtype === "F32" ? tensor! : float32Tensor(toFloat32(tensor!, name), entry.shape)];
+  }));
 }

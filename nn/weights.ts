@@ -248,7 +248,7 @@ function layOut(module: Module, alignment: number): Layout {
   };
 }
 
-function checkNames(
+export function checkNames(
   state: StateDict,
   wanted: readonly (readonly [string, readonly number[]])[],
   optional: readonly string[],

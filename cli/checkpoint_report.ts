@@ -1,0 +1,84 @@
+/** What a checkpoint holds, as text and as JSON. */
+
+import type { Checkpoint } from "../nn/checkpoint.ts";
+import { describedNetwork } from "../nn/described_network.ts";
+import type { StateDict } from "../nn/weights.ts";
+import { formatBytes } from "./progress.ts";
+import { epochLine } from "./train_report.ts";
+
+const elements = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
+const grouped = (count: number) => count.toLocaleString("en-US");
+
+/** Names, shapes and types, in columns. */
+function tensorTable(tensors: StateDict): string[] {
+  const rows = [...tensors].map(([name, { dtype, shape }]) => [
+    name,
+    dtype,
+    `[${shape.join(", ")}]`,
+    grouped(elements(shape)),
+  ]);
+  const all = [["Tensor", "Type", "Shape", "Elements"], ...rows];
+  const widths = [0, 1, 2, 3].map((column) => Math.max(...all.map((row) => row[column].length)));
+  return all.map(([name, dtype, shape, count]) =>
+    [name.padEnd(widths[0]), dtype.padEnd(widths[1]), shape.padEnd(widths[2]), count.padStart(widths[3])].join("  ")
+  );
+}
+
+/** `arch`, `num_classes`, ... as a column of names and one of values. */
+function fieldLines(fields: Readonly<Record<string, unknown>>): string[] {
+  return Object.entries(fields).filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `  ${name.padEnd(16)} ${Array.isArray(value) ? value.join(", ") : value}`);
+}
+
+/** A checkpoint for people. */
+export function checkpointText(file: string, bytes: number, { description, state, momenta }: Checkpoint): string {
+  const { network, input, class_names: classNames, settings, progress } = description;
+  const lines = [`${file}: a checkpoint of ${formatBytes(bytes)}, its checksum is right`, "", "Network"];
+  const parameters = grouped(describedNetwork(network).parameterCount);
+  lines.push(...fieldLines({ ...network, parameters }));
+  if (classNames) lines.push(...classLines(classNames));
+  if (input) lines.push("", "Input", ...fieldLines({ ...input }));
+  if (settings) lines.push("", "Settings", ...fieldLines({ ...settings }));
+  if (progress) {
+    const { epoch, step, history } = progress;
+    lines.push("", "Progress", ...fieldLines({ epoch, step }));
+    lines.push(...history.map((metrics) => `  ${epochLine(metrics, settings?.epochs ?? history.length)}`));
+  }
+  lines.push("", ...tensorTable(state), "");
+  lines.push(momenta ? `and the optimizer's momentum of ${momenta.size} parameters` : "and no optimizer's state");
+  return lines.join("\n");
+}
+
+function classLines(names: readonly string[]): string[] {
+  const shown = names.slice(0, 10).join(", ");
+  return [`  ${"class_names".padEnd(16)} ${names.length > 10 ? `${shown}, ...` : shown}`];
+}
+
+/** Any other safetensors file for people. */
+export function weightsText(file: string, tensors: StateDict, metadata: Readonly<Record<string, string>>): string {
+  const count = [...tensors.values()].reduce((sum, { shape }) => sum + elements(shape), 0);
+  const lines = [`${file}: safetensors without a description, ${tensors.size} tensors, ${grouped(count)} elements`, ""];
+  const entries = fieldLines(metadata);
+  if (entries.length > 0) lines.push("Metadata", ...entries, "");
+  return [...lines, ...tensorTable(tensors)].join("\n");
+}
+
+const tensorList = (tensors: StateDict) => [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
+
+/** A checkpoint for programs. */
+export function checkpointJson({ description, state, momenta }: Checkpoint): Record<string, unknown> {
+  return {
+    ...description,
+    parameters: describedNetwork(description.network).parameterCount,
+    tensors: tensorList(state),
+    momenta: momenta ? tensorList(momenta) : [],
+  };
+}
+
+/** Any other safetensors file for programs. */
+export function weightsJson(
+  tensors: StateDict,
+  metadata: Readonly<Record<string, string>>,
+): Record<string, unknown> {
+  return { metadata, tensors: tensorList(tensors) };
+}
