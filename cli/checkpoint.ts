@@ -1,36 +1,17 @@
 /** `resnext checkpoint ...`: shows, converts and checks checkpoints. */
 
-import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { decodeCheckpoint, encodeCheckpoint, type NetworkDescription } from "../nn/checkpoint.ts";
-import { loadCheckpoint, saveFile } from "../nn/checkpoint_file.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { checkpointJson, checkpointText, weightsJson, weightsText } from "./checkpoint_report.ts";
 import { defineCommand, defineGroup } from "./command.ts";
+import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { readList } from "./train_plan.ts";
 
-const read = (file: string) => touching(`read "${file}"`, () => Deno.readFile(file));
-
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
-
-/** Writes a new file; an old one only where the user said so. */
-async function write(path: string, bytes: Uint8Array, { force }: { readonly force: boolean }): Promise<void> {
-  if (!force) {
-    const there = await touching(`look at "${path}"`, async () => {
-      try {
-        return Boolean(await Deno.lstat(path));
-      } catch (error) {
-        if (error instanceof Deno.errors.NotFound) return false;
-        throw error;
-      }
-    });
-    if (there) throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
-  }
-  await touching(`write "${path}"`, () => saveFile(path, bytes));
-}
 
 const inspect = defineCommand({
   name: "inspect",
@@ -39,7 +20,7 @@ const inspect = defineCommand({
   options: { json: { type: "boolean", doc: "Print one JSON object instead" } },
   examples: ["checkpoint inspect runs/first/best.safetensors"],
   run: async ({ args: { file }, options: { json } }) => {
-    const bytes = await read(file);
+    const bytes = await readFile(file);
     const { tensors, metadata } = parseSafetensors(bytes, file);
     if (metadata.resnext === undefined) {
       console.log(json ? JSON.stringify(weightsJson(tensors, metadata)) : weightsText(file, tensors, metadata));
@@ -61,8 +42,8 @@ const exportWeights = defineCommand({
   },
   examples: ["checkpoint export runs/first/best.safetensors --to weights.safetensors"],
   run: async ({ args: { file }, options }) => {
-    const { state } = await touching(`read "${file}"`, () => loadCheckpoint(file));
-    await write(options.to, encodeSafetensors({ tensors: state, metadata: { format: "pt" } }), options);
+    const { state } = await readCheckpoint(file);
+    await writeNewFile(options.to, encodeSafetensors({ tensors: state, metadata: { format: "pt" } }), options);
     console.log(`Wrote ${state.size} tensors to ${options.to}`);
   },
 });
@@ -89,7 +70,7 @@ const importWeights = defineCommand({
   },
   examples: ["checkpoint import weights.safetensors --arch resnext50 --to imported.safetensors"],
   run: async ({ args: { file }, options }) => {
-    const { tensors, metadata } = parseSafetensors(await read(file), file);
+    const { tensors, metadata } = parseSafetensors(await readFile(file), file);
     if (metadata.resnext !== undefined) {
       throw new UserError(
         `Cannot import "${file}": it is a checkpoint already; \`checkpoint export\` takes its weights`,
@@ -105,7 +86,7 @@ const importWeights = defineCommand({
       channels: readList("channels", options.channels, "resnext checkpoint import"),
     };
     const state = fittedState(describedNetwork(network), tensors);
-    await write(options.to, await encodeCheckpoint({ description: { network }, state }), options);
+    await writeNewFile(options.to, await encodeCheckpoint({ description: { network }, state }), options);
     console.log(`Wrote ${state.size} tensors of ${arch} with ${network.num_classes} classes to ${options.to}`);
   },
 });
@@ -122,7 +103,7 @@ const verify = defineCommand({
   positionals: [{ name: "file", doc: "The checkpoint" }],
   examples: ["checkpoint verify runs/first/last.safetensors"],
   run: async ({ args: { file } }) => {
-    const { description, state, momenta } = await touching(`read "${file}"`, () => loadCheckpoint(file));
+    const { description, state, momenta } = await readCheckpoint(file);
     fittedState(describedNetwork(description.network), state);
     console.log(`${file} is whole: ${state.size + (momenta?.size ?? 0)} tensors match the checksum and the network`);
   },

@@ -1,10 +1,8 @@
 /** `resnext eval`: what a checkpoint's network makes of a test set. */
 
-import { touching } from "../data/files.ts";
 import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
-import { loadCheckpoint } from "../nn/checkpoint_file.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
@@ -12,6 +10,7 @@ import { imageInput } from "../nn/trainer.ts";
 import { defineCommand } from "./command.ts";
 import { type DatasetName, datasetNames, loadDataset, runDefaults } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
+import { readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
 import { formatRate, ProgressLine } from "./progress.ts";
 
@@ -42,7 +41,7 @@ export const evalCommand = defineCommand({
   },
   examples: ["eval runs/first/best.safetensors", "eval imported.safetensors --dataset cifar10 --test-limit 1000"],
   run: async ({ args: { checkpoint: file }, options }) => {
-    const { description, state } = await touching(`read "${file}"`, () => loadCheckpoint(file));
+    const { description, state } = await readCheckpoint(file);
     const { settings } = description;
     const name = options.dataset ?? settings?.dataset;
     if (name === undefined) {
@@ -68,7 +67,7 @@ export const evalCommand = defineCommand({
     const progress = new ProgressLine();
     const device = await openDevice();
     try {
-      if (!options.json) progress.update("Compiling kernels ...");
+      if (!options.json && Deno.stderr.isTerminal()) progress.update("Compiling kernels ...");
       const network = await Network.create(device, describedNetwork(description.network));
       network.loadStateDict(state);
       const evaluator = await Evaluator.create(network, data.test, imageInput(data, input), batchSize);

@@ -2,6 +2,7 @@
 
 import { dirname, join, resolve } from "@std/path";
 import { touching } from "../data/files.ts";
+import { exists } from "./files.ts";
 import { type Checkpoint, encodeCheckpoint } from "../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../nn/checkpoint_file.ts";
 import { UserError } from "../kernels/user_error.ts";
@@ -86,18 +87,6 @@ export class RunFolder {
   async removeIfEmpty(): Promise<void> {
     await Deno.remove(this.path).catch(() => {});
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await touching(`look at "${path}"`, async () => {
-    try {
-      await Deno.lstat(path);
-      return true;
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return false;
-      throw error;
-    }
-  });
 }
 
 async function sameFile(a: string, b: string): Promise<boolean> {

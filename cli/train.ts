@@ -1,9 +1,10 @@
 /** `resnext train`: trains a network, shows it, and keeps checkpoints. */
 
 import { dirname } from "@std/path";
-import { openDevice } from "../kernels/device.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { DivergedError, Trainer } from "../nn/trainer.ts";
+import { BatchSizeError } from "../nn/step.ts";
 import { defineCommand } from "./command.ts";
 import { Interruptible } from "./interrupt.ts";
 import { RunFolder } from "./run_folder.ts";
@@ -56,6 +57,23 @@ async function train(invocation: TrainInvocation): Promise<number> {
   }
 }
 
+/** Prepares the run; where the user chose no batch size and the default does not fit, with a smaller one. */
+async function createTrainer(device: Device, plan: TrainPlan, report: TrainReport): Promise<Trainer> {
+  const { data, description, from } = plan;
+  try {
+    return await Trainer.create(device, data, description, from);
+  } catch (error) {
+    if (!(error instanceof BatchSizeError) || error.fits < 1 || plan.batchSizeChosen) throw error;
+    const batchSize = 2 ** Math.floor(Math.log2(error.fits));
+    const smaller = { ...description, settings: { ...description.settings, batch_size: batchSize } };
+    report.smallerBatch(
+      { ...plan, description: smaller },
+      `Batches of ${description.settings.batch_size} do not fit this device; the run takes batches of ${batchSize}`,
+    );
+    return await Trainer.create(device, data, smaller, from);
+  }
+}
+
 /** Seconds after which a checkpoint is made within an epoch too. */
 const SAVE_EVERY = 600;
 
@@ -63,7 +81,7 @@ async function trainInto(folder: RunFolder, plan: TrainPlan, report: TrainReport
   using interruptible = new Interruptible(() => report.stopping());
   const device = await openDevice();
   report.start(plan, device, folder.path);
-  const trainer = await Trainer.create(device, plan.data, plan.description, plan.from);
+  const trainer = await createTrainer(device, plan, report);
   report.prepared({ stepsPerEpoch: trainer.stepsPerEpoch, deviceBytes: trainer.deviceBytes });
 
   const started = performance.now();

@@ -1,12 +1,11 @@
 /** What `train` is to do, out of its options or out of the checkpoint that it goes on from. */
 
-import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { Checkpoint, NetworkDescription, RunSettings } from "../nn/checkpoint.ts";
-import { loadCheckpoint } from "../nn/checkpoint_file.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import type { RunDescription, TrainingData } from "../nn/trainer.ts";
+import { readCheckpoint } from "./files.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
 import { datasetNames, DATASETS, defaultDataset, loadDataset, runDefaults } from "./dataset.ts";
 
@@ -101,6 +100,8 @@ export interface TrainPlan {
   readonly parameters: number;
   /** The data set was chosen because it has been downloaded. */
   readonly foundDataset: boolean;
+  /** The batch size is the user's, or the resumed run's. */
+  readonly batchSizeChosen: boolean;
 }
 
 /** Reads the options, the checkpoint if any, and the images. @throws {UserError} for anything wrong with them. */
@@ -145,6 +146,7 @@ async function planNew({ options }: TrainInvocation): Promise<TrainPlan> {
     data,
     parameters: countParameters(network),
     foundDataset: options.dataset === undefined && dataset !== "shapes",
+    batchSizeChosen: options.batchSize !== undefined,
   };
 }
 
@@ -172,7 +174,7 @@ export function readList(key: string, text: string | undefined, path: string): n
 }
 
 async function planResumed(invocation: TrainInvocation, file: string): Promise<TrainPlan> {
-  const from = await touching(`read "${file}"`, () => loadCheckpoint(file));
+  const from = await readCheckpoint(file);
   const { network, input, settings, progress } = from.description;
   if (!input || !settings || !progress || !from.momenta) {
     throw new UserError(`Cannot resume "${file}": it holds weights, but no run to go on with; train anew`);
@@ -192,6 +194,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
     from,
     parameters: describedNetwork(network).parameterCount,
     foundDataset: false,
+    batchSizeChosen: true,
   };
 }
 

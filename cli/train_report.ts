@@ -26,6 +26,8 @@ export interface RunEnd {
 export interface TrainReport {
   /** Before anything is compiled. */
   start(plan: TrainPlan, device: Device, folder: string): void;
+  /** The run takes smaller batches than the data set's default: those do not fit the device. */
+  smallerBatch(plan: TrainPlan, why: string): void;
   prepared(prepared: Prepared): void;
   event(event: TrainEvent): void;
   saved(path: string, best: boolean): void;
@@ -61,7 +63,7 @@ export class TextReport implements TrainReport {
     const rows = [
       ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on`],
       ["Network", `${network.arch}, ${plan.parameters.toLocaleString("en-US")} parameters, input ${size}`],
-      ["Training", `${settings.epochs} epochs, batch size ${settings.batch_size}, seed ${settings.seed}`],
+      ["Training", `${counted(settings.epochs, "epoch")}, batch size ${settings.batch_size}, seed ${settings.seed}`],
       ["SGD", optimizer.filter(Boolean).join(", ")],
       ["Device", `${device.name}${this.#software ? ", a software adapter" : ""}`],
       ["Folder", folder],
@@ -71,7 +73,18 @@ export class TextReport implements TrainReport {
       const { epoch, step } = from.description.progress!;
       this.#say(`Going on after epoch ${epoch}${step > 0 ? ` and step ${step} of epoch ${epoch + 1}` : ""}.`);
     }
-    this.#progress.update("Compiling kernels ...");
+    this.#whileCompiling();
+  }
+
+  smallerBatch(plan: TrainPlan, why: string): void {
+    this.#plan = plan;
+    this.#say(`          ${why}`);
+    this.#whileCompiling();
+  }
+
+  /** Elsewhere than on a terminal the header has said enough. */
+  #whileCompiling(): void {
+    if (Deno.stderr.isTerminal()) this.#progress.update("Compiling kernels ...");
   }
 
   prepared({ deviceBytes: { weights, activations, images } }: Prepared): void {
@@ -80,7 +93,7 @@ export class TextReport implements TrainReport {
       `Memory    ${total} on the device: weights ${formatBytes(weights)}, ` +
         `activations ${formatBytes(activations)}, images ${formatBytes(images)}`,
     );
-    this.#progress.update("Running the first step ...");
+    if (Deno.stderr.isTerminal()) this.#progress.update("Running the first step ...");
   }
 
   event(event: TrainEvent): void {
@@ -160,6 +173,10 @@ export class TextReport implements TrainReport {
   }
 }
 
+function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 /** Seconds from which on a quicker job is named. */
 const LONG = 3600;
 
@@ -204,6 +221,10 @@ export class JsonReport implements TrainReport {
       folder,
       resumed: progress && { epoch: progress.epoch, step: progress.step },
     });
+  }
+
+  smallerBatch({ description }: TrainPlan, why: string): void {
+    this.#print("warning", { message: why, batch_size: description.settings.batch_size });
   }
 
   prepared({ stepsPerEpoch, deviceBytes }: Prepared): void {

@@ -1,10 +1,9 @@
 /**
- * Checkpoints on a disk: the one file of `nn/` that touches the system. Failures are the system's own errors, which who
- * calls turns into words.
+ * Checkpoints reach the disk: the one file of `nn/` that touches the system. Failures are the system's own errors; who
+ * calls turns them into words.
  */
 
 import { basename, dirname, join } from "@std/path";
-import { type Checkpoint, decodeCheckpoint } from "./checkpoint.ts";
 
 /**
  * Writes a file so that a crash, at whatever moment, leaves the old one or the new one and never a broken one: written
@@ -44,9 +43,4 @@ export async function removeUnfinished(folder: string): Promise<void> {
   for await (const { name, isFile } of Deno.readDir(folder)) {
     if (isFile && /^\..*\.safetensors\.\d+\.part$/.test(name)) await Deno.remove(join(folder, name)).catch(() => {});
   }
-}
-
-/** Reads a checkpoint. @throws {UserError} for another or a damaged file; the system's error for none. */
-export async function loadCheckpoint(path: string): Promise<Checkpoint> {
-  return await decodeCheckpoint(await Deno.readFile(path), path);
 }

@@ -134,6 +134,15 @@ async function stepBuffers(device: Device, label: string) {
   return { settings, metrics, buffers, places };
 }
 
+/** A batch that no binding of the device holds. */
+export class BatchSizeError extends UserError {
+  override name = "BatchSizeError";
+  /** @param fits The largest batch that would fit; 0 where even one row is too large. */
+  constructor(message: string, readonly fits: number) {
+    super(message);
+  }
+}
+
 /** No binding may be larger than the device allows: said before anything is allocated, with what would fit. */
 function checkSizes(device: Device, dispatches: readonly Dispatch[], batchSize: number): void {
   const { maxBindingBytes } = device.capabilities;
@@ -146,11 +155,12 @@ function checkSizes(device: Device, dispatches: readonly Dispatch[], batchSize: 
   if (!largest) return;
   const fits = Math.floor(batchSize * maxBindingBytes / largest.byteLength);
   const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-  throw new UserError(
+  throw new BatchSizeError(
     `Cannot run batches of ${batchSize}: "${largest.label}" would take ${
       mib(largest.byteLength)
     }, ${device.name} binds at most ` +
       `${mib(maxBindingBytes)}; ${fits >= 1 ? `use a batch size of ${fits} or less` : "use a smaller image size"}`,
+    fits,
   );
 }
 

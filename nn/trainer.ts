@@ -117,22 +117,37 @@ export class Trainer {
     description: RunDescription,
     from?: Checkpoint,
   ): Promise<Trainer> {
-    const { network: { num_classes }, input, settings } = description;
+    const { network: { num_classes }, input: { image_size: imageSize }, settings } = description;
     if (num_classes < data.classNames.length) {
       throw new UserError(
         `Cannot train: the data set has ${data.classNames.length} classes, the network ${num_classes}`,
       );
     }
-    const network = await Network.create(device, describedNetwork(description.network), { seed: settings.seed });
-    const images = await DeviceImages.create(device, data.train);
     const batchSize = Math.min(settings.batch_size, data.train.count);
-    const { image_size: imageSize } = input;
     if (!canNormalize(batchSize, description)) {
       throw new UserError(
         `Cannot train on batches of ${batchSize} at image size ${imageSize}: the last stage has a single value a ` +
           "channel, which cannot be normalized; use a larger batch or image size",
       );
     }
+    const network = await Network.create(device, describedNetwork(description.network), { seed: settings.seed });
+    try {
+      return await Trainer.#prepare(network, data, description, from);
+    } catch (error) {
+      network.destroy();
+      throw error;
+    }
+  }
+
+  static async #prepare(
+    network: Network,
+    data: TrainingData,
+    description: RunDescription,
+    from?: Checkpoint,
+  ): Promise<Trainer> {
+    const { device } = network, { input, settings } = description;
+    const images = await DeviceImages.create(device, data.train);
+    const batchSize = Math.min(settings.batch_size, data.train.count);
     const rest = data.train.count % batchSize;
     const steps = new Map<number, TrainStep<Uint32Array>>();
     const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;

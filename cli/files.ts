@@ -1,0 +1,49 @@
+/** Files that a user names: read and written with failures told in words. */
+
+import { join } from "@std/path";
+import { touching } from "../data/files.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
+import { saveFile } from "../nn/checkpoint_file.ts";
+
+/** Whether anything is there, be it a link to nowhere. */
+export async function exists(path: string): Promise<boolean> {
+  return await touching(`look at "${path}"`, async () => {
+    try {
+      await Deno.lstat(path);
+      return true;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return false;
+      throw error;
+    }
+  });
+}
+
+/** A file's bytes. @throws {UserError} where it cannot be read. */
+export async function readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
+  return await touching(`read "${path}"`, async () => {
+    if ((await Deno.stat(path)).isDirectory) {
+      throw new UserError(
+        `Cannot read "${path}": it is a folder; name the file in it, such as ${join(path, "best.safetensors")}`,
+      );
+    }
+    return await Deno.readFile(path);
+  });
+}
+
+/** A checkpoint. @throws {UserError} where it cannot be read, is another file or damaged. */
+export async function readCheckpoint(path: string): Promise<Checkpoint> {
+  return await decodeCheckpoint(await readFile(path), path);
+}
+
+/** Writes a new file; over an old one only when `force` is set. @throws {UserError} */
+export async function writeNewFile(
+  path: string,
+  bytes: Uint8Array,
+  { force }: { readonly force: boolean },
+): Promise<void> {
+  if (!force && await exists(path)) {
+    throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
+  }
+  await touching(`write "${path}"`, () => saveFile(path, bytes));
+}
