@@ -3,7 +3,8 @@
  *
  * One block, one network; the variants below are rows of a table. `resnext50` and `resnext101` are the notebook's: their
  * bottleneck is a quarter of the stage's width and every convolution but the stem's has a bias. The names with a width
- * (`resnext50_32x4d`, ...) are torchvision's: wider bottlenecks, no biases.
+ * are the paper's, with torchvision's names in the `state_dict`: wider bottlenecks, no biases. Those of depth 29 are its
+ * networks for CIFAR (section 5.2). `resnext` is a start for any other.
  */
 
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d } from "./layers.ts";
@@ -73,12 +74,23 @@ export class ResNeXtBlock extends Module {
   }
 }
 
+/** The kinds of a network's beginning. */
+export const STEMS = ["imagenet", "cifar"] as const;
+
+/** One of {@linkcode STEMS}. */
+export type Stem = typeof STEMS[number];
+
 /** What a ResNeXt is made of; the defaults are the notebook's ResNeXt-50. */
 export interface ResNeXtOptions {
   /** Blocks of each stage. Default [3, 4, 6, 3]. */
   readonly layers?: readonly number[];
   /** Width of each stage. Default 256, doubling. */
   readonly channels?: readonly number[];
+  /**
+   * What the images meet first. `imagenet` (default): 7x7 convolution with stride 2, max pool with stride 2. `cifar`: a 3x3
+   * convolution that keeps the size.
+   */
+  readonly stem?: Stem;
   /** Groups of the 3x3 convolutions. Default 32. */
   readonly cardinality?: number;
   /**
@@ -98,7 +110,7 @@ export interface ResNeXtOptions {
 }
 
 /**
- * The network: stem (7x7 stride 2, batch norm, ReLU, max pool), stages of blocks, global average pool, linear layer.
+ * The network: stem (convolution, batch norm, ReLU, perhaps max pool), stages of blocks, global average pool, linear layer.
  * Input `[n, 3, h, w]`, output logits `[n, numClasses]`.
  */
 export class ResNeXt extends Module {
@@ -106,28 +118,37 @@ export class ResNeXt extends Module {
   readonly bn1: BatchNorm2d;
   readonly stages: readonly Sequential[];
   readonly fc: Linear;
+  readonly #stem: Stem;
 
   /** @throws {RangeError} for sizes that make no network. */
   constructor(options: ResNeXtOptions = {}) {
     super();
-    const { layers = [3, 4, 6, 3], cardinality = 32, baseWidth, numClasses = 10, inChannels = 3, bias, shortcutName } =
-      options;
+    const { layers = [3, 4, 6, 3], cardinality = 32, numClasses = 10, inChannels = 3, stem = "imagenet" } = options;
+    const { baseWidth, bias, shortcutName } = options;
     const channels = options.channels ?? layers.map((_, stage) => 256 << stage);
     if (channels.length !== layers.length) {
       throw new RangeError(`Cannot build a ResNeXt: ${layers.length} stages have ${channels.length} widths`);
     }
-    for (const size of [...layers, ...channels, cardinality, numClasses]) {
+    for (const size of [...layers, ...channels, cardinality, numClasses, baseWidth ?? 1]) {
       if (!Number.isInteger(size) || size < 1) {
         throw new RangeError(`Cannot build a ResNeXt: ${size} is not a positive whole number`);
       }
     }
-    this.conv1 = new Conv2d(inChannels, 64, 7, { stride: 2, padding: 3, bias: false });
+    this.#stem = stem;
+    this.conv1 = stem === "cifar"
+      ? new Conv2d(inChannels, 64, 3, { padding: 1, bias: false })
+      : new Conv2d(inChannels, 64, 7, { stride: 2, padding: 3, bias: false });
     this.bn1 = new BatchNorm2d(64);
     let width = 64;
     this.stages = layers.map((depth, stage) => {
       const outChannels = channels[stage];
       const planes = Math.floor(outChannels / 4);
       const bottleneckChannels = baseWidth ? Math.floor(planes * baseWidth / 64) * cardinality : planes;
+      if (bottleneckChannels < 1) {
+        throw new RangeError(
+          `Cannot build a ResNeXt: a stage of width ${outChannels} has no bottleneck of ${cardinality} groups`,
+        );
+      }
       const blocks = Array.from({ length: depth }, (_, index) => {
         const block = new ResNeXtBlock({
           inChannels: width,
@@ -148,7 +169,7 @@ export class ResNeXt extends Module {
 
   forward(x: Tensor): Tensor {
     let y = relu(this.bn1.forward(this.conv1.forward(x)));
-    y = new MaxPool2d({ kernel: 3, stride: 2, padding: 1 }).forward(y);
+    if (this.#stem === "imagenet") y = new MaxPool2d({ kernel: 3, stride: 2, padding: 1 }).forward(y);
     for (const stage of this.stages) y = stage.forward(y);
     return this.fc.forward(new GlobalAvgPool2d().forward(y));
   }
@@ -162,14 +183,19 @@ export class ResNeXt extends Module {
 }
 
 const torchvision = { bias: false, shortcutName: "downsample", numClasses: 1000 } as const;
+const cifar = { ...torchvision, stem: "cifar", layers: [3, 3, 3], baseWidth: 64, numClasses: 10 } as const;
 
 /** The networks known by name. */
 export const ARCHITECTURES = {
   resnext50: { layers: [3, 4, 6, 3] },
   resnext101: { layers: [3, 4, 23, 3] },
   resnext50_32x4d: { layers: [3, 4, 6, 3], baseWidth: 4, ...torchvision },
+  resnext101_32x4d: { layers: [3, 4, 23, 3], baseWidth: 4, ...torchvision },
   resnext101_32x8d: { layers: [3, 4, 23, 3], baseWidth: 8, ...torchvision },
   resnext101_64x4d: { layers: [3, 4, 23, 3], cardinality: 64, baseWidth: 4, ...torchvision },
+  resnext29_8x64d: { ...cifar, cardinality: 8 },
+  resnext29_16x64d: { ...cifar, cardinality: 16 },
+  resnext: { layers: [3, 4, 6, 3], baseWidth: 4, ...torchvision },
 } as const satisfies Record<string, ResNeXtOptions>;
 
 /** A name of {@linkcode ARCHITECTURES}. */
