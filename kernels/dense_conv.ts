@@ -11,7 +11,8 @@
 import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
-import { type Gemm, gemm, type GemmStrategy } from "./gemm.ts";
+import { gemm } from "./gemm.ts";
+import type { Gemm, GemmStrategy } from "./gemm_problem.ts";
 import { padded, storedElements } from "./layout.ts";
 import { itemGrid } from "./wgsl.ts";
 

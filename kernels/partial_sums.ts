@@ -60,7 +60,7 @@ function round(
       partial: read(partial),
       ...Object.fromEntries(outputs.map((output, index) => [`output_${index}`, write(output.operand)])),
     },
-    constants: { ITEMS: items, VECS: vecs, CHUNKS: chunks },
+    uniforms: { ITEMS: items, VECS: vecs, CHUNKS: chunks },
     source: /* wgsl */ `
 ${ITEM_INDEX}
 

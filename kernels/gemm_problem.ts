@@ -1,0 +1,60 @@
+/** The words of matrix multiplication: what a product is, and what a strategy makes of it. See `gemm.ts`. */
+
+import type { Binding, Operand } from "./dispatch.ts";
+
+/** Ways to compute a product. */
+export type GemmStrategy = "subgroup" | "shared" | "registers";
+
+/** A product to compute. All of its WGSL sees `bindings` and `constants`. */
+export interface Gemm {
+  readonly label: string;
+  /** Rows of the result; a multiple of four when A is loaded along m. */
+  readonly m: number;
+  /** Columns of the result, a multiple of four. */
+  readonly n: number;
+  /** Length of the sums; a multiple of four when A is loaded along k. */
+  readonly k: number;
+  readonly bindings: Readonly<Record<string, Binding>>;
+  /** Baked into the shader: for loaders that divide by them. */
+  readonly constants?: Readonly<Record<string, number>>;
+  /** Given at run time: products of all sizes share a shader. */
+  readonly uniforms?: Readonly<Record<string, number>>;
+  /**
+   * How A is loaded. Along k: `fn a_row(m: u32) -> ARow` (with `alias` or `struct ARow`; what a row needs, computed once)
+   * and `fn load_a(row: ARow, k4: u32) -> vec4f`. Along m: `fn load_a(m4: u32, k: u32) -> vec4f`. Called with m and k
+   * inside the matrix only.
+   */
+  readonly a: { readonly along: "k" | "m"; readonly wgsl: string };
+  /** How B is loaded. Along n: `fn load_b(k: u32, n4: u32) -> vec4f`. Along k: `fn load_b(k4: u32, n: u32) -> vec4f`. */
+  readonly b: { readonly along: "n" | "k"; readonly wgsl: string };
+  /** Where the result goes, `[m, n]` row-major. */
+  readonly out: Operand;
+  /** Added to every row, `[n]`. */
+  readonly bias?: Operand;
+  /** Added to the result, `[m, n]`. */
+  readonly addend?: Operand;
+  /** Receives the column sums of B, `[n]`; B loaded along n. */
+  readonly columnSums?: Operand;
+  /** Forced by tests; else chosen by {@linkcode chooseStrategy}. */
+  readonly strategy?: GemmStrategy;
+  /** Forced by tests: rows and columns / 4 of a lane's tile of the subgroup strategy. */
+  readonly tile?: { readonly rows: number; readonly columns4: number };
+  /** Least bytes moved. */
+  readonly bytes: number;
+}
+
+/** A strategy's plan for a product: the size of its tile and the WGSL that computes one. */
+export interface Tile {
+  readonly rows: number;
+  readonly columns: number;
+  /** Sums advance by so many elements of k. */
+  readonly kStep: number;
+  readonly workgroupSize: number;
+  /** WGSL at module scope. */
+  readonly declarations: string;
+  /**
+   * WGSL of the entry's body. It sees `tile_m`, `tile_n` (first row and column of the tile), `k_begin`, `k_end`, `lane`
+   * (index in the workgroup), and calls `store(m, n4, value)` and `store_sums(n4, value)`.
+   */
+  readonly body: string;
+}

@@ -1,0 +1,62 @@
+/** Matrix multiplication by the strategy `registers`; see `gemm.ts`. */
+
+import type { Gemm, Tile } from "./gemm_problem.ts";
+import { accumulators, step } from "./gemm_step.ts";
+import { unroll } from "./wgsl.ts";
+
+/** Eight rows by eight columns a thread, straight from memory; eight threads side by side in n. */
+export function registerTile(problem: Gemm): Tile {
+  const rows = 8, columns4 = 2, lanes = 8;
+  const alongK = problem.a.along === "k";
+  const last = (k: string) => `min(${k}, K - 1u)`;
+  const loadA = alongK ? unroll(rows, (i) => `let a_${i} = load_a(row_${i}, k / 4u);`) : unroll(rows, (i) => {
+    const k = `k + ${i & 3}u`;
+    return `let a_${i >> 2}_${i & 3} = select(vec4f(), load_a(min(tile_m / 4u + ${i >> 2}u, M / 4u - 1u), ${
+      last(k)
+    }), ${k} < k_end);`;
+  });
+  const loadB = unroll(4 * columns4, (i) => {
+    const j = i >> 2, kk = i & 3;
+    return problem.b.along === "n"
+      ? `let b_${j}_${kk} = load_b(${last(`k + ${kk}u`)}, n4_${j});`
+      : `let b_${j}_${kk} = load_b(k / 4u, n4_${j} * 4u + ${kk}u);`;
+  });
+  const sums = problem.columnSums
+    ? unroll(4 * columns4, (i) => {
+      const j = i >> 2, kk = i & 3;
+      return `sums_${j} += select(vec4f(), b_${j}_${kk}, k + ${kk}u < k_end);`;
+    })
+    : "";
+  const inner = step({ ...problem, columnSums: undefined }, {
+    rows,
+    columns4,
+    a: (i, kk) => alongK ? `a_${i}` : `a_${i}_${kk}`,
+    b: (j, kk) => `b_${j}_${kk}`,
+  });
+  return {
+    rows,
+    columns: lanes * columns4 * 4,
+    kStep: 4,
+    workgroupSize: lanes,
+    declarations: "",
+    body: /* wgsl */ `
+  ${
+      unroll(columns4, (j) =>
+        `let own_n4_${j} = tile_n / 4u + lane * ${columns4}u + ${j}u; let n4_${j} = min(own_n4_${j}, N4 - 1u);`)
+    }
+  ${alongK ? unroll(rows, (i) => `let row_${i} = a_row(min(tile_m + ${i}u, M - 1u));`) : ""}
+  ${accumulators(problem, rows, columns4)}
+  for (var k = k_begin; k < k_end; k += 4u) {
+    ${loadA}
+    ${loadB}
+    ${sums}
+    ${inner}
+  }
+  ${unroll(rows * columns4, (i) => `store(tile_m + ${i >> 1}u, own_n4_${i & 1}, acc_${i >> 1}_${i & 1});`)}
+  ${
+      problem.columnSums
+        ? `if (tile_m == 0u) { ${unroll(columns4, (j) => `store_sums(own_n4_${j}, sums_${j});`)} }`
+        : ""
+    }`,
+  };
+}

@@ -1,0 +1,52 @@
+/** The innermost step of every strategy of `gemm.ts`: four elements of k, on registers alone. */
+
+import type { Gemm } from "./gemm_problem.ts";
+import { unroll } from "./wgsl.ts";
+
+/** What a step works on: expressions for pieces of A and B, `rows` x `columns4` accumulators `acc_ROW_COLUMN4`. */
+export interface Step {
+  readonly rows: number;
+  readonly columns4: number;
+  /** A along k: the piece of row `i`. Along m: of rows `4 i .. 4 i + 3` at the step's element `kk`. */
+  readonly a: (i: number, kk: number) => string;
+  /** B along n: four columns `j` at element `kk`. Along k: column `4 j + kk`. */
+  readonly b: (j: number, kk: number) => string;
+}
+
+/** WGSL that adds the products of four elements of k to the accumulators. */
+export function step(
+  { a: { along: aAlong }, b: { along: bAlong }, columnSums }: Gemm,
+  { rows, columns4, a, b }: Step,
+): string {
+  const lines: string[] = [];
+  if (columnSums) {
+    for (let j = 0; j < columns4; j++) {
+      lines.push(`sums_${j} += (${b(j, 0)} + ${b(j, 1)}) + (${b(j, 2)} + ${b(j, 3)});`);
+    }
+  }
+  const each = (body: (i: number, j: number) => string) => {
+    for (let i = 0; i < rows; i++) {
+      if (aAlong === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
+      for (let j = 0; j < columns4; j++) lines.push(body(i, j));
+    }
+  };
+  if (aAlong === "m") {
+    for (let i4 = 0; i4 < rows / 4; i4++) {
+      for (let kk = 0; kk < 4; kk++) lines.push(`let q_${i4}_${kk} = ${a(i4, kk)};`);
+    }
+    const term = (i: number, j: number) => (kk: number) => `q_${i >> 2}_${kk}.${"xyzw"[i & 3]} * ${b(j, kk)}`;
+    each((i, j) => `acc_${i}_${j} += ${[0, 1, 2, 3].map(term(i, j)).join(" + ")};`);
+  } else if (bAlong === "n") {
+    const term = (i: number, j: number) => (kk: number) => `p_${i}.${"xyzw"[kk]} * ${b(j, kk)}`;
+    each((i, j) => `acc_${i}_${j} += ${[0, 1, 2, 3].map(term(i, j)).join(" + ")};`);
+  } else {
+    each((i, j) => `acc_${i}_${j} += vec4f(${[0, 1, 2, 3].map((kk) => `dot(p_${i}, ${b(j, kk)})`).join(", ")});`);
+  }
+  return lines.join("\n");
+}
+
+/** WGSL that declares the accumulators, zero. */
+export function accumulators(problem: Gemm, rows: number, columns4: number): string {
+  const sums = problem.columnSums ? unroll(columns4, (j) => `var sums_${j} = vec4f();`) : "";
+  return unroll(rows * columns4, (i) => `var acc_${Math.floor(i / columns4)}_${i % columns4} = vec4f();`) + sums;
+}
