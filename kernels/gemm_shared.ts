@@ -5,92 +5,125 @@ import type { Gemm, Tile } from "./gemm_problem.ts";
 import { accumulators, step } from "./gemm_step.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
+/** Threads of a workgroup, 16 by 16. */
+const THREADS = 256;
+/** Elements of k that pass through workgroup memory at a time. */
+const DEPTH = 16;
+const DEPTH4 = DEPTH / 4;
+
 /**
- * 256 threads; a tile of 128x128 (8x8 a thread) for large products, 64x64 (4x4) for small ones; 16 elements of k at a time
- * through workgroup memory. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by
- * element of k, so nothing is transposed. A thread's rows lie 16 apart (along k) or in fours (along m), its columns in
- * fours, so that neighbours read neighbouring banks.
+ * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4 or 8 columns. Both tiles
+ * keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is transposed.
+ * A thread's rows lie 16 apart (along k) or in fours (along m), its columns in fours, so that neighbours read neighbouring
+ * banks. While a tile is used, the next one is already on its way to registers.
  */
 export function sharedTile(problem: Gemm, caps: Capabilities): Tile {
-  const { m, n, a: { along: aAlong }, b: { along: bAlong } } = problem;
-  const large = ceilDiv(m, 128) * ceilDiv(n, 128) >= 128 && caps.maxWorkgroupStorageBytes >= 16384;
-  const perThread = large ? 8 : 4, size = perThread * 16, columns4 = perThread / 4, depth = 16;
-  const vectors = size * depth / 4, loads = vectors / 256;
-  const aLoad = (r: number) => {
-    const index = `(lane + ${r * 256}u)`;
-    return aAlong === "k"
-      ? `{ let k4 = k / 4u + ${index} % ${depth / 4}u; let m = ${index} / ${depth / 4}u;
-      tile_a[(${index} % ${
-        depth / 4
-      }u) * ${size}u + m] = select(vec4f(), load_a(row_${r}, min(k4, K / 4u - 1u)), k4 * 4u < k_end); }`
-      : `{ let kk = k + ${index} / ${size / 4}u; let m4 = tile_m / 4u + ${index} % ${size / 4}u;
-      tile_a[${index}] = select(vec4f(), load_a(min(m4, M / 4u - 1u), min(kk, K - 1u)), kk < k_end); }`;
+  const { a: { along: aAlong }, b: { along: bAlong } } = problem;
+  const { rowsPerThread, columns4 } = tileSize(problem, caps);
+  const rows = rowsPerThread * 16, columns = columns4 * 64;
+  // Along k a row of the tile is one longer than needed: threads that store different k then meet different banks.
+  const aStride = aAlong === "k" ? rows + 1 : rows / 4, bStride = bAlong === "k" ? columns + 1 : columns / 4;
+  const aLoads = rows * DEPTH4 / THREADS, bLoads = columns * DEPTH4 / THREADS;
+
+  // The vec4 that load `r` of a thread fetches: which one of the tile, where it stands there, how it is loaded.
+  const index = (r: number) => `(lane + ${r * THREADS}u)`;
+  const alongK = (r: number) => ({ k4: `${index(r)} % ${DEPTH4}u`, line: `${index(r)} / ${DEPTH4}u` });
+  const aPlace = (r: number) => aAlong === "k" ? `${alongK(r).k4} * ${aStride}u + ${alongK(r).line}` : index(r);
+  // Column 4 j + i stands at i * columns / 4 + j: a thread's four columns are then read without bank conflicts.
+  const bPlace = (r: number) => {
+    const { k4, line } = alongK(r);
+    return bAlong === "k" ? `${k4} * ${bStride}u + ${line} % 4u * ${columns / 4}u + ${line} / 4u` : index(r);
   };
-  const bLoad = (r: number) => {
-    const index = `(lane + ${r * 256}u)`;
-    return bAlong === "n"
-      ? `{ let kk = k + ${index} / ${size / 4}u; let n4 = tile_n / 4u + ${index} % ${size / 4}u;
-      tile_b[${index}] = select(vec4f(), load_b(min(kk, K - 1u), min(n4, N4 - 1u)), kk < k_end); }`
-      // Column 4 j + i stands at i * size / 4 + j: a thread's four columns are then read without bank conflicts.
-      : `{ let k4 = k / 4u + ${index} % ${depth / 4}u; let n = ${index} / ${depth / 4}u;
-      tile_b[(${index} % ${depth / 4}u) * ${size}u + n % 4u * ${size / 4}u + n / 4u] =
-        select(vec4f(), load_b(min(k4, K / 4u - 1u), min(tile_n + n, N4 * 4u - 1u)), k4 * 4u < k_end); }`;
+  const fetchA = (r: number, k: string) => {
+    if (aAlong === "k") {
+      const k4 = `(${k}) / 4u + ${alongK(r).k4}`;
+      return `next_a_${r} = select(vec4f(), load_a(row_${r}, min(${k4}, K / 4u - 1u)), (${k4}) * 4u < k_end);`;
+    }
+    const element = `${k} + ${index(r)} / ${rows / 4}u`, m4 = `tile_m / 4u + ${index(r)} % ${rows / 4}u`;
+    return `next_a_${r} = select(vec4f(), load_a(min(${m4}, M / 4u - 1u), min(${element}, K - 1u)), ${element} < k_end);`;
   };
-  const row = (i: number) => aAlong === "k" ? `ty + ${i * 16}u` : `(ty + ${(i >> 2) * 16}u) * 4u + ${i & 3}u`;
-  const fetchA = aAlong === "k"
-    ? unroll(perThread, (i) => `let a_${i} = tile_a[s * ${size}u + ty + ${i * 16}u];`)
-    : unroll(perThread, (i) =>
-      `let a_${i >> 2}_${i & 3} = tile_a[(s * 4u + ${i & 3}u) * ${size / 4}u + ty + ${(i >> 2) * 16}u];`);
-  const fetchB = unroll(4 * columns4, (i) => {
-    const j = i >> 2, kk = i & 3;
-    return bAlong === "n"
-      ? `let b_${j}_${kk} = tile_b[(s * 4u + ${kk}u) * ${size / 4}u + tx + ${j * 16}u];`
-      : `let b_${j}_${kk} = tile_b[s * ${size}u + ${kk * size / 4}u + tx + ${j * 16}u];`;
+  const fetchB = (r: number, k: string) => {
+    if (bAlong === "k") {
+      const k4 = `(${k}) / 4u + ${alongK(r).k4}`, n = `min(tile_n + ${alongK(r).line}, N4 * 4u - 1u)`;
+      return `next_b_${r} = select(vec4f(), load_b(min(${k4}, K / 4u - 1u), ${n}), (${k4}) * 4u < k_end);`;
+    }
+    const element = `${k} + ${index(r)} / ${columns / 4}u`, n4 = `tile_n / 4u + ${index(r)} % ${columns / 4}u`;
+    return `next_b_${r} = select(vec4f(), load_b(min(${element}, K - 1u), min(${n4}, N4 - 1u)), ${element} < k_end);`;
+  };
+  const fetch = (k: string) => unroll(aLoads, (r) => fetchA(r, k)) + "\n" + unroll(bLoads, (r) => fetchB(r, k));
+
+  const readA = aAlong === "k"
+    ? unroll(rowsPerThread, (i) => `let a_${i} = tile_a[s * ${aStride}u + ty + ${i * 16}u];`)
+    : unroll(rowsPerThread, (i) => {
+      const i4 = i >> 2, kk = i & 3;
+      return `let a_${i4}_${kk} = tile_a[(s * 4u + ${kk}u) * ${aStride}u + ty + ${i4 * 16}u];`;
+    });
+  const readB = unroll(4 * columns4, (q) => {
+    const j = q >> 2, kk = q & 3;
+    return bAlong === "k"
+      ? `let b_${j}_${kk} = tile_b[s * ${bStride}u + ${kk * columns / 4}u + tx + ${j * 16}u];`
+      : `let b_${j}_${kk} = tile_b[(s * 4u + ${kk}u) * ${bStride}u + tx + ${j * 16}u];`;
   });
   const inner = step(problem, {
-    rows: perThread,
+    rows: rowsPerThread,
     columns4,
     a: (i, kk) => aAlong === "k" ? `a_${i}` : `a_${i}_${kk}`,
     b: (j, kk) => `b_${j}_${kk}`,
   });
+  const row = (i: number) => aAlong === "k" ? `ty + ${i * 16}u` : `(ty + ${(i >> 2) * 16}u) * 4u + ${i & 3}u`;
+  const column4 = (j: number) => `tile_n / 4u + tx + ${j * 16}u`;
+  const sums = problem.columnSums
+    ? `if (tile_m == 0u && ty == 0u) { ${unroll(columns4, (j) => `store_sums(${column4(j)}, sums_${j});`)} }`
+    : "";
   return {
-    rows: size,
-    columns: size,
-    kStep: depth,
-    workgroupSize: 256,
-    declarations: `var<workgroup> tile_a: array<vec4f, ${vectors}>;\nvar<workgroup> tile_b: array<vec4f, ${vectors}>;`,
+    rows,
+    columns,
+    kStep: DEPTH,
+    workgroupSize: THREADS,
+    declarations: /* wgsl */ `
+var<workgroup> tile_a: array<vec4f, ${aStride * (aAlong === "k" ? DEPTH4 : DEPTH)}>;
+var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH)}>;`,
     body: /* wgsl */ `
   let tx = lane % 16u;
   let ty = lane / 16u;
-  ${
-      aAlong === "k"
-        ? unroll(loads, (r) => `let row_${r} = a_row(min(tile_m + (lane + ${r * 256}u) / ${depth / 4}u, M - 1u));`)
-        : ""
-    }
-  ${accumulators(problem, perThread, columns4)}
-  for (var k = k_begin; k < k_end; k += ${depth}u) {
-    ${unroll(loads, aLoad)}
-    ${unroll(loads, bLoad)}
+  ${aAlong === "k" ? unroll(aLoads, (r) => `let row_${r} = a_row(min(tile_m + ${alongK(r).line}, M - 1u));`) : ""}
+  ${unroll(aLoads, (r) => `var next_a_${r} = vec4f();`)}
+  ${unroll(bLoads, (r) => `var next_b_${r} = vec4f();`)}
+  ${fetch("k_begin")}
+  ${accumulators(problem, rowsPerThread, columns4)}
+  for (var k = k_begin; k < k_end; k += ${DEPTH}u) {
+    ${unroll(aLoads, (r) => `tile_a[${aPlace(r)}] = next_a_${r};`)}
+    ${unroll(bLoads, (r) => `tile_b[${bPlace(r)}] = next_b_${r};`)}
     workgroupBarrier();
-    for (var s = 0u; s < ${depth / 4}u; s++) {
-      ${fetchA}
-      ${fetchB}
+    ${fetch(`k + ${DEPTH}u`)}
+    for (var s = 0u; s < ${DEPTH4}u; s++) {
+      ${readA}
+      ${readB}
       ${inner}
     }
     workgroupBarrier();
   }
   ${
-      unroll(perThread * columns4, (q) => {
+      unroll(rowsPerThread * columns4, (q) => {
         const i = Math.floor(q / columns4), j = q % columns4;
-        return `store(tile_m + ${row(i)}, tile_n / 4u + tx + ${j * 16}u, acc_${i}_${j});`;
+        return `store(tile_m + ${row(i)}, ${column4(j)}, acc_${i}_${j});`;
       })
     }
-  ${
-      problem.columnSums
-        ? `if (tile_m == 0u && ty == 0u) { ${
-          unroll(columns4, (j) => `store_sums(tile_n / 4u + tx + ${j * 16}u, sums_${j});`)
-        } }`
-        : ""
-    }`,
+  ${sums}`,
   };
 }
+
+/** The largest tile that still makes enough workgroups and does not lie mostly outside of the result. */
+function tileSize({ m, n, k }: Gemm, caps: Capabilities): { rowsPerThread: 4 | 8; columns4: 1 | 2 } {
+  const tiles = (rows: number, columns: number) => ceilDiv(m, rows) * ceilDiv(n, columns);
+  // Sums that are long enough to be split make workgroups of their own.
+  const pieces = Math.max(1, Math.floor(k / 1024));
+  const enough = (rows: number, columns: number) => tiles(rows, columns) * pieces >= ENOUGH_TILES;
+  const roomy = caps.maxWorkgroupStorageBytes >= 2 * 129 * DEPTH4 * 16;
+  if (n > 64 && roomy && enough(128, 128)) return { rowsPerThread: 8, columns4: 2 };
+  if (enough(128, 64)) return { rowsPerThread: 8, columns4: 1 };
+  return { rowsPerThread: 4, columns4: 1 };
+}
+
+/** Workgroups that keep a large GPU busy. */
+const ENOUGH_TILES = 128;
