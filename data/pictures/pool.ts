@@ -1,0 +1,95 @@
+/** Workers that decode pictures, as many at a time as there are processors. */
+
+import type { PreparedPicture } from "./decode.ts";
+import type { PictureTransform } from "./transform.ts";
+
+/** What a worker is asked: a picture's path or its bytes. */
+export interface PictureRequest {
+  readonly id: number;
+  readonly source: string | Uint8Array;
+  readonly transform: PictureTransform;
+}
+
+/** What it answers: the picture, or what is wrong with it. */
+export type PictureAnswer = { readonly id: number } & (PreparedPicture | { readonly error: string });
+
+/** What became of a picture; `error` tells people what is wrong with it. */
+export type PictureResult = PreparedPicture | { readonly error: string };
+
+/** Pictures that a worker has at a time: one is decoded while the next is read and the last handed over. */
+const DEPTH = 2;
+
+/** Workers take a while to start: they are started when first needed, and live until {@linkcode close}. */
+export class PicturePool {
+  readonly #most: number;
+  readonly #workers: { worker: Worker; busy: number }[] = [];
+  readonly #waiting: { request: PictureRequest; resolve: (answer: PictureResult) => void }[] = [];
+  readonly #open = new Map<number, (answer: PictureResult) => void>();
+  readonly #failed: Promise<never>;
+  #fail!: (error: Error) => void;
+  #next = 0;
+
+  /** @param workers How many at most; as many as processors by default. */
+  constructor(workers: number = navigator.hardwareConcurrency) {
+    this.#most = Math.max(1, workers);
+    this.#failed = new Promise<never>((_, reject) => this.#fail = reject);
+    this.#failed.catch(() => {});
+  }
+
+  /** How many pictures should be asked for at a time to keep every worker busy. */
+  get depth(): number {
+    return this.#most * DEPTH;
+  }
+
+  /** Prepares a picture. Rejects only when the workers themselves cannot run. */
+  prepare(source: string | Uint8Array, transform: PictureTransform): Promise<PictureResult> {
+    const request = { id: this.#next++, source, transform };
+    const answer = new Promise<PictureResult>((resolve) => this.#waiting.push({ request, resolve }));
+    this.#assign();
+    return Promise.race([answer, this.#failed]);
+  }
+
+  #assign(): void {
+    while (this.#waiting.length > 0) {
+      const free = this.#workers.toSorted((a, b) => a.busy - b.busy)[0];
+      const slot = (!free || free.busy > 0) && this.#workers.length < this.#most ? this.#start() : free;
+      if (slot.busy >= DEPTH) return;
+      const { request, resolve } = this.#waiting.shift()!;
+      slot.busy++;
+      this.#open.set(request.id, (answer) => {
+        slot.busy--;
+        resolve(answer);
+      });
+      slot.worker.postMessage(request);
+    }
+  }
+
+  #start() {
+    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "pictures" });
+    worker.onmessage = ({ data }: MessageEvent<PictureAnswer | "ready">) => {
+      if (data === "ready") return;
+      const { id, ...answer } = data;
+      this.#open.get(id)!(answer);
+      this.#open.delete(id);
+      this.#assign();
+    };
+    worker.onerror = (event) => {
+      event.preventDefault();
+      this.#fail(new Error(`Cannot decode pictures: ${event.message}`));
+    };
+    const slot = { worker, busy: 0 };
+    this.#workers.push(slot);
+    return slot;
+  }
+
+  /** Ends the workers. */
+  close(): void {
+    for (const { worker } of this.#workers) worker.terminate();
+    this.#workers.length = 0;
+  }
+
+  /** Ends the workers. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}

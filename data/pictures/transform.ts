@@ -1,0 +1,56 @@
+/**
+ * What becomes of a picture before it is kept: the two ways in which torchvision's reference training prepares
+ * photographs, as far as they do not change from epoch to epoch.
+ */
+
+/** A way of preparing pictures; `size` is the height and width of what comes out. */
+export interface PictureTransform {
+  /**
+   * `centre`: torchvision's `Resize(round(size * 256 / 224))` of the shorter side, then `CenterCrop(size)`: for testing.
+   * `whole`: all of the picture, its two sides resized independently to `size`: for crops to be taken from.
+   */
+  readonly kind: "centre" | "whole";
+  readonly size: number;
+}
+
+/** Where a picture's sides go, and what is cut out there; in pixels. */
+export interface Placement {
+  /** The size that all of the picture is resized to. */
+  readonly width: number;
+  readonly height: number;
+  /** The corner of the square of {@linkcode PictureTransform.size} that is kept. */
+  readonly left: number;
+  readonly top: number;
+}
+
+/** What testing does to photographs for a network of images of `imageSize`. */
+export function testTransform(imageSize: number): PictureTransform {
+  return { kind: "centre", size: imageSize };
+}
+
+/** What is kept of photographs for training on images of `imageSize`: somewhat more, as torchvision's 256 for 224. */
+export function trainTransform(imageSize: number): PictureTransform {
+  return { kind: "whole", size: resizedSide(imageSize) };
+}
+
+/** The shorter side before the centre is cut out: 256 for images of 224. */
+export function resizedSide(imageSize: number): number {
+  return Math.round(imageSize * 256 / 224);
+}
+
+/** Where a picture of `width` by `height` goes. */
+export function placement(width: number, height: number, { kind, size }: PictureTransform): Placement {
+  if (kind === "whole") return { width: size, height: size, left: 0, top: 0 };
+  const side = resizedSide(size);
+  // As torchvision's Resize does: the longer side is cut off to a whole number.
+  const scaled = width <= height
+    ? { width: side, height: Math.trunc(side * height / width) }
+    : { width: Math.trunc(side * width / height), height: side };
+  return { ...scaled, left: roundHalfEven((scaled.width - size) / 2), top: roundHalfEven((scaled.height - size) / 2) };
+}
+
+/** Python's `round`, which CenterCrop uses. */
+function roundHalfEven(value: number): number {
+  const rounded = Math.round(value);
+  return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
+}
