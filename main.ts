@@ -34,6 +34,16 @@ export const commands: readonly ListedCommand[] = [
     summary: "Show, convert and check checkpoints",
     load: async () => (await import("./cli/checkpoint.ts")).checkpointCommand,
   },
+  {
+    name: "networks",
+    summary: "List the networks: size, cost, memory, published accuracy and weights",
+    load: async () => (await import("./cli/networks.ts")).networksCommand,
+  },
+  {
+    name: "summary",
+    summary: "Show a network's layers: output shape, parameters, multiply-adds, memory",
+    load: async () => (await import("./cli/summary.ts")).summaryCommand,
+  },
 ];
 
 if (import.meta.main) {

@@ -1,0 +1,28 @@
+/** Text in columns. */
+
+/**
+ * Lines of cells side by side, two spaces between; the first row is the head. Cells of a column that is listed in `left`
+ * begin at one place, the others end at one.
+ */
+export function columns(
+  rows: readonly (readonly string[])[],
+  { left = [0] }: { left?: readonly number[] } = {},
+): string[] {
+  const widths = rows.reduce<number[]>((most, row) => row.map((cell, i) => Math.max(most[i] ?? 0, cell.length)), []);
+  return rows.map((row) =>
+    row.map((cell, i) => left.includes(i) ? cell.padEnd(widths[i]) : cell.padStart(widths[i])).join("  ").trimEnd()
+  );
+}
+
+/** 25,028,904. */
+export function groupDigits(count: number): string {
+  return count.toLocaleString("en-US");
+}
+
+/** A count in short: `4.23 G`, `25.0 M`, `128`. */
+export function shortCount(count: number): string {
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
+    if (count >= size) return `${(count / size).toPrecision(3)} ${unit}`;
+  }
+  return String(count);
+}

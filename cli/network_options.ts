@@ -1,0 +1,103 @@
+/** The options that choose a network, and the network that they choose. */
+
+import type { NetworkDescription } from "../nn/checkpoint.ts";
+import type { Module } from "../nn/module.ts";
+import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions, type Stem, STEMS } from "../nn/resnext.ts";
+import { flagName, type OptionSpecs, usageError } from "./command.ts";
+
+/** Names of networks. */
+export const architectureNames = Object.keys(ARCHITECTURES) as Architecture[];
+
+/** Sizes that change a network from what its name says. */
+export const networkOptions = {
+  layers: {
+    type: "string",
+    placeholder: "N,N,...",
+    otherwise: "the network's, such as 3,4,6,3",
+    doc: "Blocks of each stage",
+  },
+  depths: { type: "string", placeholder: "N,N,...", otherwise: "as --layers", doc: "Another name of --layers" },
+  channels: {
+    type: "string",
+    placeholder: "N,N,...",
+    otherwise: "256, doubling by the stage",
+    doc: "Width of each stage",
+  },
+  cardinality: {
+    type: "integer",
+    min: 1,
+    max: 4096,
+    otherwise: "the network's, mostly 32",
+    doc: "Groups of the 3x3 convolutions",
+  },
+  baseWidth: {
+    type: "integer",
+    min: 1,
+    max: 4096,
+    otherwise: "the network's",
+    doc: "Channels of a group in the first stage",
+  },
+  stem: { type: "choice", choices: STEMS, otherwise: "the network's", doc: "7x7 with stride 2 and pool, or 3x3" },
+} as const satisfies OptionSpecs;
+
+/** Values of {@linkcode networkOptions}. */
+export interface NetworkOptionValues {
+  readonly layers?: string;
+  readonly depths?: string;
+  readonly channels?: string;
+  readonly cardinality?: number;
+  readonly baseWidth?: number;
+  readonly stem?: Stem;
+}
+
+/**
+ * The description of a network by name and options; what the options leave open is the architecture's.
+ *
+ * @param path Of the command, for messages.
+ * @throws {UserError} for values of no meaning, with exit code 2.
+ */
+export function networkDescription(
+  arch: Architecture,
+  numClasses: number,
+  options: NetworkOptionValues,
+  path: string,
+): NetworkDescription {
+  if (options.layers !== undefined && options.depths !== undefined) {
+    throw usageError("Options --layers and --depths are one and the same: give one of them", path);
+  }
+  return {
+    arch,
+    num_classes: numClasses,
+    cardinality: options.cardinality ?? (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
+    layers: readList(options.layers === undefined ? "depths" : "layers", options.layers ?? options.depths, path),
+    channels: readList("channels", options.channels, path),
+  };
+}
+
+/** The network that options describe. @throws {UserError} with exit code 2 where they make none. */
+export function describedByOptions(
+  { arch, num_classes: numClasses, cardinality, layers, channels }: NetworkDescription,
+  path: string,
+  { baseWidth, stem }: NetworkOptionValues,
+): Module {
+  const changes = { ...(layers && { layers }), ...(channels && { channels }), ...(baseWidth && { baseWidth }) };
+  try {
+    return resnext(arch as Architecture, { numClasses, cardinality, ...changes, ...(stem && { stem }) });
+  } catch (error) {
+    if (error instanceof RangeError) throw usageError(error.message, path);
+    throw error;
+  }
+}
+
+/** Reads `3,4,6,3`. */
+export function readList(key: string, text: string | undefined, path: string): number[] | undefined {
+  if (text === undefined) return undefined;
+  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
+  if (values.length > 8 || !values.every((value) => Number.isSafeInteger(value) && value >= 1 && value <= 65536)) {
+    throw usageError(
+      `Option --${flagName(key)} must be whole numbers with commas between, not ${JSON.stringify(text)}`,
+      path,
+    );
+  }
+  return values;
+}
