@@ -63,7 +63,7 @@ export const evalCommand = defineCommand({
     };
     const batchSize = options.batchSize ?? settings?.batch_size ?? known!.batchSize;
 
-    using interruptible = new Interruptible(() => {});
+    using interruptible = new Interruptible();
     const progress = new ProgressLine();
     const device = await openDevice();
     try {

@@ -1,5 +1,7 @@
 /** Ctrl-C and the system's request to end: the first one ends the work in order, the second one at once. */
 
+import type { Watch } from "./interrupt_worker.ts";
+
 /** What came, and the exit code that says so. */
 export interface Interruption {
   readonly name: "SIGINT" | "SIGTERM";
@@ -16,10 +18,11 @@ const INTERRUPTIONS: readonly Interruption[] = [
 export class Interruptible implements Disposable {
   readonly #controller = new AbortController();
   readonly #listeners: (readonly [Interruption["name"], () => void])[] = [];
+  readonly #watcher: Worker;
   #came: Interruption | undefined;
 
-  /** @param onFirst Tells the user that the work is being ended. */
-  constructor(onFirst: () => void) {
+  /** @param notice Said on stderr when the first one comes, even while the program waits for the GPU. */
+  constructor({ notice, onFirst }: { readonly notice?: string; readonly onFirst?: () => void } = {}) {
     for (const interruption of INTERRUPTIONS) {
       // Windows has no request to end.
       if (interruption.name === "SIGTERM" && Deno.build.os === "windows") continue;
@@ -27,11 +30,13 @@ export class Interruptible implements Disposable {
         if (this.#came) Deno.exit(interruption.exitCode);
         this.#came = interruption;
         this.#controller.abort();
-        onFirst();
+        onFirst?.();
       };
       Deno.addSignalListener(interruption.name, listener);
       this.#listeners.push([interruption.name, listener]);
     }
+    this.#watcher = new Worker(new URL("./interrupt_worker.ts", import.meta.url), { type: "module" });
+    this.#watcher.postMessage({ names: this.#listeners.map(([name]) => name), notice } satisfies Watch);
   }
 
   /** Aborted by the first one. */
@@ -46,5 +51,6 @@ export class Interruptible implements Disposable {
 
   [Symbol.dispose](): void {
     for (const [name, listener] of this.#listeners) Deno.removeSignalListener(name, listener);
+    this.#watcher.terminate();
   }
 }

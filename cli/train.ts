@@ -78,7 +78,7 @@ async function createTrainer(device: Device, plan: TrainPlan, report: TrainRepor
 const SAVE_EVERY = 600;
 
 async function trainInto(folder: RunFolder, plan: TrainPlan, report: TrainReport): Promise<number> {
-  using interruptible = new Interruptible(() => report.stopping());
+  using interruptible = new Interruptible({ notice: report.stoppingNotice, onFirst: () => report.stopping() });
   const device = await openDevice();
   report.start(plan, device, folder.path);
   const trainer = await createTrainer(device, plan, report);

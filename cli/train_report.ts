@@ -33,6 +33,8 @@ export interface TrainReport {
   saved(path: string, best: boolean): void;
   /** A checkpoint could not be saved; training goes on. */
   unsaved(message: string): void;
+  /** Said on stderr as soon as the user wants to stop. */
+  readonly stoppingNotice?: string;
   /** The user wants to stop; the step is being finished. */
   stopping(): void;
   interrupted(event: TrainEvent & { type: "interrupted" }, last: string): void;
@@ -43,6 +45,7 @@ export interface TrainReport {
 
 /** A report for people: results on stdout, progress on stderr. */
 export class TextReport implements TrainReport {
+  readonly stoppingNotice = "Stopping: the step is being finished and saved; once more to stop at once";
   readonly #progress = new ProgressLine();
   #plan!: TrainPlan;
   #software = false;
@@ -145,10 +148,7 @@ export class TextReport implements TrainReport {
     console.error(`warning: ${message}; training goes on and tries again`);
   }
 
-  stopping(): void {
-    this.#progress.clear();
-    console.error("Stopping: the step is being finished and saved; once more to stop at once");
-  }
+  stopping(): void {}
 
   interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
     this.#say(`Stopped after step ${step} of epoch ${epoch}, saved in ${last}. Go on with:`);
