@@ -65,11 +65,13 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
 
 /** How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. */
 function splitCount({ k, bias, addend }: Gemm, tiles: number, caps: Capabilities): number {
-  if (caps.software || bias || addend) return 1;
+  if (caps.software || bias || addend || tiles >= FEW_WORKGROUPS) return 1;
   return Math.max(1, Math.min(ceilDiv(ENOUGH_WORKGROUPS, tiles), Math.floor(k / LEAST_SPLIT), MOST_SPLITS));
 }
 
-const ENOUGH_WORKGROUPS = 512;
+/** From here on a large GPU is busy enough for partial results to cost more than they bring. */
+const FEW_WORKGROUPS = 128;
+const ENOUGH_WORKGROUPS = 384;
 const LEAST_SPLIT = 256;
 const MOST_SPLITS = 256;
 
