@@ -12,12 +12,12 @@ import {
 } from "./protocol.ts";
 
 // Not constant specifiers: nothing but this process may download the library.
-const [core, backend] = ["npm:@tensorflow/tfjs-core@4.22.0", "npm:@tensorflow/tfjs-backend-webgpu@4.22.0"];
+const [library, backend] = ["npm:@tensorflow/tfjs@4.22.0", "npm:@tensorflow/tfjs-backend-webgpu@4.22.0"];
 
 // It looks for these at once.
 Object.assign(globalThis, { GPUCanvasContext: globalThis.GPUCanvasContext ?? class {} });
 await import(backend);
-const tf = await import(core);
+const tf = await import(library);
 if (!await tf.setBackend("webgpu")) throw new Error("tfjs cannot open the WebGPU adapter");
 await tf.ready();
 tf.env().set("WEBGPU_CPU_FORWARD", false);
@@ -26,7 +26,14 @@ tf.env().set("WEBGPU_CPU_FORWARD", false);
 type Value = any;
 type Params = Record<string, Value>;
 
-const done = () => tf.backend().queue.onSubmittedWorkDone();
+/** Submits what the backend still holds back, and waits. */
+async function done(): Promise<void> {
+  if (tf.backend().commandEncoder) {
+    tf.backend().endComputePassEncoder();
+    tf.backend().submitQueue();
+  }
+  await tf.backend().queue.onSubmittedWorkDone();
+}
 
 /** OIHW to the library's HWIO. */
 function filter(spec: ConvSpec): Value {
@@ -43,7 +50,7 @@ function convolve(x: Value, weight: Value, { stride, padding, groups }: ConvSpec
 
 function parameters(settings: PeerSettings): Params {
   const { stem, blocks, width } = networkSpec(settings), params: Params = {};
-  const add = (name: string, value: Value) => params[name] = tf.variable(value, true, name);
+  const add = (name: string, value: Value) => params[name] = tf.variable(value);
   const conv = (spec: ConvSpec) => {
     add(`${spec.name}.weight`, filter(spec));
     if (spec.bias) add(`${spec.name}.bias`, tf.zeros([spec.o]));
