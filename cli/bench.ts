@@ -1,22 +1,31 @@
 /** `resnext bench`: how fast this machine runs the networks, and what bounds it. */
 
-import { digits, interleave, table, timed } from "../bench/measure.ts";
-import { type Limits, measureLimits } from "../bench/limits.ts";
-import { type Profile, profilePlan, type ProfileRow } from "../bench/profile.ts";
-import { type Mode, openWorkload, stepsFor, type Throughput, throughput, type Workload } from "../bench/throughput.ts";
+import { measureLimits } from "../bench/limits.ts";
+import { interleave, timed } from "../bench/measure.ts";
+import { comparePeers, findPeers, ownConvolution } from "../bench/peers.ts";
+import { profileOperations, profilePlan } from "../bench/profile.ts";
+import { limitsText, memoryTable, operationsTable, peersTable, profileText, throughputTable } from "../bench/report.ts";
+import { type Result, saveResults } from "../bench/results.ts";
+import { type Mode, openWorkload, stepsFor, throughput, type Workload } from "../bench/throughput.ts";
 import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions } from "../nn/resnext.ts";
 import { defineCommand } from "./command.ts";
 
 const REPEAT_MS = 1000;
+/** Of a peer's or our repeat when they take turns. */
+const PEER_REPEAT_MS = 700;
+const NOTEBOOKS: readonly string[] = ["resnext50", "resnext101"];
+const DEFAULTS = { channels: undefined, cardinality: 32 };
 
 /** The command. */
 export const benchCommand = defineCommand({
   name: "bench",
   summary: "Measure throughput, memory and what bounds them",
   details: "Training steps and inference on images resident on the device, with random weights. Each repeat submits " +
-    "several steps and waits once; repeats of training and inference take turns.",
+    "several steps and waits once; repeats of training and inference take turns.\n\n" +
+    "`bench ops` measures each distinct operation of a step by itself.",
+  positionals: [{ name: "what", doc: "Single operations instead of whole steps", choices: ["ops"], optional: true }],
   options: {
     arch: {
       type: "choice",
@@ -43,49 +52,102 @@ export const benchCommand = defineCommand({
     repeats: { type: "integer", doc: "Repeats of each measurement", min: 1, default: 5 },
     steps: { type: "integer", doc: "Steps of a repeat", min: 1, otherwise: "as many as take a second" },
     profile: { type: "boolean", doc: "Also tell where the time goes, by operation, layer and shape" },
+    peers: {
+      type: "boolean",
+      doc: "Also run jax-js, onnxruntime-web, tfjs and PyTorch, downloading what is not there",
+    },
+    only: {
+      type: "string",
+      doc: "Peers to run, by the beginning of their names",
+      placeholder: "NAME,...",
+      otherwise: "all",
+    },
+    save: { type: "boolean", doc: "Keep the results in bench/results, in the device's file" },
     json: { type: "boolean", doc: "One JSON object a line instead of tables" },
   },
-  examples: ["bench", "bench --image-size 224 --batch-size 64 --mode train"],
-  run: async ({ options }) => {
+  examples: ["bench", "bench --image-size 224 --batch-size 64 --mode train --profile", "bench --peers", "bench ops"],
+  run: async ({ options, args }) => {
     const { arch, imageSize, batchSize, repeats, json } = options;
     const overrides: ResNeXtOptions = {
       ...(options.layers && { layers: numbers("layers", options.layers) }),
       ...(options.channels && { channels: numbers("channels", options.channels) }),
       ...(options.cardinality && { cardinality: options.cardinality }),
     };
-    const modes: Mode[] = options.mode === "both" ? ["train", "infer"] : [options.mode];
-    const emit = (kind: string, value: object) => void (json && console.log(JSON.stringify({ kind, ...value })));
-    const say = (text: string) => void (json || console.log(text));
-
+    if (options.peers && !NOTEBOOKS.includes(arch)) {
+      throw new UserError(`Cannot run the peers on ${arch}: they know ${NOTEBOOKS.join(" and ")}`, { exitCode: 2 });
+    }
+    const modes: Mode[] = options.mode !== "both"
+      ? [options.mode]
+      : args.what === "ops"
+      ? ["train"]
+      : ["train", "infer"];
+    const results: Result[] = [];
+    const tell = (kind: string, value: object, text: string) => {
+      const result = { kind, ...value };
+      results.push(result);
+      console.log(json ? JSON.stringify(result) : `${text}\n`);
+    };
     const device = await openDevice();
+    const workloads: Workload[] = [];
     try {
-      emit("device", { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno });
-      say(`${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}`);
-      const workloads: Workload[] = [];
+      const sizes = { arch, ...overrides, imageSize, batchSize };
+      tell(
+        "device",
+        { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno, ...sizes },
+        `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}`,
+      );
       for (const mode of modes) {
         workloads.push(await openWorkload(device, network(arch, overrides), { mode, imageSize, batchSize }));
       }
-      const steps: number[] = [];
-      for (const workload of workloads) steps.push(options.steps ?? await stepsFor(workload, REPEAT_MS));
-      const runs = await interleave(
-        workloads.map((workload, i) => () => timed(() => workload.run(steps[i]))),
-        repeats,
-      );
-      const measured = workloads.map((workload, i) => throughput(workload, runs[i], steps[i]));
-      for (const each of measured) emit("throughput", { arch, imageSize, batchSize, ...each });
-      say(`\n${throughputTable(measured)}\n\n${memoryTable(measured)}`);
+      if (args.what !== "ops") {
+        const steps: number[] = [];
+        for (const workload of workloads) steps.push(options.steps ?? await stepsFor(workload, REPEAT_MS));
+        const runs = await interleave(
+          workloads.map((workload, i) => () => timed(() => workload.run(steps[i]))),
+          repeats,
+        );
+        const measured = workloads.map((workload, i) => throughput(workload, runs[i], steps[i]));
+        tell("throughput", { measured }, `${throughputTable(measured)}\n\n${memoryTable(measured)}`);
+      }
       const limits = await measureLimits(device);
-      emit("limits", limits);
-      say(`\n${limitsText(limits)}`);
-      if (options.profile) {
-        for (const workload of workloads) {
-          const profile = await profilePlan(device, workload.plan, limits);
-          emit("profile", { mode: workload.mode, ...profile });
-          say(`\n${profileText(workload.mode, profile)}`);
+      tell("limits", limits, limitsText(limits));
+      for (const { mode, plan } of workloads) {
+        if (args.what === "ops") {
+          const operations = await profileOperations(device, plan, limits);
+          tell("operations", { mode, operations }, operationsTable(operations));
+        }
+        if (options.profile) {
+          const profile = await profilePlan(device, plan, limits);
+          tell("profile", { mode, ...profile }, profileText(mode, profile));
         }
       }
-      for (const workload of workloads) workload.destroy();
+      if (options.peers) {
+        const { layers, channels, cardinality } = { ...DEFAULTS, ...ARCHITECTURES[arch], ...overrides };
+        const settings = {
+          layers,
+          channels: channels ?? layers.map((_, stage) => 256 << stage),
+          cardinality,
+          classes: 10,
+          imageSize,
+          batchSize,
+        };
+        const peers = await findPeers(settings, options.only?.split(","));
+        const singles = [await ownConvolution(device, "conv1x1"), await ownConvolution(device, "grouped3x3")];
+        const own = [
+          ...workloads.map(({ mode, run }) => ({ name: mode, task: mode, run })),
+          ...singles.flatMap(({ tasks }) => tasks),
+        ];
+        const onProgress = (text: string) => console.error(`making ready ${text}`);
+        const compared = await comparePeers(peers, own, { repeats, targetMs: PEER_REPEAT_MS, onProgress });
+        tell("peers", { compared }, peersTable(compared, batchSize));
+        for (const single of singles) single.destroy();
+      }
+      if (options.save) {
+        const path = saveResults(device.name, ["bench", ...Deno.args.slice(Deno.args.indexOf("bench") + 1)], results);
+        console.error(`Saved ${path}`);
+      }
     } finally {
+      for (const workload of workloads) workload.destroy();
       device.close();
     }
   },
@@ -106,76 +168,4 @@ function numbers(name: string, text: string): number[] {
   throw new UserError(`Option --${name} must be whole numbers with commas between, not ${JSON.stringify(text)}`, {
     exitCode: 2,
   });
-}
-
-/** Rows by mode: images a second and what goes with it. */
-export function throughputTable(measured: readonly Throughput[]): string {
-  return table([
-    ["", "img/s", "min", "max", "ms/step", "GFLOP/s", "dispatches", "submit ms", "first step ms"],
-    ...measured.map(({ mode, imagesPerSecond, msPerStep, flopsPerSecond, dispatches, submitMs, firstStepMs }) => [
-      mode === "train" ? "training" : "inference",
-      digits(imagesPerSecond.median),
-      digits(imagesPerSecond.min),
-      digits(imagesPerSecond.max),
-      digits(msPerStep.median),
-      digits(flopsPerSecond / 1e9),
-      String(dispatches),
-      digits(submitMs),
-      firstStepMs.toFixed(0),
-    ]),
-  ]);
-}
-
-/** One line an upper limit. */
-export function limitsText(limits: Limits): string {
-  const { flopsPerSecond, bytesPerSecond, copyBytesPerSecond, latencyMs, dispatchMs } = limits;
-  return [
-    `limits: ${digits(flopsPerSecond / 1e9)} GFLOP/s of multiply-adds, ${
-      digits(bytesPerSecond / 1e9)
-    } GB/s of a copying ` +
-    `kernel (${digits(copyBytesPerSecond / 1e9)} of a buffer copy)`,
-    `        ${digits(dispatchMs * 1000)} us a dispatch, ${digits(latencyMs)} ms to wait for nothing`,
-  ].join("\n");
-}
-
-/** Where a plan's time goes, as tables: by operation, by layer, and the rows by shape that lose most. */
-export function profileText(mode: Mode, { method, totalMs, operations, layers, shapes }: Profile, top = 20): string {
-  const how = method === "timestamps"
-    ? "the device's timestamps around each dispatch, medians of runs"
-    : "each distinct dispatch repeated between two waits";
-  const row = (row: ProfileRow) => [
-    row.label,
-    row.shape,
-    String(row.count),
-    digits(row.ms),
-    `${(row.share * 100).toFixed(1)} %`,
-    digits(row.flopsPerSecond / 1e9),
-    digits(row.bytesPerSecond / 1e9),
-    `${(row.ofLimit * 100).toFixed(0)} % of ${row.bound}`,
-    digits(row.gapMs),
-  ];
-  const head = (first: string) => [first, "", "count", "ms", "share", "GFLOP/s", "GB/s", "reached", "ms lost"];
-  return [
-    `${mode === "train" ? "training" : "inference"}: ${digits(totalMs)} ms in dispatches (${how})`,
-    table([head("operation"), ...operations.map(row)], [0, 1]),
-    table([head("layer"), ...layers.map(row)], [0, 1]),
-    table([head(`operation and sizes (top ${top})`), ...shapes.slice(0, top).map(row)], [0, 1]),
-  ].join("\n\n");
-}
-
-/** Rows by mode: MiB on the device. */
-export function memoryTable(measured: readonly Throughput[]): string {
-  const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
-  return table([
-    ["memory, MiB", "weights", "gradients", "momenta", "activations", "(alive at once)", "total"],
-    ...measured.map(({ mode, memory: { weights, gradients, momenta, activations, activationsPeak } }) => [
-      mode === "train" ? "training" : "inference",
-      mib(weights),
-      mib(gradients),
-      mib(momenta),
-      mib(activations),
-      mib(activationsPeak),
-      mib(weights + gradients + momenta + activations),
-    ]),
-  ]);
 }

@@ -135,10 +135,10 @@ export class TextReport implements TrainReport {
   /** A command that ends sooner. */
   #quicker(): string {
     const { input, settings } = this.#plan.description;
-    const small = input.image_size <= 32 && this.#plan.data.train.count <= 2000;
-    return small
-      ? commandLine("train", "--dataset", "shapes")
-      : commandLine("train", "--dataset", settings.dataset, "--image-size", "32", "--train-limit", "2000");
+    const words = ["--dataset", settings.dataset];
+    if (input.image_size > 32) words.push("--image-size", "32");
+    if (this.#plan.data.train.count > 2000) words.push("--train-limit", "2000");
+    return words.length > 2 ? commandLine("train", ...words) : commandLine("train", "--dataset", "shapes");
   }
 
   saved(): void {}

@@ -1,0 +1,104 @@
+/** What the tests of the commands share: the program as a process, and a checkpoint that needs no training. */
+
+import { fromFileUrl, join } from "@std/path";
+import { Random } from "../../kernels/random.ts";
+import { type Checkpoint, encodeCheckpoint, type NetworkDescription } from "../../nn/checkpoint.ts";
+import { describedNetwork } from "../../nn/described_network.ts";
+import { float32Tensor, int64Scalar, type TensorData } from "../../nn/safetensors.ts";
+import { Counter, Parameter } from "../../nn/state.ts";
+import { shapeNames } from "../../data/shapes.ts";
+
+/** What a process printed, and its exit code. */
+export interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
+
+/** The program, called with arguments, not started yet. */
+export function program(args: readonly string[], env: Record<string, string> = {}): Deno.Command {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", MAIN, ...args],
+    env: { XDG_RUNTIME_DIR: "/tmp", ...env },
+    stdout: "piped",
+    stderr: "piped",
+  });
+}
+
+/** Runs the program. */
+export async function resnext(args: readonly string[], env?: Record<string, string>): Promise<Outcome> {
+  const { code, stdout, stderr } = await program(args, env).output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+}
+
+/** Runs `body` with a folder that is removed after it. */
+export async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "resnext-test-" });
+  try {
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** A network that compiles and trains in a moment. */
+export const NARROW = ["--layers", "1,1", "--channels", "16,32", "--cardinality", "2"];
+
+/** The same network in a checkpoint's words. */
+export const NARROW_NETWORK: NetworkDescription = {
+  arch: "resnext50",
+  num_classes: 10,
+  cardinality: 2,
+  layers: [1, 1],
+  channels: [16, 32],
+};
+
+/** A narrow network's checkpoint as a run on shapes makes it before its first step. */
+export function narrowCheckpoint(changes: Partial<Checkpoint["description"]> = {}): Checkpoint {
+  const state = new Map<string, TensorData>(), momenta = new Map<string, TensorData>();
+  const network = changes.network ?? NARROW_NETWORK;
+  for (const [index, [name, entry]] of [...describedNetwork(network).stateEntries()].entries()) {
+    if (entry instanceof Counter) {
+      state.set(name, int64Scalar(0));
+    } else {
+      state.set(name, float32Tensor(entry.initialValues(new Random(1, index)), entry.shape));
+      if (entry instanceof Parameter) {
+        momenta.set(name, float32Tensor(new Float32Array(entry.elements), entry.shape));
+      }
+    }
+  }
+  const description = {
+    network,
+    input: { image_size: 32, mean: [0.3, 0.3, 0.3], std: [0.25, 0.25, 0.25] },
+    class_names: shapeNames,
+    settings: {
+      dataset: "shapes",
+      batch_size: 16,
+      epochs: 2,
+      lr: 0.01,
+      momentum: 0.9,
+      weight_decay: 0,
+      nesterov: false,
+      label_smoothing: 0,
+      seed: 0,
+      train_limit: 32,
+      test_limit: 20,
+    },
+    progress: { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] },
+    ...changes,
+  } as const;
+  return { description, state, momenta };
+}
+
+/** Writes it, and gives its path. */
+export async function writeNarrow(
+  folder: string,
+  name = "last.safetensors",
+  changes?: Partial<Checkpoint["description"]>,
+): Promise<string> {
+  const path = join(folder, name);
+  await Deno.writeFile(path, await encodeCheckpoint(narrowCheckpoint(changes)));
+  return path;
+}

@@ -1,0 +1,85 @@
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { UserError } from "../../kernels/user_error.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { removeUnfinished, saveFile } from "../../nn/checkpoint_file.ts";
+import { describedNetwork, fittedState } from "../../nn/described_network.ts";
+import { encodeSafetensors, float32Tensor, parseSafetensors } from "../../nn/safetensors.ts";
+import { narrowCheckpoint, withFolder } from "../cli/support.ts";
+
+const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+
+Deno.test("a checkpoint comes back as it was written", async () => {
+  const history = [{ epoch: 1, train_loss: 2.1, test_loss: 2.2, test_acc: 0.3 }];
+  const checkpoint = narrowCheckpoint({ progress: { epoch: 1, step: 3, loss_sum: 0.1 + 0.2, rows: 48, history } });
+  const read = await decodeCheckpoint(await encodeCheckpoint(checkpoint), "a");
+  assertEquals(read, { ...checkpoint, state: new Map(checkpoint.state), momenta: new Map(checkpoint.momenta) });
+});
+
+Deno.test("any safetensors reader finds the weights under PyTorch's names, the momenta beside", async () => {
+  const { tensors, metadata } = parseSafetensors(await encodeCheckpoint(narrowCheckpoint()));
+  assertEquals(metadata.format, "pt");
+  assertEquals(tensors.get("layer2.0.shortcut.0.weight")!.shape, [32, 16, 1, 1]);
+  assertEquals(tensors.get("optimizer.momentum.fc.weight")!.shape, [10, 32]);
+});
+
+Deno.test("a bit that changed in the tensors, or a byte that is gone, is found out", async () => {
+  const bytes = await encodeCheckpoint(narrowCheckpoint());
+  bytes[bytes.length - 1] ^= 1;
+  await assertRejects(() => decodeCheckpoint(bytes, "a"), UserError, "do not match its checksum");
+  await assertRejects(() => decodeCheckpoint(bytes.slice(0, -1), "a"), UserError, "cut short or damaged");
+});
+
+Deno.test("weights without a description, other versions and wrong descriptions are refused in words", async () => {
+  const tensors = new Map([["w", float32Tensor(new Float32Array(1), [1])]]);
+  const decode = (metadata: Record<string, string>) =>
+    decodeCheckpoint(encodeSafetensors({ tensors, metadata }), "a.safetensors");
+  await assertRejects(() => decode({}), UserError, "`checkpoint import` makes a checkpoint of them");
+  await assertRejects(() => decode({ resnext: "{" }), UserError, "not JSON");
+  await assertRejects(() => decode({ resnext: "null" }), UserError, "not a JSON object");
+  await assertRejects(() => decode({ resnext: '{"format":2}' }), UserError, "use a newer version");
+  await assertRejects(() => decode({ resnext: '{"format":1}' }), UserError, 'no valid "network.arch"');
+  const network = { arch: "resnext50", num_classes: 0, cardinality: 32 };
+  const wrong = JSON.stringify({ format: 1, network });
+  await assertRejects(() => decode({ resnext: wrong }), UserError, 'no valid "network.num_classes"');
+});
+
+Deno.test("weights are fitted to a network: its order, absent counters zero, what does not fit named", () => {
+  const { state, description: { network } } = narrowCheckpoint();
+  const module = describedNetwork(network);
+  const shuffled = new Map([...state].reverse().filter(([name]) => !name.endsWith("num_batches_tracked")));
+  assertEquals([...fittedState(module, shuffled)], [...state]);
+  const short = new Map(state);
+  short.delete("fc.bias");
+  let message = "";
+  try {
+    fittedState(module, short);
+  } catch (error) {
+    message = (error as Error).message;
+  }
+  assertStringIncludes(message, '"fc.bias" is missing');
+});
+
+Deno.test("a file is saved whole or not at all, and nothing stays beside it", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "a.safetensors"), blocked = join(folder, "b.safetensors");
+    await saveFile(path, new Uint8Array([1]));
+    await saveFile(path, new Uint8Array([2, 3]));
+    assertEquals(await Deno.readFile(path), new Uint8Array([2, 3]));
+    // A folder in its place refuses the renaming, after all has been written.
+    await Deno.mkdir(join(blocked, "full"), { recursive: true });
+    await assertRejects(() => saveFile(blocked, new Uint8Array([4])));
+    assertEquals(names(folder), ["a.safetensors", "b.safetensors"]);
+    await assertRejects(() => saveFile(join(folder, "none", "a"), new Uint8Array()), Deno.errors.NotFound);
+  });
+});
+
+Deno.test("what a killed process left beside is cleared, and nothing else", async () => {
+  await withFolder(async (folder) => {
+    for (const name of [".last.safetensors.123.part", "last.safetensors", "notes.part"]) {
+      await Deno.writeTextFile(join(folder, name), "");
+    }
+    await removeUnfinished(folder);
+    assertEquals(names(folder), ["last.safetensors", "notes.part"]);
+  });
+});

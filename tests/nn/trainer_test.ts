@@ -1,0 +1,132 @@
+import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { shapes } from "../../data/shapes.ts";
+import type { Device } from "../../kernels/device.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { BatchSizeError } from "../../nn/step.ts";
+import { DivergedError, type RunDescription, Trainer, type TrainEvent } from "../../nn/trainer.ts";
+import { NARROW_NETWORK } from "../cli/support.ts";
+import { gpuTest } from "../support.ts";
+
+/** 52 images are 3 batches of 16 and a rest of 4. */
+const data = shapes({ train: 52, test: 20, seed: 0 });
+
+const RUN: RunDescription = {
+  network: NARROW_NETWORK,
+  input: { image_size: 32, mean: data.mean, std: data.std },
+  settings: {
+    dataset: "shapes",
+    batch_size: 16,
+    epochs: 3,
+    lr: 0.05,
+    momentum: 0.9,
+    weight_decay: 0.001,
+    nesterov: true,
+    label_smoothing: 0.1,
+    seed: 7,
+  },
+};
+
+const withSettings = (changes: Partial<RunDescription["settings"]>): RunDescription => ({
+  ...RUN,
+  settings: { ...RUN.settings, ...changes },
+});
+
+/** Trains until the end, or until `stop` says so; gives what happened and the state reached. */
+async function train(
+  device: Device,
+  { run = RUN, from, stop = () => false }: {
+    run?: RunDescription;
+    from?: Checkpoint;
+    stop?: (event: TrainEvent) => boolean;
+  } = {},
+): Promise<{ events: TrainEvent[]; checkpoint: Checkpoint }> {
+  const trainer = await Trainer.create(device, data, run, from);
+  const controller = new AbortController();
+  const events: TrainEvent[] = [];
+  for await (const event of trainer.run(controller.signal)) {
+    events.push(event);
+    if (stop(event)) controller.abort();
+  }
+  const checkpoint = await trainer.checkpoint();
+  trainer.destroy();
+  return { events, checkpoint };
+}
+
+const kinds = (events: readonly TrainEvent[]) => [...new Set(events.map(({ type }) => type))];
+
+gpuTest("a run that was stopped and goes on ends with the same bits, wherever it stopped", async (device) => {
+  const whole = await train(device);
+  const bytes = await encodeCheckpoint(whole.checkpoint);
+  const stops: Record<string, (event: TrainEvent) => boolean> = {
+    "in an epoch": (event) => event.type === "step" && event.epoch === 2 && event.step === 1,
+    "after the last step of an epoch": (event) => event.type === "step" && event.epoch === 2 && event.step === 4,
+    "while testing": (event) => event.type === "evaluating" && event.epoch === 1,
+    "at an epoch's end": (event) => event.type === "epoch" && event.metrics.epoch === 1,
+  };
+  for (const [when, stop] of Object.entries(stops)) {
+    const first = await train(device, { stop });
+    assertEquals(first.events.at(-1)!.type, "interrupted", when);
+    // Through the file's bytes, as from a disk.
+    const from = await decodeCheckpoint(await encodeCheckpoint(first.checkpoint), when);
+    const second = await train(device, { from });
+    assertEquals(await encodeCheckpoint(second.checkpoint), bytes, when);
+    assertEquals(kinds(second.events).includes("interrupted"), false, when);
+  }
+});
+
+gpuTest("a run tells its steps, its estimate, its tests and its epochs, and learns", async (device) => {
+  const { events, checkpoint } = await train(device, { run: withSettings({ epochs: 8 }) });
+  assertEquals(kinds(events).sort(), ["epoch", "estimate", "evaluating", "step"]);
+  const steps = events.filter((event) => event.type === "step");
+  assertEquals(steps.at(-1)!.step, 4);
+  assert(steps.every(({ steps, loss, secondsLeft }) => steps === 4 && loss > 0 && secondsLeft >= 0));
+  const epochs = events.filter((event) => event.type === "epoch").map(({ metrics }) => metrics);
+  assertEquals(epochs.map(({ epoch }) => epoch), [1, 2, 3, 4, 5, 6, 7, 8]);
+  assert(epochs[7].train_loss < epochs[0].train_loss * 0.7, `${epochs.map(({ train_loss }) => train_loss)}`);
+  assertEquals(checkpoint.description.progress!.history, epochs);
+  const bests = events.filter((event) => event.type === "epoch").filter(({ best }) => best);
+  assertEquals(bests.at(-1)!.metrics.test_acc, Math.max(...epochs.map(({ test_acc }) => test_acc)));
+});
+
+gpuTest("the seed decides: the same one gives the same bits, another one others", async (device) => {
+  const run = (seed: number) => train(device, { run: withSettings({ seed, epochs: 1 }) });
+  const [one, same, other] = [await run(1), await run(1), await run(2)];
+  assertEquals(same.checkpoint.state, one.checkpoint.state);
+  assertNotEquals(other.checkpoint.state.get("fc.weight"), one.checkpoint.state.get("fc.weight"));
+});
+
+gpuTest(
+  "a loss that is not finite stops the run and names the step; such weights make no checkpoint",
+  async (device) => {
+    const trainer = await Trainer.create(device, data, withSettings({ lr: 1e30 }));
+    const error = await assertRejects(async () => {
+      for await (const _ of trainer.run());
+    }, DivergedError);
+    assert(/not finite any more at step [234] of epoch 1: .*smaller learning rate/.test(error.message), error.message);
+    await assertRejects(() => trainer.checkpoint(), DivergedError);
+    trainer.destroy();
+  },
+);
+
+gpuTest("runs that cannot be are refused in words", async (device) => {
+  const create = (run: RunDescription, from?: Checkpoint) => Trainer.create(device, data, run, from);
+  const deep = { ...RUN.network, layers: [1, 1, 1, 1], channels: [16, 32, 32, 32] };
+  const single = { ...withSettings({ batch_size: 1 }), network: deep };
+  await assertRejects(() => create(single), UserError, "cannot be normalized");
+  await assertRejects(
+    () => create({ ...RUN, network: { ...NARROW_NETWORK, num_classes: 9 } }),
+    UserError,
+    "10 classes",
+  );
+  await assertRejects(() => create({ ...RUN, network: { ...NARROW_NETWORK, arch: "vgg" } }), UserError, "Unknown");
+  const { checkpoint } = await train(device, { run: withSettings({ epochs: 1 }) });
+  const wider = { ...RUN, network: { ...NARROW_NETWORK, channels: [16, 64] } };
+  await assertRejects(() => create(wider, checkpoint), UserError, "they are of another network");
+  const huge = { ...RUN, input: { ...RUN.input, image_size: 4096 }, settings: { ...RUN.settings, batch_size: 52 } };
+  const { maxBindingBytes } = device.capabilities;
+  if (52 * 2048 * 2048 * 64 * 4 > maxBindingBytes) {
+    const error = await assertRejects(() => create(huge), BatchSizeError);
+    assertEquals(error.fits, Math.floor(maxBindingBytes / (2048 * 2048 * 64 * 4)));
+  }
+});
