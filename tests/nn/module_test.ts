@@ -1,0 +1,104 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { trace } from "../../nn/graph.ts";
+import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "../../nn/layers.ts";
+import { Module, Sequential } from "../../nn/module.ts";
+import { relu } from "../../nn/ops/relu.ts";
+import { add } from "../../nn/ops/sum.ts";
+import { Tensor } from "../../nn/tensor.ts";
+
+const SHAPE = { n: 2, c: 4, h: 9, w: 7 };
+
+/** The size a module gives for an input's. */
+function outputOf(module: Module, shape = SHAPE): number[] {
+  const { n, c, h, w } = trace(module, shape).output.shape;
+  return [n, c, h, w];
+}
+
+class Net extends Module {
+  first = new Conv2d(4, 8, 3, { padding: 1, bias: false });
+  readonly notAModule = "first";
+  body = new Sequential(new BatchNorm2d(8), new ReLU(), new Sequential(new Conv2d(8, 8, 1)));
+  forward(x: Tensor): Tensor {
+    return this.body.forward(this.first.forward(x));
+  }
+}
+
+Deno.test("state entries are PyTorch's names in the order of the fields", () => {
+  assertEquals([...new Net().stateEntries()].map(([name]) => name), [
+    "first.weight",
+    "body.0.weight",
+    "body.0.bias",
+    "body.0.running_mean",
+    "body.0.running_var",
+    "body.0.num_batches_tracked",
+    "body.2.0.weight",
+    "body.2.0.bias",
+  ]);
+  assertEquals(new Net().parameterCount, 8 * 4 * 9 + 8 + 8 + 8 * 8 + 8);
+});
+
+Deno.test("layers give PyTorch's sizes", () => {
+  assertEquals(outputOf(new Conv2d(4, 6, 3, { stride: 2, padding: 1, groups: 2 })), [2, 6, 5, 4]);
+  assertEquals(outputOf(new Conv2d(4, 6, 7)), [2, 6, 3, 1]);
+  assertEquals(outputOf(new MaxPool2d({ kernel: 3, stride: 2, padding: 1 })), [2, 4, 5, 4]);
+  assertEquals(outputOf(new MaxPool2d({ kernel: 2 })), [2, 4, 4, 3]);
+  assertEquals(outputOf(new GlobalAvgPool2d()), [2, 4, 1, 1]);
+  assertEquals(outputOf(new Sequential(new GlobalAvgPool2d(), new Linear(4, 10))), [2, 10, 1, 1]);
+  assertEquals(outputOf(new Sequential()), [2, 4, 9, 7]);
+});
+
+Deno.test("layers that do not fit their input say so", () => {
+  assertThrows(() => outputOf(new Conv2d(5, 6, 3)), RangeError, "Cannot convolve 4 channels: the weight takes 5");
+  assertThrows(() => outputOf(new Conv2d(4, 6, 9)), RangeError, "nothing is left");
+  assertThrows(() => new Conv2d(4, 6, 3, { groups: 4 }), RangeError, "into 4 groups");
+  assertThrows(() => outputOf(new BatchNorm2d(5)), RangeError, "Cannot normalize 4 channels: the batch norm has 5");
+  assertThrows(() => outputOf(new Linear(4, 10)), RangeError, "9x7 pixels: pool them first");
+});
+
+Deno.test("only tensors of one size are added", () => {
+  class Uneven extends Module {
+    pool = new MaxPool2d({ kernel: 2 });
+    forward(x: Tensor): Tensor {
+      return add(x, this.pool.forward(x));
+    }
+  }
+  assertThrows(() => outputOf(new Uneven()), RangeError, "[2, 4, 9, 7] and [2, 4, 4, 3]");
+});
+
+Deno.test("a graph holds what the output needs, once, inputs first", () => {
+  class Diamond extends Module {
+    forward(x: Tensor): Tensor {
+      const y = relu(x);
+      relu(y);
+      return add(relu(y), y);
+    }
+  }
+  const { nodes, input, output } = trace(new Diamond(), SHAPE);
+  assertEquals(nodes.map(({ operation }) => operation.name), ["relu", "relu", "add"]);
+  const known = new Set([input]);
+  for (const node of nodes) {
+    for (const each of node.inputs) assertEquals(known.has(each), true);
+    known.add(node.output);
+  }
+  assertEquals(nodes.at(-1)!.output, output);
+});
+
+Deno.test("a network deeper than the call stack is traced", () => {
+  class Deep extends Module {
+    forward(x: Tensor): Tensor {
+      for (let i = 0; i < 50_000; i++) x = relu(x);
+      return x;
+    }
+  }
+  assertEquals(trace(new Deep(), SHAPE).nodes.length, 50_000);
+});
+
+Deno.test("an output that comes of another tensor is refused", () => {
+  class Foreign extends Module {
+    other = new Tensor(SHAPE);
+    forward(): Tensor {
+      return relu(this.other);
+    }
+  }
+  assertThrows(() => trace(new Foreign(), SHAPE), Error, "not the input");
+});
