@@ -19,9 +19,17 @@ export type StateDict = ReadonlyMap<string, TensorData>;
 /** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
 export interface OptimizerChunk {
   readonly elements: number;
+  /** The first so many belong to weights of convolutions and linear layers, the others to batch norm and biases. */
+  readonly matrixElements: number;
   readonly parameters: Operand;
   readonly gradients: Operand;
   readonly momentum: Operand;
+}
+
+/** A buffer that holds a part of the state. */
+export interface WeightBuffer {
+  readonly label: string;
+  readonly buffer: GPUBuffer;
 }
 
 /** What makes a {@linkcode Weights}. */
@@ -41,12 +49,14 @@ export class Weights implements StatePlaces {
   readonly #places = new Map<Operand, Placement>();
   readonly #parameters: GPUBuffer;
   readonly #statistics: GPUBuffer;
+  readonly #matrixBytes: number;
   #training: { gradients: GPUBuffer; momentum: GPUBuffer; chunks: OptimizerChunk[] } | undefined;
 
   private constructor(device: Device, module: Module, parameters: GPUBuffer, statistics: GPUBuffer, layout: Layout) {
     this.#device = device;
     this.#parameters = parameters;
     this.#statistics = statistics;
+    this.#matrixBytes = layout.matrixBytes;
     this.#entries = layout.entries.map(({ name, entry, offset }) => {
       const place = operand(name, entry.storedElements);
       this.#operands.set(entry, place);
@@ -100,6 +110,11 @@ export class Weights implements StatePlaces {
     return this.#places.get(operand);
   }
 
+  /** The buffers of all floats of the state: for copies and averages of the whole. */
+  get buffers(): readonly WeightBuffer[] {
+    return [{ label: "parameters", buffer: this.#parameters }, { label: "statistics", buffer: this.#statistics }];
+  }
+
   /** Bytes on the device. */
   get bytes(): number {
     const { gradients, momentum } = this.#training ?? {};
@@ -129,6 +144,7 @@ export class Weights implements StatePlaces {
       };
       chunks.push({
         elements,
+        matrixElements: Math.min(Math.max(this.#matrixBytes - offset, 0) / 4, elements),
         parameters: piece("parameters", this.#parameters),
         gradients: piece("gradients", gradients),
         momentum: piece("momentum", momentum),
@@ -223,28 +239,30 @@ const ALIGNMENT = 256;
 
 interface Layout {
   readonly entries: { name: string; entry: Parameter | StateBuffer; offset: number }[];
+  /** Of the parameters that are more than a vector: they stand first, so that weight decay can end where they do. */
+  readonly matrixBytes: number;
   readonly parameterBytes: number;
   readonly statisticBytes: number;
 }
 
 function layOut(module: Module, alignment: number): Layout {
-  const entries: Layout["entries"] = [];
-  let parameterBytes = 0, statisticBytes = 0;
-  for (const [name, entry] of module.stateEntries()) {
-    if (entry instanceof Counter) continue;
-    const bytes = Math.ceil(entry.storedElements * 4 / alignment) * alignment;
-    if (entry instanceof Parameter) {
-      entries.push({ name, entry, offset: parameterBytes });
-      parameterBytes += bytes;
-    } else {
-      entries.push({ name, entry, offset: statisticBytes });
-      statisticBytes += bytes;
-    }
-  }
+  const ends = { matrices: 0, vectors: 0, statistics: 0 };
+  const placed = [...module.stateEntries()].flatMap(([name, entry]) => {
+    if (entry instanceof Counter) return [];
+    const kind = entry instanceof Parameter ? (entry.shape.length > 1 ? "matrices" : "vectors") : "statistics";
+    const offset = ends[kind];
+    ends[kind] += Math.ceil(entry.storedElements * 4 / alignment) * alignment;
+    return [{ name, entry, kind, offset }];
+  });
   return {
-    entries,
-    parameterBytes: Math.max(alignment, parameterBytes),
-    statisticBytes: Math.max(alignment, statisticBytes),
+    entries: placed.map(({ name, entry, kind, offset }) => ({
+      name,
+      entry,
+      offset: kind === "vectors" ? ends.matrices + offset : offset,
+    })),
+    matrixBytes: ends.matrices,
+    parameterBytes: Math.max(alignment, ends.matrices + ends.vectors),
+    statisticBytes: Math.max(alignment, ends.statistics),
   };
 }
 
@@ -256,6 +274,7 @@ export function checkNames(
   for (const [name, shape] of wanted) {
     const tensor = state.get(name);
     if (!tensor) throw new UserError(`Cannot load the weights: "${name}" is missing; they are of another network`);
+    if (tensor.dtype === "BOOL") throw new UserError(`Cannot load the weights: the values of "${name}" are no numbers`);
     if (String(tensor.shape) !== String(shape)) {
       throw new UserError(
         `Cannot load the weights: "${name}" has shape [${tensor.shape}], this network's is [${shape}]; they are of another network`,

@@ -1,0 +1,113 @@
+import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
+import { UserError } from "../../kernels/user_error.ts";
+import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear } from "../../nn/layers.ts";
+import { Sequential } from "../../nn/module.ts";
+import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "../../nn/safetensors.ts";
+import { Weights } from "../../nn/weights.ts";
+import { formulaState } from "../parity/formula_state.ts";
+import { gpuTest } from "../support.ts";
+
+/** Every kind of entry, none of a size that fits the padding: dense and grouped weights, vectors, a matrix. */
+function module(): Sequential {
+  return new Sequential(
+    new Conv2d(3, 6, 3),
+    new BatchNorm2d(6),
+    new Conv2d(6, 9, 3, { groups: 3, bias: false }),
+    new GlobalAvgPool2d(),
+    new Linear(9, 5),
+  );
+}
+
+function bytes(state: ReadonlyMap<string, TensorData>): [string, string, string, string][] {
+  return [...state].map(([name, { dtype, shape, bytes }]) => [name, dtype, String(shape), bytes.toHex()]);
+}
+
+gpuTest("a state_dict comes back bit for bit, in PyTorch's order", async (device) => {
+  const state = formulaState(module(), 40);
+  state.set("1.num_batches_tracked", int64Scalar(2 ** 40 + 1));
+  const weights = await Weights.create(device, module());
+  weights.loadStateDict(new Map([...state].reverse()));
+  assertEquals(bytes(await weights.stateDict()), bytes(state));
+  weights.countStep();
+  assertEquals(bytes(await weights.stateDict())[6], [
+    "1.num_batches_tracked",
+    "I64",
+    "",
+    int64Scalar(2 ** 40 + 2).bytes.toHex(),
+  ]);
+  weights.destroy();
+});
+
+gpuTest("state that does not fit is refused by name, and nothing is changed", async (device) => {
+  const weights = await Weights.create(device, module(), { seed: 3 });
+  const before = bytes(await weights.stateDict());
+  const good = formulaState(module(), 40);
+  const without = new Map(good);
+  without.delete("2.weight");
+  assertThrows(() => weights.loadStateDict(without), UserError, '"2.weight" is missing');
+  const more = new Map([...good, ["7.weight", float32Tensor(new Float32Array(1), [1])]]);
+  assertThrows(() => weights.loadStateDict(more), UserError, 'has no "7.weight"');
+  const other = new Map([...good, ["4.bias", float32Tensor(new Float32Array(6), [6])]]);
+  assertThrows(() => weights.loadStateDict(other), UserError, '"4.bias" has shape [6], this network\'s is [5]');
+  const bool = new Map<string, TensorData>([
+    ...good,
+    ["4.bias", { dtype: "BOOL", shape: [5], bytes: new Uint8Array(5) }],
+  ]);
+  assertThrows(() => weights.loadStateDict(bool), UserError, '"4.bias"');
+  assertEquals(bytes(await weights.stateDict()), before);
+  weights.destroy();
+});
+
+gpuTest("num_batches_tracked may be absent", async (device) => {
+  const weights = await Weights.create(device, module());
+  weights.countStep();
+  const state = formulaState(module(), 40);
+  state.delete("1.num_batches_tracked");
+  weights.loadStateDict(state);
+  assertEquals((await weights.stateDict()).get("1.num_batches_tracked"), int64Scalar(0));
+  weights.destroy();
+});
+
+gpuTest("half precision is widened", async (device) => {
+  const state = formulaState(module(), 40);
+  const half = new Float16Array([0.5, -1.25, 3, 1e-3, 65504]);
+  state.set("4.bias", { dtype: "F16", shape: [5], bytes: new Uint8Array(half.buffer) });
+  const weights = await Weights.create(device, module());
+  weights.loadStateDict(state);
+  assertEquals([...toFloat32((await weights.stateDict()).get("4.bias")!)], [...half]);
+  weights.destroy();
+});
+
+gpuTest("a seed gives the same weights again, another seed others, of Kaiming's size", async (device) => {
+  const big = () => new Sequential(new Conv2d(16, 64, 3), new BatchNorm2d(64));
+  const create = async (seed?: number) => {
+    const weights = await Weights.create(device, big(), { seed });
+    const state = await weights.stateDict();
+    weights.destroy();
+    return state;
+  };
+  const [a, again, other] = [await create(5), await create(5), await create(6)];
+  assertEquals(bytes(a), bytes(again));
+  assertNotEquals(bytes(a), bytes(other));
+  const values = toFloat32(a.get("0.weight")!);
+  const std = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / values.length);
+  assert(Math.abs(std / Math.sqrt(2 / (16 * 9)) - 1) < 0.05, `${std}`);
+  for (const [name, value] of [["0.bias", 0], ["1.weight", 1], ["1.running_mean", 0], ["1.running_var", 1]] as const) {
+    assert(toFloat32(a.get(name)!).every((each) => each === value), name);
+  }
+});
+
+gpuTest("momenta come back, start at zero and are refused like weights", async (device) => {
+  const weights = await Weights.create(device, module());
+  assertEquals(await weights.momenta(), undefined);
+  await weights.prepareTraining();
+  const zero = (await weights.momenta())!;
+  assertEquals([...zero.keys()], ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "4.weight", "4.bias"]);
+  assert([...zero.values()].every((tensor) => toFloat32(tensor).every((value) => value === 0)));
+  const wanted = new Map([...formulaState(module(), 80)].filter(([name]) => zero.has(name)));
+  await weights.loadMomenta(wanted);
+  assertEquals(bytes((await weights.momenta())!), bytes(wanted));
+  wanted.delete("2.weight");
+  await assertRejects(() => weights.loadMomenta(wanted), UserError, '"2.weight" is missing');
+  weights.destroy();
+});
