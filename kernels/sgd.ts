@@ -12,6 +12,8 @@ export interface SgdSpec {
   readonly elements: number;
   readonly momentum: number;
   readonly weightDecay: number;
+  /** Weight decay is for the first so many elements, a multiple of four; default all. */
+  readonly decayed?: number;
   /** Nesterov's momentum, which needs a momentum above zero. */
   readonly nesterov: boolean;
 }
@@ -40,11 +42,14 @@ export interface SgdOperands {
  */
 export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): Dispatch[] {
   const { parameters, gradients, momentumBuffer, settings } = operands;
-  const { elements, momentum, weightDecay, nesterov } = spec;
+  const { elements, momentum, weightDecay, decayed = elements, nesterov } = spec;
   if (nesterov && !(momentum > 0)) {
     throw new UserError(`Cannot use Nesterov's momentum: the momentum is ${momentum}; set one above zero`);
   }
   if (momentum !== 0 && !momentumBuffer) throw new Error("SGD with momentum needs a momentum buffer");
+  const decays = weightDecay !== 0 && decayed > 0;
+  const decay = (k: number) =>
+    decayed < elements ? `select(0.0, WEIGHT_DECAY, at${k} < DECAYED) * p${k}` : `WEIGHT_DECAY * p${k}`;
   const buffer = momentum !== 0 ? momentumBuffer : undefined;
   const dispatch = each(
     "sgd",
@@ -59,7 +64,7 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
         `let p${k} = parameters[at${k}]; let g${k} = gradients[at${k}];` +
         (buffer ? `let b${k} = momentum_buffer[at${k}];` : ""),
       use: (k) => {
-        const lines = [`let d${k} = g${k}${weightDecay === 0 ? "" : ` + WEIGHT_DECAY * p${k}`};`];
+        const lines = [`let d${k} = g${k}${decays ? ` + ${decay(k)}` : ""};`];
         let direction = `d${k}`;
         if (buffer) {
           lines.push(`let m${k} = MOMENTUM * b${k} + d${k};`, `momentum_buffer[at${k}] = m${k};`);
@@ -71,9 +76,13 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
     {
       elements,
       caps,
-      constants: { MOMENTUM: f32(momentum), WEIGHT_DECAY: f32(weightDecay) },
+      constants: {
+        MOMENTUM: f32(momentum),
+        WEIGHT_DECAY: f32(weightDecay),
+        ...(decays && decayed < elements && { DECAYED: decayed / 4 }),
+      },
       functions: STEP_SETTINGS,
-      flops: elements * (2 + (weightDecay === 0 ? 0 : 2) + (buffer ? 2 : 0) + (nesterov ? 2 : 0)),
+      flops: elements * (2 + (decays ? 2 : 0) + (buffer ? 2 : 0) + (nesterov ? 2 : 0)),
     },
   );
   return [{ ...dispatch, bytes: elements * 4 * (buffer ? 5 : 3) + 16 }];

@@ -12,7 +12,7 @@ import { sgd } from "../kernels/sgd.ts";
 import { encodeStepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { BatchSource } from "./batch_source.ts";
-import { fuse } from "./fuse.ts";
+import { fuse, fuseForEvaluation } from "./fuse.ts";
 import { trace } from "./graph.ts";
 import { lower } from "./lowering.ts";
 import type { Network } from "./network.ts";
@@ -39,6 +39,8 @@ export interface SgdSettings {
   readonly momentum?: number;
   /** L2, added to the gradient. Default 0. */
   readonly weightDecay?: number;
+  /** Whether batch norm's parameters and biases decay too, as PyTorch's do unless told otherwise. Default true. */
+  readonly decayVectors?: boolean;
   /** Default false. */
   readonly nesterov?: boolean;
 }
@@ -94,6 +96,7 @@ abstract class Step<B> {
     const encoder = this.#device.gpu.createCommandEncoder();
     this.plan.encode(encoder);
     after?.(encoder, slot);
+    this.#device.suspect(this.plan.program);
     this.#device.gpu.queue.submit([encoder.finish()]);
   }
 
@@ -216,7 +219,7 @@ export class TrainStep<B> extends Step<B> {
 export async function trainStep<B>(network: Network, options: TrainStepOptions<B>): Promise<TrainStep<B>> {
   const { device, module, weights, arena } = network;
   const { source, optimizer = {}, labelSmoothing = 0 } = options;
-  const { momentum = 0.9, weightDecay = 0, nesterov = false } = optimizer;
+  const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
   const caps = device.capabilities;
   const graph = fuse(trace(module, source.shape));
   const chunks = await weights.prepareTraining();
@@ -232,8 +235,13 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
     caps,
   ));
   lowered.backward(dlogits);
-  for (const { elements, parameters, gradients, momentum: momentumBuffer } of chunks) {
-    emit(sgd({ parameters, gradients, momentumBuffer, settings }, { elements, momentum, weightDecay, nesterov }, caps));
+  for (const { elements, matrixElements, parameters, gradients, momentum: momentumBuffer } of chunks) {
+    const decayed = decayVectors ? elements : matrixElements;
+    emit(sgd(
+      { parameters, gradients, momentumBuffer, settings },
+      { elements, momentum, weightDecay, decayed, nesterov },
+      caps,
+    ));
   }
   checkSizes(device, dispatches, rows);
   const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
@@ -336,7 +344,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
   const { device, module, weights, arena } = network;
   const { source } = options;
   const caps = device.capabilities;
-  const graph = fuse(trace(module, source.shape));
+  const graph = fuseForEvaluation(fuse(trace(module, source.shape)), caps);
   const { settings, metrics, buffers, places } = await stepBuffers(device, "eval");
   const dispatches: Dispatch[] = [...source.dispatches(caps)];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);

@@ -51,6 +51,25 @@ for (
   });
 }
 
+gpuTest("sgd: weight decay ends where it is told to", async (device) => {
+  const elements = 64, decayed = 24;
+  const at = { parameters: operand("parameters", elements), gradients: operand("gradients", elements) };
+  const settings = stepSettingsOperand(), parameters = formula(elements, 1), gradients = formula(elements, 2);
+  const spec = { elements, momentum: 0, weightDecay: 0.5, decayed, nesterov: false };
+  const [bytes] = await runOnce(
+    device,
+    sgd({ ...at, settings }, spec, device.capabilities),
+    new Map<typeof settings, ArrayBufferView<ArrayBuffer>>([
+      [at.parameters, parameters],
+      [at.gradients, gradients],
+      [settings, encodeStepSettings({ learningRate: 0.1 })],
+    ]),
+    [at.parameters],
+  );
+  const expected = parameters.map((p, i) => p - 0.1 * (gradients[i] + (i < decayed ? 0.5 * p : 0)));
+  assertClose(new Float32Array(bytes), expected, 1e-6, "parameters");
+});
+
 Deno.test("sgd: Nesterov without momentum is refused", () => {
   const at = { parameters: operand("p", 4), gradients: operand("g", 4), settings: stepSettingsOperand() };
   const spec = { elements: 4, momentum: 0, weightDecay: 0, nesterov: true };

@@ -1,0 +1,144 @@
+/** An exponential moving average of a network's weights, kept on the device, as PyTorch's `AveragedModel` keeps it. */
+
+import { type Operand, operand } from "../kernels/dispatch.ts";
+import { average } from "../kernels/average.ts";
+import { type Placement, Program } from "../kernels/program.ts";
+import type { Network } from "./network.ts";
+import type { StateDict, WeightBuffer } from "./weights.ts";
+
+/**
+ * The average of all floats of a network's state, parameters and running statistics:
+ *
+ *     average = decay * average + (1 - decay) * weights
+ *
+ * The first update copies the weights, as PyTorch's `get_ema_multi_avg_fn` with `use_buffers=True` does.
+ *
+ * @example Average while training, evaluate with the average
+ * ```ts
+ * import { FloatSource, MovingAverage, Network, openDevice, resnext50, trainStep } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1, 1], channels: [32, 64], cardinality: 4 }));
+ * const source = await FloatSource.create(device, { n: 2, c: 3, h: 32, w: 32 });
+ * const step = await trainStep(network, { source });
+ * const average = await MovingAverage.create(network, 0.999);
+ *
+ * step.run({ images: new Float32Array(2 * 3 * 32 * 32).fill(1), labels: [0, 1] }, { learningRate: 0.01 });
+ * average.update();
+ * await average.use(async () => {
+ *   // The network has the averaged weights here.
+ *   await network.stateDict();
+ * });
+ * device.close();
+ * ```
+ */
+export class MovingAverage {
+  readonly #network: Network;
+  readonly #pairs: readonly Pair[];
+  readonly #program: Program;
+  #updates = 0;
+
+  private constructor(network: Network, pairs: readonly Pair[], program: Program) {
+    this.#network = network;
+    this.#pairs = pairs;
+    this.#program = program;
+  }
+
+  /** @param decay What is kept of the average at each update, from 0 to 1. */
+  static async create(network: Network, decay: number): Promise<MovingAverage> {
+    if (!(decay >= 0 && decay < 1)) throw new RangeError(`Cannot average with a decay of ${decay}: from 0 to below 1`);
+    const { device, weights } = network;
+    const caps = device.capabilities;
+    const pairs: Pair[] = [];
+    for (const { label, buffer: source } of weights.buffers) {
+      pairs.push({
+        source,
+        average: await device.buffer(`averaged ${label}`, source.size),
+        spare: await device.buffer(`spare ${label}`, source.size),
+      });
+    }
+    const places = new Map<Operand, Placement>(), most = Math.floor(caps.maxBindingBytes / 256) * 256;
+    const dispatches = pairs.flatMap(({ source, average: target }) =>
+      Array.from({ length: Math.ceil(source.size / most) }, (_, i) => {
+        const offset = i * most, elements = Math.min(most, source.size - offset) / 4;
+        const x = operand("weights", elements), y = operand("average", elements);
+        places.set(x, { buffer: source, offset });
+        places.set(y, { buffer: target, offset });
+        return average({ x, y }, { elements, decay }, caps);
+      }).flat()
+    );
+    const program = await Program.create(device, dispatches, (operand) => places.get(operand)!);
+    return new MovingAverage(network, pairs, program);
+  }
+
+  /** Takes the weights as they are now into the average; returns at once. */
+  update(): void {
+    const { device } = this.#network;
+    const encoder = device.gpu.createCommandEncoder();
+    if (this.#updates++ === 0) copy(encoder, this.#pairs, "source", "average");
+    else this.#program.encode(encoder);
+    device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /** Updates so far. */
+  get updates(): number {
+    return this.#updates;
+  }
+
+  /** Runs `work` while the network has the averaged weights; before the first update it has its own. */
+  async use<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#updates === 0) return await work();
+    this.#swap(["source", "spare"], ["average", "source"]);
+    try {
+      return await work();
+    } finally {
+      this.#swap(["spare", "source"]);
+    }
+  }
+
+  /** The averaged weights under PyTorch's names. Waits for the device. */
+  stateDict(): Promise<StateDict> {
+    return this.use(() => this.#network.stateDict());
+  }
+
+  /** Goes on from an average that was saved after `updates` of them. @throws {UserError} as `Network.loadStateDict`. */
+  async load(state: StateDict, updates: number): Promise<void> {
+    const own = await this.#network.stateDict();
+    this.#network.loadStateDict(state);
+    this.#swap(["source", "average"]);
+    this.#network.loadStateDict(own);
+    this.#updates = updates;
+  }
+
+  #swap(...copies: readonly [keyof Pair, keyof Pair][]): void {
+    const { device } = this.#network;
+    const encoder = device.gpu.createCommandEncoder();
+    for (const [from, to] of copies) copy(encoder, this.#pairs, from, to);
+    device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /** Bytes on the device. */
+  get bytes(): number {
+    return this.#pairs.reduce((sum, { source }) => sum + 2 * source.size, 0);
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    this.#program.destroy();
+    for (const { average, spare } of this.#pairs) {
+      average.destroy();
+      spare.destroy();
+    }
+  }
+}
+
+/** One of the network's buffers, its average, and where it waits while the average stands in for it. */
+interface Pair {
+  readonly source: WeightBuffer["buffer"];
+  readonly average: GPUBuffer;
+  readonly spare: GPUBuffer;
+}
+
+function copy(encoder: GPUCommandEncoder, pairs: readonly Pair[], from: keyof Pair, to: keyof Pair): void {
+  for (const pair of pairs) encoder.copyBufferToBuffer(pair[from], 0, pair[to], 0, pair[from].size);
+}
