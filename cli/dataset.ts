@@ -1,6 +1,8 @@
 /** The data sets by name: what a run on each is by default, and how its images are got. */
 
-import { hasCifar10, readCifar10 } from "../data/cifar10.ts";
+import { hasCifar, readCifar } from "../data/cifar.ts";
+import { cifar10 } from "../data/cifar10.ts";
+import { cifar100 } from "../data/cifar100.ts";
 import { type Dataset, limit } from "../data/dataset.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { shapes } from "../data/shapes.ts";
@@ -45,7 +47,13 @@ export const DATASETS = {
   cifar10: {
     title: "CIFAR-10",
     defaults: { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01 },
-    load: ({ trainLimit, testLimit, dataDir }) => readCifar10(dataDirectory(dataDir), { trainLimit, testLimit }),
+    load: ({ trainLimit, testLimit, dataDir }) => readCifar(cifar10, dataDirectory(dataDir), { trainLimit, testLimit }),
+  },
+  cifar100: {
+    title: "CIFAR-100",
+    defaults: { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01 },
+    load: ({ trainLimit, testLimit, dataDir }) =>
+      readCifar(cifar100, dataDirectory(dataDir), { trainLimit, testLimit }),
   },
 } as const satisfies Record<string, Entry>;
 
@@ -65,7 +73,7 @@ export async function defaultDataset(dataDir?: string): Promise<DatasetName> {
     if (error instanceof UserError && dataDir === undefined) return "shapes";
     throw error;
   }
-  return await hasCifar10(directory) ? "cifar10" : "shapes";
+  return await hasCifar(cifar10, directory) ? "cifar10" : "shapes";
 }
 
 /** A data set's defaults. */

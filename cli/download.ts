@@ -1,10 +1,16 @@
-/** `resnext download cifar10`: brings a data set into the data directory. */
+/** `resnext download DATASET`: brings a data set into the data directory. */
 
-import { cifar10Publication, fetchPublication } from "../data/cifar10_download.ts";
+import { cifar100Publication, cifar10Publication, fetchPublication } from "../data/cifar_download.ts";
 import { dataDirectory } from "../data/directory.ts";
 import type { Progress } from "../data/meter.ts";
 import { defineCommand } from "./command.ts";
 import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
+
+/** What can be downloaded. */
+const PUBLICATIONS = {
+  cifar10: { title: "CIFAR-10", publication: cifar10Publication },
+  cifar100: { title: "CIFAR-100", publication: cifar100Publication },
+} as const;
 
 /** The command. */
 export const downloadCommand = defineCommand({
@@ -12,13 +18,13 @@ export const downloadCommand = defineCommand({
   summary: "Download a data set, or check the one that is there",
   details: "Goes on with a download that broke off, and checks every file's md5. Called again, it checks the files " +
     "and fetches anew what is missing or damaged.",
-  positionals: [{ name: "dataset", doc: "The data set", choices: ["cifar10"] }],
+  positionals: [{ name: "dataset", doc: "The data set", choices: ["cifar10", "cifar100"] }],
   options: {
     url: {
       type: "string",
       doc: "Another address of the archive: http, https, file or a path",
       placeholder: "URL",
-      otherwise: cifar10Publication.url,
+      otherwise: "the official one, on www.cs.toronto.edu",
     },
     dataDir: {
       type: "string",
@@ -28,7 +34,8 @@ export const downloadCommand = defineCommand({
     },
   },
   examples: ["download cifar10", "download cifar10 --url file:///mnt/cifar-10-binary.tar.gz --data-dir data"],
-  run: async ({ options }) => {
+  run: async ({ args: { dataset }, options }) => {
+    const { title, publication } = PUBLICATIONS[dataset];
     const line = new ProgressLine();
     const say = (text: string) => {
       line.clear();
@@ -39,13 +46,13 @@ export const downloadCommand = defineCommand({
       url: options.url,
       onNotice: (text) => say(`${text[0].toUpperCase()}${text.slice(1)}`),
       onProgress: (progress) => line.update(describeProgress(progress)),
-    }).finally(() => line.clear());
-    const count = cifar10Publication.content.files.length;
+    }, publication).finally(() => line.clear());
+    const count = publication.content.files.length;
     if (present) {
-      console.log(`CIFAR-10 is there: ${count} files in ${directory}, every md5 is right`);
+      console.log(`${title} is there: ${count} files in ${directory}, every md5 is right`);
     } else {
       if (mended.length < count) say(`Replaced: ${mended.join("; ")}`);
-      console.log(`CIFAR-10 is ready: ${count} files in ${directory}, every md5 is right`);
+      console.log(`${title} is ready: ${count} files in ${directory}, every md5 is right`);
     }
   },
 });

@@ -18,6 +18,11 @@ export interface BatchOperands {
    * corner lies at (`top`, `left`), whole numbers, either sign; outside the image is black. Absent: images as they are.
    */
   readonly augment?: Operand;
+  /**
+   * Instead of `augment`: one `vec4f(top, left, height, width)` a row, a rectangle of the image in its own pixels that is
+   * resized to the batch's size, bilinearly without antialias. A negative width runs to the left of `left`: mirrored.
+   */
+  readonly window?: Operand;
   /** Written: [rows, outHeight, outWidth, 4] floats, the fourth channel zero. */
   readonly x: Operand;
   /** Written: one u32 a row. */
@@ -53,14 +58,17 @@ export function cropAndFlip(
   return [flip ? 1 : 0, top - padding, left - padding, 0];
 }
 
+/** A rectangle of an image in its own pixels: top, left, height, width; see {@linkcode BatchOperands.window}. */
+export type ImageWindow = readonly [top: number, left: number, height: number, width: number];
+
 /**
  * `x[row] = (resize(augment(images[indices[row]] / 255)) - mean) / std` and `y[row] = labels[indices[row]]`: what
  * torchvision's `ToTensor`, crop and flip, `Resize` and `Normalize` give for tensors.
  */
 export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabilities): Dispatch[] {
-  const { images, labels, indices, augment, x, y } = operands;
+  const { images, labels, indices, augment, window, x, y } = operands;
   const { rows, height, width, outHeight, outWidth, mean, std, labelBytes } = spec;
-  const resized = outHeight !== height || outWidth !== width;
+  const resized = window !== undefined || outHeight !== height || outWidth !== width;
   const items = rows * outHeight * outWidth;
   const size = caps.software ? 8 : 64;
   return [{
@@ -70,6 +78,7 @@ export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabi
       labels: read(labels, "array<u32>"),
       indices: read(indices, "array<u32>"),
       ...(augment && { augment: read(augment) }),
+      ...(window && { windows: read(window) }),
       x: write(x),
       y: write(y, "array<u32>"),
     },
@@ -87,6 +96,7 @@ export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabi
     source: /* wgsl */ `
 ${ITEM_INDEX}
 ${resized ? SOURCE_TAP : ""}
+${window ? WINDOW_TAP : ""}
 /** A pixel's three values, 0 to 255. It may start anywhere in a word and end in the next. */
 fn stored(image: u32, row: u32, column: u32) -> vec3f {
   let byte = ((image * HEIGHT + row) * WIDTH + column) * 3u;
@@ -120,7 +130,8 @@ fn main(
   let batch_row = item / OUT_WIDTH / OUT_HEIGHT;
   let image = indices[batch_row];
   ${augment ? "let change = augment[batch_row];" : ""}
-  ${pixel(resized, augment !== undefined)}
+  ${window ? "let window = windows[batch_row];" : ""}
+  ${pixel(resized, augment !== undefined, window !== undefined)}
   let normal = (value / 255.0 - vec3f(MEAN_0, MEAN_1, MEAN_2)) / vec3f(STD_0, STD_1, STD_2);
   x[item] = vec4f(normal, 0.0);
   if (item % (OUT_WIDTH * OUT_HEIGHT) == 0u) {
@@ -129,17 +140,31 @@ fn main(
 }`,
     workgroups: itemGrid(items, size, caps.maxWorkgroupsPerDimension),
     flops: items * 3 * (resized ? 12 : 3),
-    bytes: rows * height * width * 3 + items * 16 + rows * (8 + labelBytes + (augment ? 16 : 0)),
+    bytes: rows * height * width * 3 + items * 16 + rows * (8 + labelBytes + (augment || window ? 16 : 0)),
   }];
 }
 
-function pixel(resized: boolean, augmented: boolean): string {
+/** As `source_tap`, of an output pixel within a window that starts at `start` and is `extent` long. */
+const WINDOW_TAP = /* wgsl */ `
+fn window_tap(out: u32, count: u32, start: f32, extent: f32, length: u32) -> Tap {
+  let at = clamp(start + (f32(out) + 0.5) * (extent / f32(count)) - 0.5, 0.0, f32(length - 1u));
+  let low = u32(at);
+  return Tap(low, min(low + 1u, length - 1u), at - f32(low));
+}`;
+
+function pixel(resized: boolean, augmented: boolean, windowed: boolean): string {
   const texel = (row: string, column: string) =>
     augmented ? `texel(image, ${row}, ${column}, change)` : `stored(image, ${row}, ${column})`;
   const row = "item / OUT_WIDTH % OUT_HEIGHT", column = "item % OUT_WIDTH";
   if (!resized) return `let value = ${texel(row, column)};`;
+  const taps = windowed
+    ? [
+      `window_tap(${row}, OUT_HEIGHT, window.x, window.z, HEIGHT)`,
+      `window_tap(${column}, OUT_WIDTH, window.y, window.w, WIDTH)`,
+    ]
+    : [`source_tap(${row}, ROW_SCALE, HEIGHT)`, `source_tap(${column}, COLUMN_SCALE, WIDTH)`];
   return /* wgsl */ `
-  let vertical = source_tap(${row}, ROW_SCALE, HEIGHT);
-  let horizontal = source_tap(${column}, COLUMN_SCALE, WIDTH);
+  let vertical = ${taps[0]};
+  let horizontal = ${taps[1]};
   let value = ${bilinear(texel)};`;
 }

@@ -3,11 +3,12 @@
  * dispatches make the network's input of it; those run as the first part of the step's plan.
  */
 
-import { type BatchSpec, makeBatch } from "../kernels/batch.ts";
+import { type BatchSpec, type ImageWindow, makeBatch } from "../kernels/batch.ts";
 import type { Capabilities, Device } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements, toNhwc } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
+import type { Random } from "../kernels/random.ts";
 
 /** A source of batches of one size, each described by a `B`. */
 export interface BatchSource<B> {
@@ -100,13 +101,32 @@ export class FloatSource implements BatchSource<FloatBatch> {
   }
 }
 
+/** Images that lie elsewhere than in memory: in a file, say. */
+export interface StoredPixels {
+  /** Bytes of an image. */
+  readonly imageBytes: number;
+  /** Copies an image, `[height, width, 3]`, interleaved RGB. */
+  read(image: number, into: Uint8Array<ArrayBuffer>): void;
+}
+
 /** Images of one size with their labels, as data sets hold them. */
 export interface LabelledImages {
   readonly count: number;
   /** `[count, height, width, 3]`, interleaved RGB. */
-  readonly images: Uint8Array<ArrayBuffer>;
-  readonly labels: Uint8Array<ArrayBuffer>;
+  readonly images: Uint8Array<ArrayBuffer> | StoredPixels;
+  readonly labels: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
+  /** The images' size, where it is not their data set's. */
+  readonly size?: { readonly height: number; readonly width: number };
+  /** Draws the part of an image that training sees this time. Absent: all of it, as it is. */
+  readonly crop?: (image: number, random: Random) => ImageWindow;
 }
+
+/** A batch: which images, and of each the part that is seen; all of it by default. */
+export type ImageBatch = Uint32Array | {
+  readonly indices: Uint32Array;
+  /** Four numbers an image; for a source that was made for windows. */
+  readonly windows: Float32Array<ArrayBuffer>;
+};
 
 /** How a data set's images become the network's input. */
 export interface ImageInput {
@@ -132,15 +152,17 @@ export class DeviceImages {
 
   /** Copies the set to the device where it fits. `stream` keeps it on the host. */
   static async create(device: Device, set: LabelledImages, { stream = false } = {}): Promise<DeviceImages> {
-    const bytesPerImage = set.images.length / set.count;
-    const bytes = wholeWords(set.images.length);
+    const { images: pixels } = set;
+    const bytesPerImage = pixels instanceof Uint8Array ? pixels.length / set.count : pixels.imageBytes;
+    const bytes = wholeWords(bytesPerImage * set.count);
     if (stream || bytes > Math.min(device.capabilities.maxBindingBytes, device.capabilities.maxBufferBytes)) {
       return new DeviceImages(device, set, bytesPerImage, undefined);
     }
     const images = await device.buffer("images", bytes);
-    const labels = await device.buffer("image labels", wholeWords(set.count));
-    writeBytes(device, images, set.images);
-    writeBytes(device, labels, set.labels);
+    const labels = await device.buffer("image labels", wholeWords(set.labels.byteLength));
+    if (pixels instanceof Uint8Array) writeBytes(device, images, pixels);
+    else copyPixels(device, images, pixels, set.count);
+    writeBytes(device, labels, new Uint8Array(set.labels.buffer, set.labels.byteOffset, set.labels.byteLength));
     return new DeviceImages(device, set, bytesPerImage, { images, labels });
   }
 
@@ -154,6 +176,19 @@ export class DeviceImages {
 /** Bytes rounded up to 16: bindings are made of whole vectors. */
 function wholeWords(bytes: number): number {
   return Math.ceil(bytes / 16) * 16;
+}
+
+/** Copies stored images, some at a time. */
+function copyPixels(device: Device, buffer: GPUBuffer, pixels: StoredPixels, count: number): void {
+  const { imageBytes } = pixels;
+  // Four images at a time are whole words, whatever one is.
+  const some = 4 * Math.max(1, Math.floor(2 ** 22 / imageBytes));
+  const piece = new Uint8Array(some * imageBytes);
+  for (let from = 0; from < count; from += some) {
+    const images = Math.min(some, count - from);
+    for (let i = 0; i < images; i++) pixels.read(from + i, piece.subarray(i * imageBytes, (i + 1) * imageBytes));
+    device.write(buffer, from * imageBytes, piece.subarray(0, Math.ceil(images * imageBytes / 4) * 4));
+  }
 }
 
 /** Copies bytes of any count, in pieces that a queue takes easily. */
@@ -171,7 +206,7 @@ function writeBytes(device: Device, buffer: GPUBuffer, bytes: Uint8Array<ArrayBu
  * Batches of a data set's images, named by their indices. With the set resident on the device a step costs four bytes an
  * image; else the batch's own pixels are sent.
  */
-export class ImageSource implements BatchSource<Uint32Array> {
+export class ImageSource implements BatchSource<ImageBatch> {
   readonly shape: Shape;
   readonly x: Operand;
   readonly labels: Operand;
@@ -181,13 +216,16 @@ export class ImageSource implements BatchSource<Uint32Array> {
   readonly #pixels: Operand;
   readonly #storedLabels: Operand;
   readonly #indices: Operand;
-  readonly #staging: { pixels: Uint8Array<ArrayBuffer>; labels: Uint8Array<ArrayBuffer> } | undefined;
+  readonly #windows: Operand | undefined;
+  readonly #staging:
+    | { pixels: Uint8Array<ArrayBuffer>; labels: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer> }
+    | undefined;
 
   private constructor(
     images: DeviceImages,
     spec: BatchSpec,
     buffers: Buffers,
-    operands: { pixels: Operand; storedLabels: Operand; indices: Operand; labels: Operand },
+    operands: { pixels: Operand; storedLabels: Operand; indices: Operand; labels: Operand; windows?: Operand },
   ) {
     this.#images = images;
     this.#spec = spec;
@@ -198,28 +236,37 @@ export class ImageSource implements BatchSource<Uint32Array> {
     this.#pixels = operands.pixels;
     this.#storedLabels = operands.storedLabels;
     this.#indices = operands.indices;
+    this.#windows = operands.windows;
     if (!images.resident) {
+      const { byteLength } = operands.storedLabels;
       this.#staging = {
         pixels: new Uint8Array(operands.pixels.byteLength),
-        labels: new Uint8Array(operands.storedLabels.byteLength),
+        labels: spec.labelBytes === 1 ? new Uint8Array(byteLength) : new Uint32Array(byteLength / 4),
       };
     }
   }
 
-  /** A source of batches of `batchSize` rows. */
-  static async create(images: DeviceImages, input: ImageInput, batchSize: number): Promise<ImageSource> {
+  /** A source of batches of `batchSize` rows; with `windows` each row shows a part of its image. */
+  static async create(
+    images: DeviceImages,
+    input: ImageInput,
+    batchSize: number,
+    { windows = false } = {},
+  ): Promise<ImageSource> {
     const { height, width, mean, std, imageSize } = input;
     const buffers = new Buffers(images.device);
     const held = images.resident ? images.set.count : batchSize;
     const own = (label: string, bytes: number) =>
       images.resident ? operand(label, Math.ceil(bytes / 4)) : buffers.add(label, Math.ceil(bytes / 4));
+    const labelBytes = images.set.labels instanceof Uint8Array ? 1 : 4;
     const operands = {
       pixels: await own("images", held * images.bytesPerImage),
-      storedLabels: await own("image labels", held),
+      storedLabels: await own("image labels", held * labelBytes),
       indices: await buffers.add("indices", batchSize),
+      windows: windows ? await buffers.add("windows", batchSize * 4) : undefined,
       labels: operand("labels", batchSize),
     };
-    const spec = {
+    const spec: BatchSpec = {
       rows: batchSize,
       height,
       width,
@@ -227,7 +274,7 @@ export class ImageSource implements BatchSource<Uint32Array> {
       outWidth: imageSize,
       mean,
       std,
-      labelBytes: 1 as const,
+      labelBytes,
     };
     const source = new ImageSource(images, spec, buffers, operands);
     // Without images of its own a source's rows are always the first ones.
@@ -248,6 +295,7 @@ export class ImageSource implements BatchSource<Uint32Array> {
         images: this.#pixels,
         labels: this.#storedLabels,
         indices: this.#indices,
+        window: this.#windows,
         x: this.x,
         y: this.labels,
       },
@@ -256,25 +304,35 @@ export class ImageSource implements BatchSource<Uint32Array> {
     );
   }
 
-  /** @throws {RangeError} for an index outside the set, or too many. */
-  load(indices: Uint32Array): number {
+  /** @throws {RangeError} for an index outside the set, or too many, and where windows are missing or not expected. */
+  load(batch: ImageBatch): number {
     const { set, bytesPerImage } = this.#images;
+    const indices = batch instanceof Uint32Array ? batch : batch.indices;
+    const windows = batch instanceof Uint32Array ? undefined : batch.windows;
     if (indices.length < 1 || indices.length > this.shape.n) {
       throw new RangeError(`Cannot load a batch of ${indices.length} images: up to ${this.shape.n}`);
     }
     for (const index of indices) {
       if (index >= set.count) throw new RangeError(`Cannot load image ${index} of ${set.count}`);
     }
+    if (windows?.length !== (this.#windows && indices.length * 4)) {
+      throw new RangeError(
+        `Cannot load a batch of ${indices.length} images with ${windows?.length ?? 0} window numbers`,
+      );
+    }
+    if (windows) this.#buffers.write(this.#windows!, windows);
     if (!this.#staging) {
       this.#buffers.write(this.#indices, new Uint32Array(indices));
     } else {
+      const { pixels, labels } = this.#staging;
       for (const [row, index] of indices.entries()) {
-        const from = index * bytesPerImage;
-        this.#staging.pixels.set(set.images.subarray(from, from + bytesPerImage), row * bytesPerImage);
-        this.#staging.labels[row] = set.labels[index];
+        const from = index * bytesPerImage, to = row * bytesPerImage;
+        if (set.images instanceof Uint8Array) pixels.set(set.images.subarray(from, from + bytesPerImage), to);
+        else set.images.read(index, pixels.subarray(to, to + bytesPerImage));
+        labels[row] = set.labels[index];
       }
-      this.#buffers.write(this.#pixels, this.#staging.pixels);
-      this.#buffers.write(this.#storedLabels, this.#staging.labels);
+      this.#buffers.write(this.#pixels, pixels);
+      this.#buffers.write(this.#storedLabels, labels);
     }
     return indices.length;
   }

@@ -1,15 +1,11 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { join } from "@std/path";
-import {
-  cifar10ClassNames,
-  cifar10Files,
-  hasCifar10,
-  parseRecords,
-  readCifar10,
-  RECORD_BYTES,
-} from "../../data/cifar10.ts";
+import { hasCifar, parseRecords, readCifar, recordBytes } from "../../data/cifar.ts";
+import { cifar10, cifar10ClassNames, cifar10Files } from "../../data/cifar10.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { withFolder } from "./archive_support.ts";
+
+const RECORD_BYTES = recordBytes(cifar10);
 
 /** Records whose labels are `first`, `first + 1`, ... modulo 10, and whose bytes tell plane and place. */
 function records(count: number, first = 0): Uint8Array<ArrayBuffer> {
@@ -37,25 +33,29 @@ async function withBatches(run: (dataDirectory: string) => Promise<void>): Promi
 }
 
 Deno.test("records become interleaved images", () => {
-  const { count, images, labels } = parseRecords(records(12));
+  const { count, images, labels } = parseRecords(records(12), cifar10);
   assertEquals(count, 12);
   assertEquals([...labels], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
   assertEquals([...images.subarray(3072 * 2, 3072 * 2 + 6)], [2, 52, 102, 2, 52, 102]);
   // The second row's second pixel, green.
   assertEquals([...images.subarray(33 * 3, 33 * 3 + 3)], [0, 255, 100]);
-  assertEquals(parseRecords(new Uint8Array(0)).count, 0);
+  assertEquals(parseRecords(new Uint8Array(0), cifar10).count, 0);
 });
 
 Deno.test("what are no records is refused", () => {
-  assertThrows(() => parseRecords(records(2).subarray(1), "x.bin"), UserError, "Cannot read x.bin: 6145 bytes");
+  assertThrows(
+    () => parseRecords(records(2).subarray(1), cifar10, "x.bin"),
+    UserError,
+    "Cannot read x.bin: 6145 bytes",
+  );
   const wrong = records(3);
   wrong[RECORD_BYTES] = 10;
-  assertThrows(() => parseRecords(wrong), UserError, "record 1 has label 10");
+  assertThrows(() => parseRecords(wrong, cifar10), UserError, "record 1 has label 10");
 });
 
 Deno.test("the data set is read from its folder, as far as the limits say", async () => {
   await withBatches(async (dataDirectory) => {
-    const set = await readCifar10(dataDirectory, { trainLimit: 10_003, testLimit: 2 });
+    const set = await readCifar(cifar10, dataDirectory, { trainLimit: 10_003, testLimit: 2 });
     assertEquals([set.train.count, set.test.count, set.height, set.width], [10_003, 2, 32, 32]);
     assertEquals([...set.train.labels.subarray(0, 3), ...set.train.labels.subarray(10_000)], [0, 1, 2, 1, 2, 3]);
     assertEquals([...set.test.labels], [5, 6]);
@@ -69,14 +69,14 @@ Deno.test("only the files that a limit needs are looked at", async () => {
   await withBatches(async (dataDirectory) => {
     const path = join(dataDirectory, cifar10Files.folder, "data_batch_2.bin");
     await Deno.truncate(path, 5);
-    assertEquals((await readCifar10(dataDirectory, { trainLimit: 10_000, testLimit: 0 })).train.count, 10_000);
-    await assertRejects(() => readCifar10(dataDirectory, { trainLimit: 10_001 }), UserError, "data_batch_2.bin");
+    assertEquals((await readCifar(cifar10, dataDirectory, { trainLimit: 10_000, testLimit: 0 })).train.count, 10_000);
+    await assertRejects(() => readCifar(cifar10, dataDirectory, { trainLimit: 10_001 }), UserError, "data_batch_2.bin");
   });
 });
 
 Deno.test("a missing or truncated file is named, with the command that mends it", async () => {
   await withBatches(async (dataDirectory) => {
-    assertEquals(await hasCifar10(dataDirectory), true);
+    assertEquals(await hasCifar(cifar10, dataDirectory), true);
     const path = join(dataDirectory, cifar10Files.folder, "test_batch.bin");
     for (
       const [harm, state] of [[() => Deno.truncate(path, 7), "has 7 bytes"], [
@@ -85,10 +85,10 @@ Deno.test("a missing or truncated file is named, with the command that mends it"
       ]] as const
     ) {
       await harm();
-      assertEquals(await hasCifar10(dataDirectory), false);
-      const error = await assertRejects(() => readCifar10(dataDirectory, { trainLimit: 1 }), UserError, state);
+      assertEquals(await hasCifar(cifar10, dataDirectory), false);
+      const error = await assertRejects(() => readCifar(cifar10, dataDirectory, { trainLimit: 1 }), UserError, state);
       assertEquals([error.message.includes(path), error.message.includes("download cifar10")], [true, true]);
     }
-    assertEquals(await hasCifar10(join(dataDirectory, "none")), false);
+    assertEquals(await hasCifar(cifar10, join(dataDirectory, "none")), false);
   });
 });

@@ -1,9 +1,11 @@
-/** Brings CIFAR-10 into the data directory: download, unpack, check, put in place. */
+/** Brings CIFAR-10 and CIFAR-100 into the data directory: download, unpack, check, put in place. */
 
 import { fromFileUrl, join, resolve } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 import { ArchiveError, type ExpectedArchive, extractTarGz } from "./archive.ts";
+import { cifarFiles } from "./cifar.ts";
 import { cifar10Files } from "./cifar10.ts";
+import { cifar100 } from "./cifar100.ts";
 import { download, type DownloadOptions } from "./download.ts";
 import { damage, type FileFacts, fileSize, removeFile, touching } from "./files.ts";
 import { withLock } from "./lock.ts";
@@ -23,6 +25,13 @@ export const cifar10Publication: Publication = {
   url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
   archive: { name: "cifar-10-binary.tar.gz", size: 170_052_171, md5: "c32a1d4ab5d03f1284b67883e8d87530" },
   content: cifar10Files,
+};
+
+/** CIFAR-100's binary version on its author's page. */
+export const cifar100Publication: Publication = {
+  url: "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+  archive: { name: "cifar-100-binary.tar.gz", size: 168_513_733, md5: "03b5dce01913d631647c71ecec9e9cb8" },
+  content: cifarFiles(cifar100),
 };
 
 /** Where from, where to, and how patiently. */
@@ -54,7 +63,7 @@ export interface FetchResult {
  */
 export async function fetchPublication(
   options: FetchOptions,
-  publication: Publication = cifar10Publication,
+  publication: Publication,
 ): Promise<FetchResult> {
   const { dataDirectory, onNotice } = options;
   const { folder } = publication.content;

@@ -1,0 +1,213 @@
+/**
+ * Pictures made ready, kept in a file: each is decoded once, whatever the number of epochs and runs. The pixels lie in
+ * `NAME.pixels`, records of one size, and what they are of in `NAME.json`, which is written after them: an entry stands
+ * for pixels that are there. A picture counts as the same while its path, size and time of change are.
+ */
+
+import { dirname, join } from "@std/path";
+import { UserError } from "../../kernels/user_error.ts";
+import { fileSize, removeFile, touching } from "../files.ts";
+import { withLock } from "../lock.ts";
+import type { PicturePool } from "./pool.ts";
+import type { PictureTransform } from "./transform.ts";
+
+/** A picture's file. */
+export interface PictureFile {
+  /** Within the set's folder, with slashes. */
+  readonly path: string;
+  readonly size: number;
+  /** Time of the last change, in milliseconds. */
+  readonly changed: number;
+}
+
+/** A picture that is in the cache, or what is wrong with it. */
+type Entry = PictureFile & ({ readonly slot: number; readonly width: number; readonly height: number } | Broken);
+
+interface Broken {
+  readonly error: string;
+}
+
+/** A picture that cannot be used, and why. */
+export interface SkippedPicture extends Broken {
+  readonly path: string;
+}
+
+/** What is to be made ready. */
+export interface CacheRequest {
+  /** The folder that the pictures' paths start from. */
+  readonly folder: string;
+  readonly files: readonly PictureFile[];
+  readonly transform: PictureTransform;
+  /** Where the cache lies: a path without an ending. */
+  readonly cache: string;
+  /** Stop at the first picture that cannot be used. */
+  readonly strict?: boolean;
+  /** Told now and then how many of the pictures that were not there are done. */
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly onNotice?: (text: string) => void;
+}
+
+/** The pictures that can be used, in the order of the files. */
+export interface CachedPictures {
+  /** Of each usable picture: its place among the files, and its own size. */
+  readonly pictures: readonly { readonly file: number; readonly width: number; readonly height: number }[];
+  readonly skipped: readonly SkippedPicture[];
+  /** How many had to be decoded. */
+  readonly decoded: number;
+  /** Bytes of a picture. */
+  readonly imageBytes: number;
+  /** Copies the pixels of the `index`-th usable picture. */
+  read(index: number, into: Uint8Array<ArrayBuffer>): void;
+  /** Closes the file. */
+  close(): void;
+}
+
+/** Of the index file. Another one is of another version: everything is decoded anew. */
+const FORMAT = 1;
+/** Milliseconds between writings of the index, so that little is lost when a run is stopped. */
+const SAVE_EVERY = 20_000;
+
+/**
+ * Makes pictures ready, decoding only those that are not in the cache.
+ *
+ * @throws {UserError} where the cache cannot be written, and with `strict` at the first picture that cannot be used.
+ */
+export async function cachePictures(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
+  const { cache, onNotice } = request;
+  const doing = `write ${cache}.pixels`;
+  await touching(doing, () => Deno.mkdir(dirname(cache), { recursive: true }));
+  const lock = `${cache}.lock`;
+  return await withLock(lock, () => touching(doing, () => fill(request, pool)), () => {
+    onNotice?.("waiting for another run that decodes the same pictures");
+  });
+}
+
+async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
+  const { folder, files, transform, cache, strict, onProgress } = request;
+  const imageBytes = transform.size ** 2 * 3;
+  const refuse = ({ path, error }: SkippedPicture): never => {
+    throw new UserError(`Cannot use ${join(folder, path)}: ${error}; remove it, or leave out --strict`);
+  };
+  let { entries, slots } = await readIndex(cache, transform, imageBytes);
+  const entry = ({ path, size, changed }: PictureFile) => {
+    const known = entries.get(path);
+    return known?.size === size && known.changed === changed ? known : undefined;
+  };
+  // What has been changed since lies between the rest; when that is most of the file, begin anew.
+  if (slots > 64 && slots > 4 * Math.max(entries.size, files.filter(entry).length)) {
+    await removeFile(`${cache}.pixels`);
+    entries = new Map();
+    slots = 0;
+  }
+  const missing = files.filter((file) => !entry(file));
+  const file = await Deno.open(`${cache}.pixels`, { read: true, write: true, create: true });
+  try {
+    await decodeInto(file);
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+  const usable: { file: number; width: number; height: number; slot: number }[] = [];
+  const skipped: SkippedPicture[] = [];
+  for (const [index, each] of files.entries()) {
+    const known = entry(each)!;
+    if ("error" in known) skipped.push({ path: each.path, error: known.error });
+    else usable.push({ file: index, width: known.width, height: known.height, slot: known.slot });
+  }
+  if (strict && skipped.length > 0) {
+    file.close();
+    refuse(skipped[0]);
+  }
+  return {
+    pictures: usable,
+    skipped,
+    decoded: missing.length,
+    imageBytes,
+    read(index, into) {
+      readRecord(file, usable[index].slot * imageBytes, into.subarray(0, imageBytes), cache);
+    },
+    close: () => file.close(),
+  };
+
+  async function decodeInto(file: Deno.FsFile): Promise<void> {
+    let next = 0, done = 0, saved = performance.now();
+    // Writes are queued one after the other: a file has one position.
+    let writing: Promise<void> = Promise.resolve();
+    const work = async () => {
+      while (next < missing.length) {
+        const picture = missing[next++];
+        const result = await pool.prepare(join(folder, picture.path), transform);
+        if ("error" in result) {
+          if (strict) refuse({ path: picture.path, error: result.error });
+          entries.set(picture.path, { ...picture, error: result.error });
+        } else {
+          const { pixels, width, height } = result, slot = slots++;
+          await (writing = writing.then(() => writeRecord(file, slot * imageBytes, pixels)));
+          entries.set(picture.path, { ...picture, slot, width, height });
+        }
+        onProgress?.(++done, missing.length);
+        if (performance.now() - saved < SAVE_EVERY) continue;
+        saved = performance.now();
+        await (writing = writing.then(() => writeIndex(cache, file, transform, entries, slots)));
+      }
+    };
+    try {
+      await Promise.all(Array.from({ length: Math.min(pool.depth, missing.length) }, work));
+    } finally {
+      next = missing.length;
+      await writing.catch(() => {});
+      if (done > 0) await writeIndex(cache, file, transform, entries, slots);
+    }
+  }
+}
+
+async function writeRecord(file: Deno.FsFile, at: number, bytes: Uint8Array): Promise<void> {
+  await file.seek(at, Deno.SeekMode.Start);
+  for (let from = 0; from < bytes.length;) from += await file.write(bytes.subarray(from));
+}
+
+function readRecord(file: Deno.FsFile, at: number, into: Uint8Array, cache: string): void {
+  file.seekSync(at, Deno.SeekMode.Start);
+  for (let from = 0; from < into.length;) {
+    const n = file.readSync(into.subarray(from));
+    if (n === null) throw new UserError(`Cannot read ${cache}.pixels: it has become shorter; remove it and start anew`);
+    from += n;
+  }
+}
+
+interface Index {
+  readonly entries: Map<string, Entry>;
+  /** Records in use, or once in use. */
+  readonly slots: number;
+}
+
+/** What is known; nothing where there is no index, or none that can be read. */
+async function readIndex(cache: string, transform: PictureTransform, imageBytes: number): Promise<Index> {
+  const records = Math.floor((await fileSize(`${cache}.pixels`) ?? 0) / imageBytes);
+  const nothing = { entries: new Map<string, Entry>(), slots: 0 };
+  try {
+    const index = JSON.parse(await Deno.readTextFile(`${cache}.json`));
+    const { kind, size } = index.transform;
+    if (index.format !== FORMAT || kind !== transform.kind || size !== transform.size) return nothing;
+    const whole = (index.entries as Entry[]).filter((entry) => "error" in entry || entry.slot < records);
+    return { entries: new Map(whole.map((entry) => [entry.path, entry])), slots: Math.min(index.slots, records) };
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof SyntaxError || error instanceof TypeError) {
+      return nothing;
+    }
+    throw error;
+  }
+}
+
+async function writeIndex(
+  cache: string,
+  file: Deno.FsFile,
+  transform: PictureTransform,
+  entries: ReadonlyMap<string, Entry>,
+  slots: number,
+): Promise<void> {
+  await file.syncData();
+  const index = { format: FORMAT, transform, slots, entries: [...entries.values()] };
+  await Deno.writeTextFile(`${cache}.json.part`, JSON.stringify(index));
+  await Deno.rename(`${cache}.json.part`, `${cache}.json`);
+}
