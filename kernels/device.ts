@@ -20,6 +20,8 @@ export interface Capabilities {
   readonly maxInvocationsPerWorkgroup: number;
   readonly maxWorkgroupsPerDimension: number;
   readonly storageAlignment: number;
+  /** Buffers a dispatch may bind. */
+  readonly maxStorageBuffers: number;
   /** Dispatches can be timed on the device. */
   readonly timestamps: boolean;
 }
@@ -96,6 +98,28 @@ function quietMesa(): void {
   }
 }
 
+/** The device is gone: its driver failed, it was unplugged, or the system took it away. What was on it is lost. */
+export class DeviceLostError extends Error {
+  /** Tells it from other errors in a log. */
+  override name = "DeviceLostError";
+}
+
+/** The device has no room. */
+export class OutOfMemoryError extends UserError {
+  /** Tells it from other errors in a log. */
+  override name = "OutOfMemoryError";
+  /** @param byteLength What was asked for. */
+  constructor(message: string, readonly byteLength: number) {
+    super(message);
+  }
+}
+
+/** What was submitted last, asked for the kernel at fault when the device complains. */
+export interface Suspect {
+  /** The label of the first kernel that the device refuses. */
+  culprit(device: Device): Promise<string | undefined>;
+}
+
 /** An open device. Made by {@linkcode openDevice}; {@linkcode Device.close} frees it and all of its buffers. */
 export class Device {
   /** The adapter's name, such as `NVIDIA H100`. */
@@ -104,6 +128,9 @@ export class Device {
   readonly gpu: GPUDevice;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
   #failure: Error | undefined;
+  #suspect: Suspect | undefined;
+  #investigated: Promise<void> = Promise.resolve();
+  #closed = false;
 
   constructor(info: GPUAdapterInfo, gpu: GPUDevice) {
     this.gpu = gpu;
@@ -119,15 +146,41 @@ export class Device {
       maxInvocationsPerWorkgroup: gpu.limits.maxComputeInvocationsPerWorkgroup,
       maxWorkgroupsPerDimension: gpu.limits.maxComputeWorkgroupsPerDimension,
       storageAlignment: gpu.limits.minStorageBufferOffsetAlignment,
+      maxStorageBuffers: gpu.limits.maxStorageBuffersPerShaderStage,
       timestamps: gpu.features.has("timestamp-query"),
     });
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
-      this.#failure ??= new Error(`WebGPU: ${(event as GPUUncapturedErrorEvent).error.message}`);
+      if (this.#failure) return;
+      const { message } = (event as GPUUncapturedErrorEvent).error;
+      const failure = this.#failure = new Error(`WebGPU: ${message}`);
+      this.#investigated = this.#investigate(failure, message);
     });
-    gpu.lost.then((info) => {
-      if (info.reason !== "destroyed") this.#failure ??= new Error(`The GPU device was lost: ${info.message}`);
+    gpu.lost.then(({ message, reason }) => {
+      // Complaints that came before are its consequences.
+      if (!this.#closed) this.#failure = new DeviceLostError(`The GPU device was lost: ${message || reason}`);
     });
+  }
+
+  /** WebGPU's message does not say which kernel it speaks of. */
+  async #investigate(failure: Error, message: string): Promise<void> {
+    const label = await this.#suspect?.culprit(this).catch(() => undefined);
+    if (label !== undefined) failure.message = `WebGPU refuses kernel "${label}": ${message}`;
+  }
+
+  /** Who is to be asked when the device complains: what is submitted next. */
+  suspect(suspect: Suspect): void {
+    this.#suspect = suspect;
+  }
+
+  /**
+   * The error to throw where WebGPU threw `error`: the loss of the device, which makes everything fail, is told by
+   * itself, a moment later.
+   */
+  async explain(error: unknown): Promise<unknown> {
+    await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
+    await this.#investigated;
+    return this.#failure ?? error;
   }
 
   /** Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. */
@@ -157,6 +210,8 @@ export class Device {
     });
     const [error, result] = await Promise.all([invalid, pipeline.catch((cause) => cause as Error)]);
     if (error || result instanceof Error) {
+      const explained = await this.explain(undefined);
+      if (explained instanceof DeviceLostError) throw explained;
       throw new Error(`Cannot compile kernel "${label}": ${(error ?? result as Error).message}\n${code}`);
     }
     return result;
@@ -177,13 +232,38 @@ export class Device {
     this.gpu.pushErrorScope("out-of-memory");
     const buffer = this.gpu.createBuffer({ label, size: byteLength, usage });
     if (await this.gpu.popErrorScope()) {
-      throw new UserError(
+      throw new OutOfMemoryError(
         `Cannot allocate ${
           mib(byteLength)
         } for ${label}: ${this.name} is out of memory; use a smaller batch or image size`,
+        byteLength,
       );
     }
     return buffer;
+  }
+
+  /**
+   * Bytes that the device gives beside what it has given, up to `most`: tried, by taking them and giving them back, as
+   * WebGPU has no other way to know. Exact to {@linkcode PROBE_BYTES}.
+   */
+  async roomFor(most: number): Promise<number> {
+    const taken: GPUBuffer[] = [];
+    try {
+      let room = 0, piece = Math.min(this.capabilities.maxBufferBytes, 2 ** 30);
+      while (room < most && piece >= PROBE_BYTES) {
+        const bytes = Math.ceil(Math.min(piece, most - room) / 4) * 4;
+        try {
+          taken.push(await this.buffer("probe", bytes));
+          room += bytes;
+        } catch (error) {
+          if (!(error instanceof OutOfMemoryError)) throw error;
+          piece = Math.floor(piece / 2);
+        }
+      }
+      return room;
+    } finally {
+      for (const buffer of taken) buffer.destroy();
+    }
   }
 
   /** Copies to the GPU, in order with the work submitted before and after. */
@@ -201,7 +281,10 @@ export class Device {
       const encoder = this.gpu.createCommandEncoder();
       encoder.copyBufferToBuffer(buffer, offset, staging, 0, byteLength);
       this.gpu.queue.submit([encoder.finish()]);
-      await staging.mapAsync(GPUMapMode.READ);
+      await staging.mapAsync(GPUMapMode.READ).catch(async (error) => {
+        throw await this.explain(error);
+      });
+      await this.#investigated;
       this.check();
       return staging.getMappedRange().slice(0);
     } finally {
@@ -211,9 +294,13 @@ export class Device {
 
   /** Frees the device and everything on it. */
   close(): void {
+    this.#closed = true;
     this.gpu.destroy();
   }
 }
+
+/** The least that {@linkcode Device.roomFor} tells apart. */
+const PROBE_BYTES = 2 ** 24;
 
 function mib(bytes: number): string {
   return `${Math.ceil(bytes / 2 ** 20)} MiB`;

@@ -1,6 +1,6 @@
 /** Dispatches made ready: pipelines compiled, bind groups built once, encoded in one pass as often as wanted. */
 
-import type { Device } from "./device.ts";
+import type { Device, Suspect } from "./device.ts";
 import { type Dispatch, type Operand, uniformBytes } from "./dispatch.ts";
 
 /** Where an operand lies. */
@@ -16,7 +16,7 @@ interface Ready {
 }
 
 /** A list of dispatches ready to be encoded. Encoding allocates nothing on the device. */
-export class Program {
+export class Program implements Suspect {
   readonly dispatches: readonly Dispatch[];
   readonly #ready: readonly Ready[];
   readonly #uniforms: GPUBuffer | undefined;
@@ -53,7 +53,20 @@ export class Program {
     });
     const error = await device.gpu.popErrorScope();
     if (error) throw new Error(`Cannot bind a kernel's operands: ${error.message}`);
-    return new Program(dispatches, ready, uniforms?.buffer);
+    const program = new Program(dispatches, ready, uniforms?.buffer);
+    const refusal = await refused(device, (encoder) => program.encode(encoder));
+    if (refusal) throw new Error(`WebGPU refuses kernel "${await program.culprit(device)}": ${refusal.message}`);
+    return program;
+  }
+
+  /** The label of the first dispatch that the device refuses to encode or, where it takes them all, to submit. */
+  async culprit(device: Device): Promise<string | undefined> {
+    for (const submitted of [false, true]) {
+      for (const [index, { label }] of this.dispatches.entries()) {
+        if (await refused(device, (encoder) => this.encodeOne(encoder, index, 1), submitted)) return label;
+      }
+    }
+    return undefined;
   }
 
   /** Encodes one dispatch `times` over in a pass of its own: for measuring. */
@@ -86,6 +99,20 @@ export class Program {
   destroy(): void {
     this.#uniforms?.destroy();
   }
+}
+
+/** What the device has against commands, which it runs only if it has nothing and `submitted` is set. */
+async function refused(
+  device: Device,
+  encode: (encoder: GPUCommandEncoder) => void,
+  submitted = false,
+): Promise<GPUError | null> {
+  device.gpu.pushErrorScope("validation");
+  const encoder = device.gpu.createCommandEncoder();
+  encode(encoder);
+  const commands = encoder.finish();
+  if (submitted) device.gpu.queue.submit([commands]);
+  return await device.gpu.popErrorScope();
 }
 
 /** One buffer with the uniforms of all dispatches, equal ones once. */
@@ -144,6 +171,7 @@ export async function runOnce(
     );
     const encoder = device.gpu.createCommandEncoder();
     program.encode(encoder);
+    device.suspect(program);
     device.gpu.queue.submit([encoder.finish()]);
     const results: ArrayBuffer[] = [];
     for (const output of outputs) results.push(await device.read(buffers.get(output)!, 0, output.byteLength));

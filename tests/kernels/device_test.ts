@@ -1,0 +1,110 @@
+/** What the device says when things go wrong. Each test opens a device of its own, and loses it. */
+
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { type Device, DeviceLostError, openDevice, OutOfMemoryError } from "../../kernels/device.ts";
+import { type Dispatch, type Operand, operand, read, write } from "../../kernels/dispatch.ts";
+import { Program, runOnce } from "../../kernels/program.ts";
+import { UserError } from "../../kernels/user_error.ts";
+
+function withDevice(name: string, run: (device: Device) => Promise<void>): void {
+  const fn = async () => {
+    const device = await openDevice();
+    try {
+      await run(device);
+    } finally {
+      device.close();
+    }
+  };
+  Deno.test({ name, sanitizeOps: false, sanitizeResources: false, fn });
+}
+
+/** `y = 2 x`, one vec4 a workgroup. */
+function double(label: string, x: Operand, y: Operand, workgroups = 1): Dispatch {
+  return {
+    label,
+    bindings: { x: read(x), y: write(y) },
+    source: "@compute @workgroup_size(1) fn main() { y[0] = 2.0 * x[0]; }",
+    workgroups: [workgroups, 1, 1],
+    flops: 4,
+    bytes: 32,
+  };
+}
+
+withDevice("device: a kernel that cannot be launched is named before anything runs", async (device) => {
+  const [a, b, c] = ["a", "b", "c"].map((label) => operand(label, 4));
+  const tooMany = device.capabilities.maxWorkgroupsPerDimension + 1;
+  const dispatches = [double("fine", a, b), double("too large", b, c, tooMany)];
+  const error = await assertRejects(() => runOnce(device, dispatches, new Map(), [c]), Error);
+  assertStringIncludes(error.message, 'WebGPU refuses kernel "too large"');
+  device.check();
+});
+
+withDevice("device: a kernel that does not compile is named, with its text", async (device) => {
+  const [a, b] = ["a", "b"].map((label) => operand(label, 4));
+  const wrong = { ...double("wrong", a, b), source: "fn main() { y[0] = nothing; }" };
+  const error = await assertRejects(() => runOnce(device, [wrong], new Map(), [b]), Error);
+  assertStringIncludes(error.message, 'Cannot compile kernel "wrong"');
+  assertStringIncludes(error.message, "nothing");
+});
+
+withDevice(
+  "device: an error at run time ends the run with the kernel's name, and no result is given",
+  async (device) => {
+    const [a, b, c] = ["a", "b", "c"].map((label) => operand(label, 4));
+    const places = new Map<Operand, GPUBuffer>();
+    for (const each of [a, b, c]) places.set(each, await device.buffer(each.label, each.byteLength));
+    const program = await Program.create(device, [double("first", a, b), double("second", b, c)], (each) => ({
+      buffer: places.get(each)!,
+      offset: 0,
+    }));
+    places.get(c)!.destroy();
+    device.suspect(program);
+    const encoder = device.gpu.createCommandEncoder();
+    program.encode(encoder);
+    device.gpu.queue.submit([encoder.finish()]);
+    const error = await assertRejects(() => device.read(places.get(b)!, 0, 16), Error);
+    assertStringIncludes(error.message, 'WebGPU refuses kernel "second"');
+    assertThrows(() => device.check(), Error, "second");
+  },
+);
+
+withDevice("device: the loss of the device is told as such, whatever is being done", async (device) => {
+  const buffer = await device.buffer("kept", 64);
+  device.gpu.destroy();
+  await assertRejects(() => device.read(buffer, 0, 64), DeviceLostError, "The GPU device was lost");
+  assertThrows(() => device.check(), DeviceLostError);
+  const [a, b] = ["a", "b"].map((label) => operand(label, 4));
+  await assertRejects(() => runOnce(device, [double("late", a, b)], new Map(), [b]), DeviceLostError);
+});
+
+withDevice("device: closing it is no loss", async (device) => {
+  device.close();
+  await device.gpu.lost;
+  device.check();
+});
+
+withDevice("device: no room is told with what was asked; room is measured", async (device) => {
+  const tooLarge = device.capabilities.maxBufferBytes + 4;
+  await assertRejects(() => device.buffer("weights", tooLarge), UserError, "for weights: a buffer of");
+  // A device of 100 MB, as software adapters promise any amount.
+  const { gpu } = device;
+  let left = 100e6;
+  const oom = new GPUOutOfMemoryError("no room");
+  const createBuffer = gpu.createBuffer.bind(gpu);
+  let refusal: GPUError | null = null;
+  gpu.createBuffer = (descriptor) => {
+    refusal = descriptor.size > left ? oom : null;
+    if (!refusal) left -= descriptor.size;
+    const buffer = createBuffer({ ...descriptor, size: 4 });
+    if (!refusal) buffer.destroy = () => void (left += descriptor.size);
+    return buffer;
+  };
+  gpu.popErrorScope = () => Promise.resolve(refusal);
+  const error = await assertRejects(() => device.buffer("slab", 200e6), OutOfMemoryError);
+  assertEquals(error.byteLength, 200e6);
+  assertStringIncludes(error.message, "Cannot allocate 191 MiB for slab");
+  const room = await device.roomFor(1e9);
+  assert(room > 100e6 - 2 ** 24 && room <= 100e6, `${room} of 100 MB`);
+  assertEquals(left, 100e6);
+  assertEquals(await device.roomFor(30e6), 30e6);
+});
