@@ -107,7 +107,8 @@ abstract class Step<B> {
     const count = this.#pending, first = this.#next - count;
     if (count === 0) return [];
     const ring = new Float32Array(await this.#device.read(this.#metrics, 0, this.#metrics.size));
-    this.#pending = 0;
+    // Steps may have been submitted meanwhile.
+    this.#pending -= count;
     return Array.from({ length: count }, (_, i) => {
       const slot = (first + i + RING_SLOTS) % RING_SLOTS;
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
@@ -317,12 +318,18 @@ export class EvalStep<B> extends Step<B> {
     return out;
   }
 
+  /** As every step's; their predictions are let go. */
+  override collect(): Promise<StepResult[]> {
+    this.#rows = [];
+    this.#slots = [];
+    return super.collect();
+  }
+
   /** Results and predictions of all steps since the last call. Waits for them. */
   async evaluations(): Promise<Evaluation> {
     const { last, ring } = this.#predictions;
     const rows = this.#rows, slots = this.#slots;
-    this.#rows = [];
-    this.#slots = [];
+    const results = this.collect();
     const all = new Uint32Array(await this.#device.read(ring, 0, ring.size));
     const predictions = new Uint32Array(rows.reduce((sum, count) => sum + count, 0));
     let at = 0;
@@ -331,7 +338,7 @@ export class EvalStep<B> extends Step<B> {
       predictions.set(all.subarray(from, from + rows[i]), at);
       at += rows[i];
     }
-    return { results: await this.collect(), predictions };
+    return { results: await results, predictions };
   }
 }
 

@@ -1,0 +1,93 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { shapes } from "../../data/shapes.ts";
+import type { Device } from "../../kernels/device.ts";
+import { fromNhwc } from "../../kernels/layout.ts";
+import { runOnce } from "../../kernels/program.ts";
+import { DeviceImages, FloatSource, type ImageInput, ImageSource } from "../../nn/batch_source.ts";
+import { Network } from "../../nn/network.ts";
+import { resnext50 } from "../../nn/resnext.ts";
+import { trainStep } from "../../nn/step.ts";
+import { Arena, Plan } from "../../nn/plan.ts";
+import { assertClose, gpuTest } from "../support.ts";
+
+const { train: SET, mean, std } = shapes({ train: 37, test: 0, seed: 11 });
+
+function input(imageSize: number): ImageInput {
+  return { height: 32, width: 32, mean, std, imageSize };
+}
+
+/** Losses of three steps on images of the set, over what makes the batches. */
+async function losses(device: Device, stream: boolean): Promise<number[]> {
+  const images = await DeviceImages.create(device, SET, { stream });
+  assertEquals(images.resident === undefined, stream);
+  const source = await ImageSource.create(images, input(24), 5);
+  const module = resnext50({ layers: [1], channels: [16], cardinality: 2 });
+  const network = await Network.create(device, module, { seed: 4 });
+  const step = await trainStep(network, { source });
+  for (const indices of [[0, 1, 2, 3, 4], [36, 30, 2, 2, 17], [5, 4, 3, 2, 1]]) {
+    step.run(Uint32Array.from(indices), { learningRate: 0.1 });
+  }
+  const found = (await step.collect()).map(({ lossSum }) => lossSum);
+  for (const each of [step, source, images, network]) each.destroy();
+  return found;
+}
+
+gpuTest("images resident on the device and images streamed to it give the same bits", async (device) => {
+  const resident = await losses(device, false);
+  assert(resident.every(Number.isFinite));
+  assertEquals(new Set(resident).size, 3);
+  assertEquals(await losses(device, true), resident);
+});
+
+gpuTest("an image's pixels arrive scaled and normalized, by channel", async (device) => {
+  for (const stream of [false, true]) {
+    const images = await DeviceImages.create(device, SET, { stream });
+    const source = await ImageSource.create(images, input(32), 3);
+    const arena = new Arena(device);
+    const out = await device.buffer("out", source.x.byteLength), labels = await device.buffer("labels", 16);
+    const plan = new Plan(device, source.dispatches(device.capabilities), (each) => {
+      if (each === source.x) return { buffer: out, offset: 0 };
+      if (each === source.labels) return { buffer: labels, offset: 0 };
+      return source.place(each);
+    });
+    await arena.add(plan);
+    assertEquals(source.load(Uint32Array.of(36, 5)), 2);
+    const encoder = device.gpu.createCommandEncoder();
+    plan.encode(encoder);
+    device.gpu.queue.submit([encoder.finish()]);
+    const x = fromNhwc(new Float32Array(await device.read(out, 0, out.size)), source.shape);
+    for (const [row, index] of [36, 5].entries()) {
+      const expected = Float32Array.from({ length: 3072 }, (_, i) => {
+        const channel = Math.floor(i / 1024), pixel = i % 1024;
+        return (SET.images[index * 3072 + pixel * 3 + channel] / 255 - mean[channel]) / std[channel];
+      });
+      assertClose(x.subarray(row * 3072, (row + 1) * 3072), expected, 1e-5, `image ${index}`);
+    }
+    assertEquals([...new Uint32Array(await device.read(labels, 0, 8))], [SET.labels[36], SET.labels[5]]);
+    for (const each of [out, labels, source, images, arena]) each.destroy();
+  }
+});
+
+gpuTest("an image that is not there is refused before anything is sent", async (device) => {
+  for (const stream of [false, true]) {
+    const images = await DeviceImages.create(device, SET, { stream });
+    const source = await ImageSource.create(images, input(32), 3);
+    assertThrows(() => source.load(Uint32Array.of(1, 37)), RangeError, "Cannot load image 37 of 37");
+    assertThrows(() => source.load(Uint32Array.of(1, 2, 3, 4)), RangeError, "a batch of 4 images: up to 3");
+    assertThrows(() => source.load(new Uint32Array(0)), RangeError, "a batch of 0 images");
+    source.destroy();
+    images.destroy();
+  }
+});
+
+gpuTest("floats are laid out as the device has them", async (device) => {
+  const shape = { n: 2, c: 3, h: 2, w: 1 };
+  const source = await FloatSource.create(device, shape);
+  const images = Float32Array.from({ length: 12 }, (_, i) => i);
+  assertEquals(source.load({ images, labels: [7, 8] }), 2);
+  const { buffer } = source.place(source.x)!;
+  assertEquals(fromNhwc(new Float32Array(await device.read(buffer, 0, 64)), shape), images);
+  assertEquals([...new Uint32Array(await device.read(source.place(source.labels)!.buffer, 0, 8))], [7, 8]);
+  assertEquals(await runOnce(device, source.dispatches(), new Map(), []), []);
+  source.destroy();
+});
