@@ -24,22 +24,34 @@ export interface DenseOptions {
   readonly tile?: Gemm["tile"];
 }
 
-/** y = conv(x, weight) + bias. x NHWC, weight HWIO, y NHWC, bias `[outChannels]`. */
+/** What a dense convolution can do to its output on the way to memory, at no pass of its own. */
+export interface DenseEpilogue {
+  /** Batch norm by running statistics. */
+  readonly norm?: Gemm["norm"];
+  /** Added after it: as large as y. */
+  readonly residual?: Operand;
+  /** Apply ReLU last. */
+  readonly relu?: boolean;
+}
+
+/** y = conv(x, weight) + bias, then the epilogue. x NHWC, weight HWIO, y NHWC, bias `[outChannels]`. */
 export function denseForward(
   operands: { x: Operand; weight: Operand; bias?: Operand; y: Operand },
   geometry: ConvGeometry,
   caps: Capabilities,
-  options: DenseOptions = {},
+  options: DenseOptions & DenseEpilogue = {},
 ): Dispatch[] {
   const { x, weight, bias, y } = operands;
   if (isStridedPointwise(geometry)) {
     const { compact, pixels, dispatch } = subsampled(x, geometry, caps);
     return [dispatch, ...denseForward({ x: compact, weight, bias, y }, pixels, caps, options)];
   }
+  const { residual, ...rest } = options;
   const size = sizes(geometry);
   return gemm({
-    ...options,
-    label: "conv2d.forward",
+    ...rest,
+    addend: residual,
+    label: options.norm ? "conv2d.forward+batch_norm" : "conv2d.forward",
     m: size.OUT_PIXELS,
     n: size.O4 * 4,
     k: size.TAPS * size.C4 * 4,
@@ -70,7 +82,7 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
     b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return weight[k * O4 + n4]; }` },
     out: y,
     bias,
-    bytes: x.byteLength + weight.byteLength + y.byteLength,
+    bytes: x.byteLength + weight.byteLength + y.byteLength + (residual?.byteLength ?? 0),
   }, caps);
 }
 

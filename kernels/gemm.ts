@@ -21,8 +21,10 @@
  */
 
 import type { Capabilities } from "./device.ts";
-import { type Binding, type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
+import { type Binding, type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
+import { RELU } from "./elementwise.ts";
 import type { Gemm, GemmStrategy, Tile } from "./gemm_problem.ts";
+import { hasColumns } from "./gemm_step.ts";
 import { registerTile } from "./gemm_registers.ts";
 import { sharedTile } from "./gemm_shared.ts";
 import { subgroupTile } from "./gemm_subgroup.ts";
@@ -64,8 +66,8 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
 }
 
 /** How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. */
-function splitCount({ k, bias, addend }: Gemm, tiles: number, caps: Capabilities): number {
-  if (caps.software || bias || addend || tiles >= FEW_WORKGROUPS) return 1;
+function splitCount({ k, bias, norm, addend, relu }: Gemm, tiles: number, caps: Capabilities): number {
+  if (caps.software || bias || norm || addend || relu || tiles >= FEW_WORKGROUPS) return 1;
   return Math.max(1, Math.min(ceilDiv(ENOUGH_WORKGROUPS, tiles), Math.floor(k / LEAST_SPLIT), MOST_SPLITS));
 }
 
@@ -87,13 +89,45 @@ interface Destination {
   readonly stride?: number;
 }
 
+/** WGSL `store`: what becomes of a finished sum on its way to memory. */
+function storeFunction(problem: Gemm): string {
+  const { bias, norm, addend, relu } = problem;
+  let result = "value";
+  if (norm) result = `(${result} + column.center) * column.scale + column.offset`;
+  else if (bias) result = `${result} + column`;
+  if (addend) result = `${result} + addend[at]`;
+  if (relu) result = `relu(${result})`;
+  const column = norm
+    ? /* wgsl */ `
+struct Column { center: vec4f, scale: vec4f, offset: vec4f }
+fn load_column(n4: u32) -> Column {
+  let scale = norm_weight[n4] / sqrt(norm_variance[n4] + EPS);
+  return Column(${bias ? "bias[n4] - norm_mean[n4]" : "-norm_mean[n4]"}, scale, norm_bias[n4]);
+}`
+    : bias
+    ? "alias Column = vec4f;\nfn load_column(n4: u32) -> Column { return bias[n4]; }"
+    : "";
+  return /* wgsl */ `${relu ? RELU : ""}${column}
+fn store(m: u32, n4: u32, value: vec4f${hasColumns(problem) ? ", column: Column" : ""}) {
+  if (m < M && n4 < N4) {
+    let at = split * STRIDE_OUT + m * N4 + n4;
+    out[at] = ${result};
+  }
+}`;
+}
+
 function productDispatch(problem: Gemm, tile: Tile, to: Destination, caps: Capabilities): Dispatch {
-  const { m, n, k, bias, addend } = problem;
+  const { m, n, k, bias, norm, addend } = problem;
   const columns = ceilDiv(n, tile.columns), rows = ceilDiv(m, tile.rows);
   const [gridX, gridY] = itemGrid(columns * rows, 1, caps.maxWorkgroupsPerDimension);
-  const added = [bias && "bias[n4]", addend && "addend[at]"].filter(Boolean).map((term) => ` + ${term}`).join("");
   const bindings: Record<string, Binding> = { ...problem.bindings, out: write(to.out) };
   if (bias) bindings.bias = read(bias);
+  if (norm) {
+    bindings.norm_mean = read(norm.mean);
+    bindings.norm_variance = read(norm.variance);
+    bindings.norm_weight = read(norm.weight);
+    bindings.norm_bias = read(norm.bias);
+  }
   if (addend) bindings.addend = read(addend);
   if (to.sums?.binding) bindings.column_sums = to.sums.binding;
   const storeSums = to.sums
@@ -104,7 +138,7 @@ function productDispatch(problem: Gemm, tile: Tile, to: Destination, caps: Capab
   return {
     label: problem.label,
     bindings,
-    constants: problem.constants,
+    constants: { ...problem.constants, ...(norm && { EPS: f32(norm.eps) }) },
     uniforms: {
       ...problem.uniforms,
       M: m,
@@ -120,12 +154,7 @@ ${problem.a.wgsl}
 ${problem.b.wgsl}
 ${tile.declarations}
 var<private> split: u32;
-fn store(m: u32, n4: u32, value: vec4f) {
-  if (m < M && n4 < N4) {
-    let at = split * STRIDE_OUT + m * N4 + n4;
-    out[at] = value${added};
-  }
-}
+${storeFunction(problem)}
 ${storeSums}
 @compute @workgroup_size(${tile.workgroupSize})
 fn main(

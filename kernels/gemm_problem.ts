@@ -31,8 +31,12 @@ export interface Gemm {
   readonly out: Operand;
   /** Added to every row, `[n]`. */
   readonly bias?: Operand;
+  /** Normalizes the result (bias included) by column, as batch norm does in evaluation. */
+  readonly norm?: ColumnNorm;
   /** Added to the result, `[m, n]`. */
   readonly addend?: Operand;
+  /** Apply ReLU last. */
+  readonly relu?: boolean;
   /** Receives the column sums of B, `[n]`; B loaded along n. */
   readonly columnSums?: Operand;
   /** Forced by tests; else chosen by {@linkcode chooseStrategy}. */
@@ -41,6 +45,15 @@ export interface Gemm {
   readonly tile?: { readonly rows: number; readonly columns4: number };
   /** Least bytes moved. */
   readonly bytes: number;
+}
+
+/** Statistics and parameters of a batch norm, each `[n]`. */
+export interface ColumnNorm {
+  readonly mean: Operand;
+  readonly variance: Operand;
+  readonly weight: Operand;
+  readonly bias: Operand;
+  readonly eps: number;
 }
 
 /** A strategy's plan for a product: the size of its tile and the WGSL that computes one. */
@@ -54,7 +67,7 @@ export interface Tile {
   readonly declarations: string;
   /**
    * WGSL of the entry's body. It sees `tile_m`, `tile_n` (first row and column of the tile), `k_begin`, `k_end`, `lane`
-   * (index in the workgroup), and calls `store(m, n4, value)` and `store_sums(n4, value)`.
+   * (index in the workgroup), stores by `stores` of `gemm_step.ts`, and calls `store_sums(n4, value)`.
    */
   readonly body: string;
 }

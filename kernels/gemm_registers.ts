@@ -1,7 +1,7 @@
 /** Matrix multiplication by the strategy `registers`; see `gemm.ts`. */
 
 import type { Gemm, Tile } from "./gemm_problem.ts";
-import { accumulators, step } from "./gemm_step.ts";
+import { accumulators, step, stores } from "./gemm_step.ts";
 import { unroll } from "./wgsl.ts";
 
 /** Eight rows by eight columns a thread, straight from memory; eight threads side by side in n. */
@@ -52,7 +52,7 @@ export function registerTile(problem: Gemm): Tile {
     ${sums}
     ${inner}
   }
-  ${unroll(rows * columns4, (i) => `store(tile_m + ${i >> 1}u, own_n4_${i & 1}, acc_${i >> 1}_${i & 1});`)}
+  ${stores(problem, { rows, row: (i) => `tile_m + ${i}u`, columns4, column4: (j) => `own_n4_${j}` })}
   ${
       problem.columnSums
         ? `if (tile_m == 0u) { ${unroll(columns4, (j) => `store_sums(own_n4_${j}, sums_${j});`)} }`

@@ -2,7 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import type { Gemm, Tile } from "./gemm_problem.ts";
-import { accumulators, step } from "./gemm_step.ts";
+import { accumulators, step, stores } from "./gemm_step.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
 /** Threads of a workgroup, 16 by 16. */
@@ -103,12 +103,7 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
     }
     workgroupBarrier();
   }
-  ${
-      unroll(rowsPerThread * columns4, (q) => {
-        const i = Math.floor(q / columns4), j = q % columns4;
-        return `store(tile_m + ${row(i)}, ${column4(j)}, acc_${i}_${j});`;
-      })
-    }
+  ${stores(problem, { rows: rowsPerThread, row: (i) => `tile_m + ${row(i)}`, columns4, column4 })}
   ${sums}`,
   };
 }

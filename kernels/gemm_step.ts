@@ -50,3 +50,27 @@ export function accumulators(problem: Gemm, rows: number, columns4: number): str
   const sums = problem.columnSums ? unroll(columns4, (j) => `var sums_${j} = vec4f();`) : "";
   return unroll(rows * columns4, (i) => `var acc_${Math.floor(i / columns4)}_${i % columns4} = vec4f();`) + sums;
 }
+
+/** Whether storing needs something of each column: loaded once, not once a row. */
+export function hasColumns({ bias, norm }: Gemm): boolean {
+  return bias !== undefined || norm !== undefined;
+}
+
+/** WGSL that stores the accumulators: row `i` of them is row `row(i)` of the result, column `j` its `column4(j)`. */
+export function stores(
+  problem: Gemm,
+  { rows, row, columns4, column4 }: {
+    readonly rows: number;
+    readonly row: (i: number) => string;
+    readonly columns4: number;
+    readonly column4: (j: number) => string;
+  },
+): string {
+  const loaded = hasColumns(problem);
+  return unroll(columns4, (j) => /* wgsl */ `
+  {
+    let n4 = ${column4(j)};
+    ${loaded ? "let column = load_column(min(n4, N4 - 1u));" : ""}
+    ${unroll(rows, (i) => `store(${row(i)}, n4, acc_${i}_${j}${loaded ? ", column" : ""});`)}
+  }`);
+}

@@ -2,7 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import type { Gemm, Tile } from "./gemm_problem.ts";
-import { accumulators, step } from "./gemm_step.ts";
+import { accumulators, step, stores } from "./gemm_step.ts";
 import { unroll } from "./wgsl.ts";
 
 /**
@@ -68,12 +68,7 @@ export function subgroupTile(problem: Gemm, caps: Capabilities): Tile {
     ${sums}
     ${inner}
   }
-  ${
-      unroll(rows * columns4, (q) => {
-        const i = Math.floor(q / columns4), j = q % columns4;
-        return `store(tile_m + ${i}u, own_n4_${j}, acc_${i}_${j});`;
-      })
-    }
+  ${stores(problem, { rows, row: (i) => `tile_m + ${i}u`, columns4, column4: (j) => `own_n4_${j}` })}
   ${
       problem.columnSums
         ? `if (tile_m == 0u) { ${unroll(columns4, (j) => `store_sums(own_n4_${j}, sums_${j});`)} }`

@@ -1,10 +1,14 @@
 /**
  * Rewrites of a graph that save passes over memory: a ReLU, or a sum and a ReLU, right after a batch norm becomes part of
- * it. Values and gradients stay what they were.
+ * it; in evaluation a batch norm becomes part of the dense convolution before it. Values and gradients stay what they
+ * were.
  */
 
+import type { Capabilities } from "../kernels/device.ts";
 import { type Graph, type GraphNode, useCounts } from "./graph.ts";
 import { BatchNormOperation } from "./ops/batch_norm.ts";
+import { Conv2dOperation } from "./ops/conv2d.ts";
+import { ConvNormOperation } from "./ops/conv_norm.ts";
 import { ReluOperation } from "./ops/relu.ts";
 import { AddOperation } from "./ops/sum.ts";
 import type { Tensor } from "./tensor.ts";
@@ -59,4 +63,25 @@ export function fuse(graph: Graph): Graph {
 
 function isPlainNorm({ operation }: GraphNode): boolean {
   return operation instanceof BatchNormOperation && !operation.relu && !operation.residual;
+}
+
+/** For evaluation, after {@linkcode fuse}: dense convolutions take over the batch norm that alone uses their output. */
+export function fuseForEvaluation(graph: Graph, { maxStorageBuffers }: Capabilities): Graph {
+  if (maxStorageBuffers < ConvNormOperation.bindings) return graph;
+  const uses = useCounts(graph);
+  const convolutions = new Map<Tensor, GraphNode>();
+  const nodes: GraphNode[] = [];
+  for (const node of graph.nodes) {
+    const { operation, inputs: [input, ...residual], output } = node;
+    const conv = convolutions.get(input);
+    if (operation instanceof BatchNormOperation && conv && uses.get(input) === 1) {
+      nodes.splice(nodes.indexOf(conv), 1);
+      const fused = new ConvNormOperation(conv.operation as Conv2dOperation, operation);
+      nodes.push({ operation: fused, inputs: [conv.inputs[0], ...residual], output });
+      continue;
+    }
+    if (operation instanceof Conv2dOperation && operation.settings.groups === 1) convolutions.set(output, node);
+    nodes.push(node);
+  }
+  return { ...graph, nodes };
 }

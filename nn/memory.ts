@@ -30,6 +30,7 @@ export const TYPICAL_GPU: Capabilities = {
   maxInvocationsPerWorkgroup: 1024,
   maxWorkgroupsPerDimension: 65535,
   storageAlignment: 32,
+  maxStorageBuffers: 16,
   timestamps: false,
 };
 
