@@ -45,25 +45,51 @@ export interface Safetensors {
 /** The format's own limit of its header. */
 const MAX_HEADER_BYTES = 100_000_000;
 
+/** Where a tensor lies in a file. */
+export interface TensorPlace {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  /** In the file, in bytes. */
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What a file's header says. */
+export interface SafetensorsHeader {
+  /** In the order of the file's data, every byte of which they cover once. */
+  readonly places: readonly TensorPlace[];
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** Bytes at a file's beginning that tell its header's length. */
+export const HEADER_LENGTH_BYTES = 8;
+
 /**
- * Reads a whole file's bytes. The tensors share memory with `bytes`.
+ * Where a file's header ends, from its first bytes.
  *
- * @param name Stands in error messages.
- * @throws {UserError} when the bytes are not a valid safetensors file, saying where.
+ * @throws {UserError} when a file of `fileBytes` cannot have such a header.
  */
-export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, name = "input"): Safetensors {
-  const refuse = (why: string): never => {
-    throw new UserError(`Cannot read "${name}" as safetensors: ${why}`);
-  };
-  if (bytes.length < 8) refuse(`${bytes.length} bytes are too few for a header`);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const headerLength = view.getBigUint64(0, true);
-  if (headerLength > MAX_HEADER_BYTES || Number(headerLength) > bytes.length - 8) {
-    refuse(`its header claims ${headerLength} bytes, the file has ${bytes.length}`);
+export function safetensorsHeaderEnd(head: Uint8Array, fileBytes: number, name = "input"): number {
+  if (head.length < HEADER_LENGTH_BYTES) throw refusal(name, `${head.length} bytes are too few for a header`);
+  const length = new DataView(head.buffer, head.byteOffset, head.byteLength).getBigUint64(0, true);
+  if (length > MAX_HEADER_BYTES || Number(length) > fileBytes - HEADER_LENGTH_BYTES) {
+    throw refusal(name, `its header claims ${length} bytes, the file has ${fileBytes}`);
   }
-  const start = 8 + Number(headerLength);
-  const header = parseHeader(bytes.subarray(8, start), refuse);
-  const available = bytes.length - start;
+  return HEADER_LENGTH_BYTES + Number(length);
+}
+
+/**
+ * Reads a file's beginning, up to where its header ends.
+ *
+ * @throws {UserError} when it does not describe a file of `fileBytes`.
+ */
+export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name = "input"): SafetensorsHeader {
+  const refuse = (why: string): never => {
+    throw refusal(name, why);
+  };
+  const start = head.length, available = fileBytes - start;
+  const header = parseHeader(head.subarray(HEADER_LENGTH_BYTES), refuse);
   let metadata: Record<string, string> = {};
   const entries: { key: string; dtype: Dtype; shape: number[]; begin: number; end: number }[] = [];
   for (const [key, value] of Object.entries(header)) {
@@ -95,14 +121,33 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, name = "input")
   }
   entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
   let at = 0;
-  const tensors = new Map<string, TensorData>();
-  for (const { key, dtype, shape, begin, end } of entries) {
+  const places = entries.map(({ key, dtype, shape, begin, end }): TensorPlace => {
     if (begin !== at) refuse(`tensor "${key}" ${begin < at ? "overlaps another" : "leaves a hole before it"}`);
     at = end;
-    tensors.set(key, { dtype, shape, bytes: bytes.subarray(start + begin, start + end) });
-  }
+    return { name: key, dtype, shape, offset: start + begin, length: end - begin };
+  });
   if (at !== available) refuse(`${available - at} bytes follow the last tensor`);
+  return { places, metadata };
+}
+
+/**
+ * Reads a whole file's bytes. The tensors share memory with `bytes`.
+ *
+ * @param name Stands in error messages.
+ * @throws {UserError} when the bytes are not a valid safetensors file, saying where.
+ */
+export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, name = "input"): Safetensors {
+  const end = safetensorsHeaderEnd(bytes, bytes.length, name);
+  const { places, metadata } = parseSafetensorsHeader(bytes.subarray(0, end), bytes.length, name);
+  const tensors = new Map(places.map(({ name, dtype, shape, offset, length }): [string, TensorData] => [
+    name,
+    { dtype, shape, bytes: bytes.subarray(offset, offset + length) },
+  ]));
   return { tensors, metadata };
+}
+
+function refusal(name: string, why: string): UserError {
+  return new UserError(`Cannot read "${name}" as safetensors: ${why}`);
 }
 
 function parseHeader(bytes: Uint8Array, refuse: (why: string) => never): Record<string, unknown> {

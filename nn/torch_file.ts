@@ -1,0 +1,364 @@
+/**
+ * PyTorch's own files (`torch.save`): a zip archive of a pickle and one record a storage, or, before PyTorch 1.6, pickles
+ * and storages one after the other. Tensors and plain containers are read; anything else is refused by name and nothing
+ * is run (see `pickle.ts`).
+ *
+ * Formats: PyTorch's `torch/serialization.py`, `_save` and `_legacy_save`.
+ */
+
+import { UserError } from "../kernels/user_error.ts";
+import type { ByteSource } from "./byte_source.ts";
+import {
+  Global,
+  PickleError,
+  PickleTruncated,
+  type PickleValue,
+  type PickleWorld,
+  readPickle,
+  Tuple,
+} from "./pickle.ts";
+import type { Dtype, TensorData } from "./safetensors.ts";
+import { readZipDirectory, readZipEntry, type ZipEntry, ZipError } from "./zip_directory.ts";
+
+/** What a file of PyTorch's holds. */
+export interface TorchFile {
+  /** The state's tensors, row-major, in the file's order. */
+  readonly tensors: ReadonlyMap<string, TensorData>;
+  /** What was done to find them, for people: `took "state_dict" of the checkpoint`. */
+  readonly notes: readonly string[];
+}
+
+/** Storage types by their names, with the element type as safetensors calls it and its bytes. */
+const STORAGES: Readonly<Record<string, readonly [Dtype, number]>> = {
+  DoubleStorage: ["F64", 8],
+  FloatStorage: ["F32", 4],
+  HalfStorage: ["F16", 2],
+  BFloat16Storage: ["BF16", 2],
+  LongStorage: ["I64", 8],
+  IntStorage: ["I32", 4],
+  ShortStorage: ["I16", 2],
+  CharStorage: ["I8", 1],
+  ByteStorage: ["U8", 1],
+  BoolStorage: ["BOOL", 1],
+};
+
+const DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"];
+
+/** A pickle of weights is small: names and sizes. */
+const MAX_PICKLE_BYTES = 256 * 2 ** 20;
+
+/** A stretch of elements that tensors look at. */
+class Storage {
+  constructor(readonly dtype: Dtype, readonly itemBytes: number, readonly key: string, readonly elements: number) {}
+}
+
+/** A tensor as the pickle tells it. */
+class View {
+  constructor(
+    readonly storage: Storage,
+    readonly offset: number,
+    readonly shape: readonly number[],
+    readonly strides: readonly number[],
+  ) {}
+
+  get elements(): number {
+    return this.shape.reduce((product, size) => product * size, 1);
+  }
+}
+
+/** Whether bytes begin as a file of `torch.save` does. */
+export function isTorchFile(head: Uint8Array): boolean {
+  return isZip(head) || LEGACY_HEAD.every((byte, i) => head[i] === byte);
+}
+
+const isZip = (head: Uint8Array) => head[0] === 0x50 && head[1] === 0x4b && head[2] === 3 && head[3] === 4;
+/** The pickle of the old form's magic number, 0x1950a86a20f9469cfc6c. */
+const LEGACY_HEAD = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e];
+
+/**
+ * Reads the weights of a file of PyTorch's: a `state_dict`, or a checkpoint that has one inside.
+ *
+ * @param name Stands in error messages.
+ * @throws {UserError} for other files, damaged ones, and what is refused, by its name.
+ */
+export async function readTorchFile(source: ByteSource, name: string): Promise<TorchFile> {
+  try {
+    const head = await source.read(0, Math.min(source.size, LEGACY_HEAD.length));
+    const { value, load } = isZip(head) ? await readArchive(source) : await readLegacy(source);
+    const { views, notes } = findState(value);
+    return { tensors: await materialize(views, load, source.size), notes };
+  } catch (error) {
+    if (!(error instanceof PickleError || error instanceof ZipError)) throw error;
+    const advice = /call torch\.nn\.|call torchvision\.|sets attributes/.test(error.message)
+      ? "; save model.state_dict() instead of the model"
+      : "";
+    throw new UserError(`Cannot read "${name}" as PyTorch's: ${error.message}${advice}`, { cause: error });
+  }
+}
+
+interface Loaded {
+  readonly value: PickleValue;
+  /** A storage's bytes. */
+  readonly load: (storage: Storage) => Promise<Uint8Array<ArrayBuffer>>;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The two forms
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function readArchive(source: ByteSource): Promise<Loaded> {
+  const entries = await readZipDirectory(source);
+  const pickles = [...entries.keys()].filter((name) => /(^|\/)data\.pkl$/.test(name));
+  if (pickles.length !== 1) throw new ZipError(`it has ${pickles.length} entries data.pkl, PyTorch's files have one`);
+  const prefix = pickles[0].slice(0, -"data.pkl".length);
+  const entry = entries.get(pickles[0])!;
+  if (entry.size > MAX_PICKLE_BYTES) throw new PickleError(`its pickle claims ${entry.size} bytes`);
+  const order = entries.get(`${prefix}byteorder`);
+  if (order && order.size <= 16) {
+    const text = new TextDecoder().decode(await readZipEntry(source, order));
+    if (text !== "little") throw new PickleError(`its numbers are ${JSON.stringify(text)}-endian, little is known`);
+  }
+  const storageOf = (key: string): ZipEntry => {
+    const found = entries.get(`${prefix}data/${key}`);
+    if (!found) throw new PickleError(`it is damaged: its storage ${JSON.stringify(key)} is missing`);
+    return found;
+  };
+  const { value } = readPickle(await readZipEntry(source, entry), world());
+  return {
+    value,
+    load: async (storage) => {
+      const found = storageOf(storage.key);
+      if (found.size !== storage.elements * storage.itemBytes) {
+        throw new PickleError(`it is damaged: its storage ${JSON.stringify(storage.key)} has ${found.size} bytes`);
+      }
+      return await readZipEntry(source, found);
+    },
+  };
+}
+
+async function readLegacy(source: ByteSource): Promise<Loaded> {
+  const storages = new Map<string, Storage>();
+  const known = world(storages);
+  // How long the pickles are, nobody tells: read on until they end.
+  for (let length = Math.min(source.size, 2 ** 20);; length = Math.min(source.size, 4 * length)) {
+    const bytes = await source.read(0, length);
+    try {
+      storages.clear();
+      let at = 0;
+      const next = () => {
+        const { value, end } = readPickle(bytes, known, at);
+        at = end;
+        return value;
+      };
+      if (next() !== 0x1950a86a20f9469cfc6cn) throw new PickleError("it is none of PyTorch's files");
+      const version = next(), system = next();
+      if (version !== 1001) throw new PickleError("it is of an unknown version of PyTorch's old form");
+      if (!(system instanceof Map) || system.get("little_endian") !== true) {
+        throw new PickleError("its numbers are not little-endian");
+      }
+      const value = next(), keys = next();
+      if (!Array.isArray(keys)) throw new PickleError("it is damaged: it does not list its storages");
+      const places = await placeStorages(source, at, keys, storages);
+      return {
+        value,
+        load: async ({ key, elements, itemBytes }) => {
+          const offset = places.get(key);
+          if (offset === undefined) throw new PickleError(`it is damaged: its storage "${key}" is missing`);
+          return await source.read(offset, elements * itemBytes);
+        },
+      };
+    } catch (error) {
+      if (!(error instanceof PickleTruncated) || length >= Math.min(source.size, MAX_PICKLE_BYTES)) throw error;
+    }
+  }
+}
+
+/** Storages follow in the order of the list, each an int64 of its elements, then those. */
+async function placeStorages(
+  source: ByteSource,
+  start: number,
+  keys: readonly PickleValue[],
+  storages: ReadonlyMap<string, Storage>,
+): Promise<Map<string, number>> {
+  const places = new Map<string, number>();
+  let at = start;
+  for (const key of keys) {
+    const storage = typeof key === "string" ? storages.get(key) : undefined;
+    if (!storage) throw new PickleError("it is damaged: it lists a storage that no tensor has");
+    if (at + 8 > source.size) throw new PickleTruncated();
+    const count = await source.read(at, 8);
+    const elements = new DataView(count.buffer, count.byteOffset, 8).getBigInt64(0, true);
+    if (elements !== BigInt(storage.elements)) {
+      throw new PickleError(`it is damaged: a storage of ${storage.elements} elements says it has ${elements}`);
+    }
+    places.set(storage.key, at + 8);
+    at += 8 + storage.elements * storage.itemBytes;
+    if (at > source.size) throw new PickleTruncated();
+  }
+  return places;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What a pickle of weights may name
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Items that calls may copy in all: a list that is remembered once could else be copied once a byte. */
+const MAX_COPIED = 2 ** 22;
+
+/** @param storages Collects the storages referred to, by key. */
+function world(storages = new Map<string, Storage>()): PickleWorld {
+  const globals = new Map<string, Global>();
+  let copied = 0;
+  const spend = (items: readonly PickleValue[]) => {
+    copied += items.length;
+    if (copied > MAX_COPIED) throw new PickleError("it copies its lists over and over: refused");
+    return items;
+  };
+  const allow = (name: string, call?: Global["call"]) => void globals.set(name, new Global(name, call));
+  for (const name of Object.keys(STORAGES)) allow(`torch.${name}`);
+  for (const name of DTYPES) allow(`torch.${name}`);
+  allow("collections.OrderedDict", ([pairs]) => pairs === undefined ? new Map() : orderedDict(spend(sequence(pairs))));
+  allow("torch.Size", ([items]) => new Tuple([...spend(sequence(items))]));
+  allow("torch._utils._rebuild_tensor", (args) => view(args));
+  allow("torch._utils._rebuild_tensor_v2", (args) => view(args));
+  for (const name of ["_rebuild_parameter", "_rebuild_parameter_with_state"]) {
+    allow(`torch._utils.${name}`, ([tensor]) => {
+      if (tensor instanceof View) return tensor;
+      throw new PickleError("it is damaged: a parameter is no tensor");
+    });
+  }
+  return {
+    globals,
+    persistent: (id) => {
+      if (!(id instanceof Tuple) || id.items[0] !== "storage") throw new PickleError("it refers to what is no storage");
+      const [, type, key, , elements, part] = id.items;
+      const kind = type instanceof Global ? STORAGES[type.name.slice("torch.".length)] : undefined;
+      if (!kind || typeof key !== "string" || !isCount(elements)) {
+        throw new PickleError("it is damaged: it refers to no valid storage");
+      }
+      if (part !== undefined && part !== null) throw new PickleError("its storages are parts of others: save it anew");
+      const before = storages.get(key);
+      if (before && (before.dtype !== kind[0] || before.elements !== elements)) {
+        throw new PickleError(`it is damaged: it tells two sizes of the storage ${JSON.stringify(key)}`);
+      }
+      const storage = before ?? new Storage(...kind, key, elements);
+      storages.set(key, storage);
+      return storage;
+    },
+  };
+}
+
+function orderedDict(pairs: readonly PickleValue[]): PickleValue {
+  const dict = new Map<PickleValue, PickleValue>();
+  for (const pair of pairs) {
+    const [key, value] = sequence(pair);
+    if (key === undefined || value === undefined) throw new PickleError("it is damaged: a dict's item is no pair");
+    dict.set(key, value);
+  }
+  return dict;
+}
+
+function view([storage, offset, shape, strides]: readonly PickleValue[]): View {
+  const sizes = sequence(shape), steps = sequence(strides);
+  if (
+    !(storage instanceof Storage) || !isCount(offset) || sizes.length > 16 || sizes.length !== steps.length ||
+    !sizes.every(isCount) || !steps.every(isCount)
+  ) throw new PickleError("it is damaged: a tensor has no valid size");
+  const made = new View(storage, offset, sizes, steps);
+  const last = sizes.reduce((sum, size, axis) => sum + (size - 1) * steps[axis], offset);
+  if (made.elements > 0 && !(last < storage.elements)) {
+    throw new PickleError(`it is damaged: a tensor reaches to element ${last} of a storage of ${storage.elements}`);
+  }
+  return made;
+}
+
+function sequence(value: PickleValue | undefined): readonly PickleValue[] {
+  if (value instanceof Tuple) return value.items;
+  if (Array.isArray(value)) return value;
+  throw new PickleError("it is damaged: a tuple is missing");
+}
+
+function isCount(value: PickleValue | undefined): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Tensors
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Under which names training scripts keep the state among other things. */
+const WRAPPERS = ["state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "module"];
+const PARALLEL = "module.";
+
+function findState(value: PickleValue): { views: Map<string, View>; notes: string[] } {
+  const notes: string[] = [];
+  let found = value;
+  if (found instanceof Map && !isState(found)) {
+    const name = WRAPPERS.find((key) => isState((value as Map<PickleValue, PickleValue>).get(key)));
+    if (name !== undefined) {
+      found = found.get(name);
+      notes.push(`took "${name}" of the checkpoint`);
+    }
+  }
+  if (!isState(found)) {
+    throw new PickleError(
+      `it holds no state_dict, neither itself nor as ${WRAPPERS.slice(0, 3).map((key) => `"${key}"`).join(", ")}, ...`,
+    );
+  }
+  const names = [...found.keys()];
+  if (!names.every((name) => name.startsWith(PARALLEL))) return { views: found, notes };
+  // torch.nn.DataParallel's.
+  notes.push(`took "${PARALLEL}" off the names`);
+  return { views: new Map([...found].map(([name, view]) => [name.slice(PARALLEL.length), view])), notes };
+}
+
+function isState(value: PickleValue | undefined): value is Map<string, View> {
+  return value instanceof Map && value.size > 0 &&
+    [...value].every(([key, item]) => typeof key === "string" && item instanceof View);
+}
+
+async function materialize(
+  views: ReadonlyMap<string, View>,
+  load: Loaded["load"],
+  fileBytes: number,
+): Promise<Map<string, TensorData>> {
+  // A tensor with a stride of zero may be larger than any file: a file may ask for somewhat more than it is, not more.
+  let wanted = 0;
+  for (const view of views.values()) wanted += view.elements * view.storage.itemBytes;
+  if (!(wanted <= 16 * fileBytes + 2 ** 24)) {
+    throw new PickleError(`its tensors would take ${wanted} bytes, the file has ${fileBytes}: refused`);
+  }
+  const loaded = new Map<string, Uint8Array<ArrayBuffer>>();
+  const tensors = new Map<string, TensorData>();
+  for (const [name, view] of views) {
+    const { storage, shape } = view;
+    const bytes = loaded.get(storage.key) ?? await load(storage);
+    loaded.set(storage.key, bytes);
+    tensors.set(name, { dtype: storage.dtype, shape, bytes: rowMajor(view, bytes) });
+  }
+  return tensors;
+}
+
+/** The view's elements in order; where they lie so already, without a copy. */
+function rowMajor({ storage, offset, shape, strides, elements }: View, bytes: Uint8Array<ArrayBuffer>) {
+  const { itemBytes } = storage;
+  let step = 1, contiguous = true;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    if (shape[axis] !== 1 && strides[axis] !== step) contiguous = false;
+    step *= shape[axis];
+  }
+  if (contiguous || elements === 0) return bytes.subarray(offset * itemBytes, (offset + elements) * itemBytes);
+  const out = new Uint8Array(elements * itemBytes);
+  const index = shape.map(() => 0);
+  let from = offset;
+  for (let to = 0; to < elements; to++) {
+    for (let b = 0; b < itemBytes; b++) out[to * itemBytes + b] = bytes[from * itemBytes + b];
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      from += strides[axis];
+      if (++index[axis] < shape[axis]) break;
+      from -= strides[axis] * shape[axis];
+      index[axis] = 0;
+    }
+  }
+  return out;
+}

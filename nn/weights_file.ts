@@ -1,0 +1,29 @@
+/** Files of weights, of whatever kind: safetensors, or PyTorch's own. */
+
+import type { ByteSource } from "./byte_source.ts";
+import type { TensorData } from "./safetensors.ts";
+import { SafetensorsReader } from "./safetensors_reader.ts";
+import { isTorchFile, readTorchFile } from "./torch_file.ts";
+
+/** What a file of weights holds. */
+export interface WeightsFile {
+  readonly format: "safetensors" | "torch";
+  readonly tensors: ReadonlyMap<string, TensorData>;
+  /** A safetensors file's; empty for PyTorch's. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** What was done to find the weights, for people. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Reads weights; what kind the file is, its first bytes tell.
+ *
+ * @param name Stands in error messages.
+ * @throws {UserError} for other files, damaged ones, and what a pickle may not do.
+ */
+export async function readWeightsFile(source: ByteSource, name = "input"): Promise<WeightsFile> {
+  const head = await source.read(0, Math.min(16, source.size));
+  if (isTorchFile(head)) return { format: "torch", metadata: {}, ...await readTorchFile(source, name) };
+  const { tensors, metadata } = await (await SafetensorsReader.open(source, name)).all();
+  return { format: "safetensors", tensors, metadata, notes: [] };
+}
