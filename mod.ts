@@ -95,3 +95,6 @@ export {
   type TensorData,
   toFloat32,
 } from "./nn/safetensors.ts";
+
+export { type Dataset, type ImageSet, limit, permutation } from "./data/dataset.ts";
+export { shapeNames, shapes, type ShapesOptions } from "./data/shapes.ts";
