@@ -3,13 +3,13 @@
 import { UserError } from "../kernels/user_error.ts";
 import { decodeCheckpoint, encodeCheckpoint, type NetworkDescription } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
-import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import { ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { checkpointJson, checkpointText, weightsJson, weightsText } from "./checkpoint_report.ts";
 import { defineCommand, defineGroup } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
-import { readList } from "./train_plan.ts";
+import { architectureNames, networkOptions, readList } from "./network_options.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
 
@@ -57,15 +57,15 @@ const importWeights = defineCommand({
   options: {
     arch: {
       type: "choice",
-      choices: Object.keys(ARCHITECTURES) as Architecture[],
+      choices: architectureNames,
       required: true,
       doc: "Its network",
     },
     to: { type: "string", required: true, placeholder: "FILE", doc: "The checkpoint to write" },
     numClasses: { type: "integer", min: 1, otherwise: "what fc.weight has", doc: "Classes" },
     cardinality: { type: "integer", min: 1, otherwise: "what layer1.0.conv2.weight has", doc: "Groups" },
-    layers: { type: "string", placeholder: "N,N,...", otherwise: "the network's", doc: "Blocks of each stage" },
-    channels: { type: "string", placeholder: "N,N,...", otherwise: "the network's", doc: "Width of each stage" },
+    layers: networkOptions.layers,
+    channels: networkOptions.channels,
     force,
   },
   examples: ["checkpoint import weights.safetensors --arch resnext50 --to imported.safetensors"],

@@ -34,7 +34,8 @@ export function evaluationText(
   const epoch = progress ? `, after epoch ${progress.epoch}` : "";
   const lines = [
     file,
-    `${network.arch}${epoch}, on ${images} test images of ${dataset} at ${imageSize}x${imageSize}, ${device}`,
+    `${network.arch}${epoch}, on ${images} test images of ${dataset} at ${imageSize}x${imageSize}`,
+    `on ${device}`,
     "",
     `Loss            ${loss.toFixed(4)}`,
     `Top-1 accuracy  ${top1.toFixed(4)}`,

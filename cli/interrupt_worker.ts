@@ -14,7 +14,11 @@ addEventListener("message", (event) => {
       seen++;
       if (seen === 1 && notice) {
         const erase = Deno.stderr.isTerminal() ? "\r\x1b[2K" : "";
-        Deno.stderr.writeSync(new TextEncoder().encode(`${erase}${notice}\n`));
+        try {
+          Deno.stderr.writeSync(new TextEncoder().encode(`${erase}${notice}\n`));
+        } catch {
+          // Nobody reads it; the work is ended in order all the same.
+        }
       }
       if (seen === 2) setTimeout(() => Deno.kill(Deno.pid, "SIGKILL"), GRACE);
     });

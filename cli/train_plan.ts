@@ -3,9 +3,9 @@
 import { UserError } from "../kernels/user_error.ts";
 import type { Checkpoint, NetworkDescription, RunSettings } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
-import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import type { RunDescription, TrainingData } from "../nn/trainer.ts";
 import { readCheckpoint } from "./files.ts";
+import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
 import { datasetNames, DATASETS, defaultDataset, loadDataset, runDefaults } from "./dataset.ts";
 
@@ -22,7 +22,7 @@ export const trainOptions = {
   },
   arch: {
     type: "choice",
-    choices: Object.keys(ARCHITECTURES) as Architecture[],
+    choices: architectureNames,
     default: "resnext50",
     doc: "Network",
   },
@@ -40,25 +40,9 @@ export const trainOptions = {
   weightDecay: { type: "number", min: 0, default: 0, doc: "Weight decay (L2), added to the gradient" },
   nesterov: { type: "boolean", doc: "Nesterov's momentum" },
   labelSmoothing: { type: "number", min: 0, below: 1, default: 0, doc: "Label smoothing" },
-  cardinality: {
-    type: "integer",
-    min: 1,
-    max: 4096,
-    otherwise: "the network's, mostly 32",
-    doc: "Groups of the 3x3 convolutions",
-  },
-  layers: {
-    type: "string",
-    placeholder: "N,N,...",
-    otherwise: "the network's, such as 3,4,6,3",
-    doc: "Blocks of each stage",
-  },
-  channels: {
-    type: "string",
-    placeholder: "N,N,...",
-    otherwise: "256, doubling by the stage",
-    doc: "Width of each stage",
-  },
+  cardinality: networkOptions.cardinality,
+  layers: networkOptions.layers,
+  channels: networkOptions.channels,
   trainLimit: {
     type: "integer",
     min: 1,
@@ -117,13 +101,7 @@ async function planNew({ options }: TrainInvocation): Promise<TrainPlan> {
   const standard = runDefaults(dataset);
   const { trainLimit = standard.trainLimit, testLimit = standard.testLimit, dataDir } = options;
   const data = await loadDataset(dataset, { trainLimit, testLimit, dataDir });
-  const network: NetworkDescription = {
-    arch: options.arch,
-    num_classes: data.classNames.length,
-    cardinality: options.cardinality ?? (ARCHITECTURES[options.arch] as ResNeXtOptions).cardinality ?? 32,
-    layers: readList("layers", options.layers, PATH),
-    channels: readList("channels", options.channels, PATH),
-  };
+  const network = networkDescription(options.arch, data.classNames.length, options, PATH);
   const settings: RunSettings = {
     dataset,
     batch_size: options.batchSize ?? standard.batchSize,
@@ -158,19 +136,6 @@ function countParameters(network: NetworkDescription): number {
     if (error instanceof UserError) throw usageError(error.message, PATH);
     throw error;
   }
-}
-
-/** Reads `3,4,6,3`. */
-export function readList(key: string, text: string | undefined, path: string): number[] | undefined {
-  if (text === undefined) return undefined;
-  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
-  if (values.length > 8 || !values.every((value) => Number.isSafeInteger(value) && value >= 1 && value <= 65536)) {
-    throw usageError(
-      `Option --${flagName(key)} must be whole numbers with commas between, not ${JSON.stringify(text)}`,
-      path,
-    );
-  }
-  return values;
 }
 
 async function planResumed(invocation: TrainInvocation, file: string): Promise<TrainPlan> {

@@ -1,0 +1,105 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { encodeSafetensors, parseSafetensors } from "../../nn/safetensors.ts";
+import { NARROW_NETWORK, narrowCheckpoint, resnext, withFolder, writeNarrow } from "./support.ts";
+
+const checkpoint = (...args: string[]) => resnext(["checkpoint", ...args]);
+
+Deno.test("inspect shows network, settings, progress and tensors; in JSON the same", async () => {
+  await withFolder(async (folder) => {
+    const history = [{ epoch: 1, train_loss: 2.25, test_loss: 2.5, test_acc: 0.25 }];
+    const progress = { epoch: 1, step: 0, loss_sum: 0, rows: 0, history };
+    const file = await writeNarrow(folder, "last.safetensors", { progress });
+    const text = await checkpoint("inspect", file);
+    assertEquals([text.code, text.stderr], [0, ""]);
+    for (
+      const line of ["  arch             resnext50", "  batch_size       16", "  class_names      circle, ring, square"]
+    ) {
+      assertStringIncludes(text.stdout, `\n${line}`);
+    }
+    assertStringIncludes(text.stdout, "\n  Epoch  1/2 | Train Loss: 2.2500 | Test Loss: 2.5000 | Test Acc: 0.2500\n");
+    assertMatch(text.stdout, /^conv1\.weight +F32 +\[64, 3, 7, 7\] +9,408$/m);
+    const json = await checkpoint("inspect", file, "--json");
+    const shown = JSON.parse(json.stdout);
+    assertEquals([shown.network, shown.progress], [{ ...NARROW_NETWORK }, progress]);
+    assertEquals(shown.tensors[0], { name: "conv1.weight", dtype: "F32", shape: [64, 3, 7, 7] });
+  });
+});
+
+Deno.test("weights go out under PyTorch's names and come in again as they were", async () => {
+  await withFolder(async (folder) => {
+    const file = await writeNarrow(folder);
+    const weights = join(folder, "weights.safetensors"), back = join(folder, "back.safetensors");
+    const out = await checkpoint("export", file, "--to", weights);
+    assertEquals([out.code, out.stderr], [0, ""]);
+    const { tensors, metadata } = parseSafetensors(await Deno.readFile(weights));
+    const { state } = narrowCheckpoint();
+    assertEquals([...tensors.keys()], [...state.keys()]);
+    assertEquals(metadata, { format: "pt" });
+
+    const shown = await checkpoint("inspect", weights);
+    assertMatch(shown.stdout, /safetensors without a description, \d+ tensors/);
+
+    // Classes and groups are read off the shapes.
+    const network = ["--arch", "resnext50", "--layers", "1,1", "--channels", "16,32"];
+    const into = await checkpoint("import", weights, ...network, "--to", back);
+    assertEquals([into.code, into.stderr], [0, ""]);
+    const read = await decodeCheckpoint(await Deno.readFile(back), back);
+    assertEquals(read.description, { network: NARROW_NETWORK });
+    assertEquals(read.state, new Map(state));
+
+    // What is there stays, unless it is said that it may go.
+    const before = await Deno.readFile(weights);
+    for (const args of [["export", file, "--to", weights], ["import", weights, ...network, "--to", weights]]) {
+      const refused = await checkpoint(...args);
+      assertEquals([refused.code, refused.stdout], [1, ""]);
+      assertMatch(refused.stderr, /^error: Cannot write .*: it exists; choose another file or add --force\n$/);
+      assertEquals(await Deno.readFile(weights), before);
+    }
+    assertEquals((await checkpoint("export", file, "--to", weights, "--force")).code, 0);
+  });
+});
+
+Deno.test("verify finds a whole checkpoint, a damaged one, and one whose weights are another network's", async () => {
+  await withFolder(async (folder) => {
+    const file = await writeNarrow(folder);
+    const whole = await checkpoint("verify", file);
+    assertEquals([whole.code, whole.stderr], [0, ""]);
+    assertMatch(whole.stdout, /is whole: \d+ tensors match the checksum and the network\n$/);
+    const bytes = await Deno.readFile(file);
+    bytes[bytes.length - 100] ^= 0x80;
+    await Deno.writeFile(file, bytes);
+    const damaged = await checkpoint("verify", file);
+    assertEquals([damaged.code, damaged.stdout], [1, ""]);
+    assertMatch(damaged.stderr, /^error: .*the file is damaged\n$/);
+  });
+});
+
+Deno.test("what cannot be inspected or imported is one line on stderr, and nothing is written", async () => {
+  await withFolder(async (folder) => {
+    const file = await writeNarrow(folder), text = join(folder, "text"), to = join(folder, "to");
+    const weights = join(folder, "weights.safetensors");
+    await Deno.writeTextFile(text, "no tensors here");
+    await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
+    const cases: [string[], number, RegExp][] = [
+      [["inspect", text], 1, /Cannot read .* as safetensors: its header claims/],
+      [["inspect", folder], 1, /it is a folder/],
+      [["inspekt", text], 2, /Unknown command "inspekt"; did you mean inspect\?/],
+      [["verify", weights], 1, /without a description; `checkpoint import`/],
+      [["export", file], 2, /Missing option --to/],
+      [["export", file, "--to", join(folder, "none", "x")], 1, /no such file or directory/],
+      [["export", file, "--to", folder], 1, /it exists/],
+      [["import", file, "--arch", "resnext50", "--to", to], 1, /it is a checkpoint already/],
+      [["import", weights, "--arch", "resnext50", "--to", to], 1, /"layer1.0.conv1.weight" has shape \[4,64,1,1\]/],
+      [["import", weights, "--arch", "resnet50", "--to", to], 2, /did you mean resnext50\?/],
+    ];
+    for (const [args, wanted, message] of cases) {
+      const { code, stdout, stderr } = await checkpoint(...args);
+      assertEquals([code, stdout], [wanted, ""], stderr);
+      assertMatch(stderr, message);
+      assertMatch(stderr, /^error: [^\n]*\n$/);
+    }
+    assertEquals([...Deno.readDirSync(folder)].length, 3);
+  });
+});

@@ -1,0 +1,94 @@
+import { assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { evaluationText } from "../../cli/eval_report.ts";
+import { NARROW_NETWORK, narrowCheckpoint, resnext, withFolder, writeNarrow } from "./support.ts";
+
+Deno.test("eval tells loss, accuracies, each class and what it is taken for; in JSON the same", async () => {
+  await withFolder(async (folder) => {
+    const file = await writeNarrow(folder, "best.safetensors");
+    const text = await resnext(["eval", file]);
+    assertEquals(text.code, 0, text.stderr);
+    assertMatch(text.stdout, /^resnext50, after epoch 0, on 20 test images of shapes at 32x32$/m);
+    assertMatch(text.stdout, /^Loss {12}\d+\.\d{4}$/m);
+    assertMatch(text.stdout, /^crescent +[01]\.\d{4} +\d +2$/m);
+    // But for the file's path, which is as long as it is.
+    assertEquals(text.stdout.split("\n").slice(1).filter((line) => line.length > 80), []);
+
+    const json = await resnext(["eval", file, "--json", "--batch-size", "7"]);
+    assertEquals([json.code, json.stderr], [0, ""]);
+    const { loss, top1, top5, images, classes, confusion } = JSON.parse(json.stdout);
+    assertEquals([images, confusion.length], [20, 10]);
+    assertEquals(confusion.map((row: number[]) => row.reduce((a, b) => a + b)), new Array(10).fill(2));
+    const right = confusion.reduce((sum: number, row: number[], label: number) => sum + row[label], 0);
+    assertAlmostEquals(top1, right / 20, 1e-12);
+    assertEquals(top5 >= top1, true);
+    assertEquals(classes[7], { name: "crescent", images: 2, accuracy: confusion[7][7] / 2 });
+    // Another batch size sums in another order, nothing more.
+    assertAlmostEquals(loss, Number(/^Loss +(.*)$/m.exec(text.stdout)![1]), 1e-3);
+    assertStringIncludes(text.stdout, `Top-1 accuracy  ${top1.toFixed(4)}`);
+  });
+});
+
+Deno.test("a matrix of many classes does not fit: the commonest mistakes are told", () => {
+  const names = Array.from({ length: 100 }, (_, i) => `class number ${i}`);
+  const confusion = names.map((_, label) => names.map((_, taken) => label === 3 && taken === 5 ? 7 : 0));
+  const report = { images: 7, loss: 1, top1: 0, top5: 0, confusion };
+  const { description } = narrowCheckpoint();
+  const subject = { file: "a", dataset: "d", imageSize: 32, device: "x", description };
+  const lines = evaluationText(subject, report, names).split("\n");
+  assertEquals(lines.at(-1), "     7  class number 3 taken for class number 5");
+  assertEquals(lines.filter((line) => line.length > 80), []);
+});
+
+Deno.test("CIFAR-10's whole test set fits 80 columns", () => {
+  const names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+  const report = { images: 10_000, loss: 1, top1: 1, top5: 1, confusion: names.map(() => names.map(() => 1000)) };
+  const { description } = narrowCheckpoint();
+  const subject = { file: "a", dataset: "cifar10", imageSize: 224, device: "x", description };
+  const text = evaluationText(subject, report, names);
+  assertMatch(text, /^1 automobile( +1000){10}$/m);
+  assertEquals(text.split("\n").filter((line) => line.length > 80), []);
+});
+
+Deno.test("what cannot be evaluated is one line on stderr", async () => {
+  await withFolder(async (folder) => {
+    const other = { ...NARROW_NETWORK, num_classes: 7 };
+    const names = Array.from({ length: 10 }, (_, i) => `class ${i}`);
+    const damaged = await writeNarrow(folder, "damaged.safetensors");
+    const bytes = await Deno.readFile(damaged);
+    bytes[bytes.length - 1] ^= 1;
+    await Deno.writeFile(damaged, bytes);
+    const cut = join(folder, "cut.safetensors");
+    await Deno.writeFile(cut, bytes.subarray(0, bytes.length >> 1));
+    const whole = await writeNarrow(folder, "whole.safetensors");
+    const cases: [string[], number, RegExp][] = [
+      [[join(folder, "none")], 1, /no such file/],
+      [[folder], 1, /it is a folder; name the file/],
+      [[damaged], 1, /do not match its checksum; the file is damaged/],
+      [[cut], 1, /cut short or damaged/],
+      [
+        [whole, "--dataset", "cifar10", "--data-dir", folder],
+        1,
+        /test_batch\.bin: it is missing; run `download cifar10`/,
+      ],
+      [
+        [await writeNarrow(folder, "a", { network: other, class_names: undefined })],
+        1,
+        /has 7 classes, the data set 10/,
+      ],
+      [
+        [await writeNarrow(folder, "b", { class_names: names })],
+        1,
+        /its classes are class 0, class 1, class 2, \.\.\./,
+      ],
+      [[await writeNarrow(folder, "c", { settings: undefined })], 2, /names no data set; choose one with --dataset/],
+      [[whole, "--test-limit", "0"], 2, /must be a whole number of at least 1/],
+    ];
+    for (const [args, wanted, message] of cases) {
+      const { code, stdout, stderr } = await resnext(["eval", ...args]);
+      assertEquals([code, stdout], [wanted, ""], stderr);
+      assertMatch(stderr, message);
+      assertMatch(stderr, /^error: [^\n]*\n$/);
+    }
+  });
+});

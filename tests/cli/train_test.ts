@@ -1,0 +1,329 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { cifarFiles } from "../../data/cifar.ts";
+import { cifar10 } from "../../data/cifar10.ts";
+import { NARROW, program, resnext, withFolder, writeNarrow } from "./support.ts";
+
+const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "48", "--test-limit", "20"];
+const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+
+Deno.test("train shows what it does, a line an epoch, and keeps the last and the best checkpoint", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "run");
+    const { code, stdout, stderr } = await resnext(["train", ...SMALL, "--epochs", "2", "--out", out]);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /^Images {4}shapes, .*: 48 to train on, 20 to test on$/m);
+    assertMatch(stdout, /^Network {3}resnext50, [\d,]+ parameters, input 32x32$/m);
+    assertMatch(stdout, /^Device {4}\S/m);
+    assertMatch(stdout, /^Memory {4}[\d.]+ MB on the device: /m);
+    const line = (epoch: number) =>
+      new RegExp(
+        `^Epoch  ${epoch}/2 \\| Train Loss: \\d+\\.\\d{4} \\| Test Loss: \\d+\\.\\d{4} \\| Test Acc: [01]\\.\\d{4}$`,
+        "m",
+      );
+    assertMatch(stdout, line(1));
+    assertMatch(stdout, line(2));
+    assertMatch(stderr, /^Epoch {2}1\/2 \[[#.]{12}\] \d\/3 {2}loss \d/m);
+    assertEquals(names(out), ["best.safetensors", "last.safetensors"]);
+
+    const again = await resnext(["train", ...SMALL, "--out", out]);
+    assertEquals([again.code, again.stdout], [2, ""]);
+    assertMatch(again.stderr, /^error: Cannot train into .*holds a run already; .*--resume .*last\.safetensors.*\n$/);
+    const done = await resnext(["train", "--resume", join(out, "last.safetensors")]);
+    assertEquals([done.code, done.stdout], [0, ""]);
+    assertStringIncludes(done.stderr, "Nothing to do");
+    const elsewhere = join(folder, "elsewhere");
+    const more = await resnext([
+      "train",
+      "--resume",
+      join(out, "last.safetensors"),
+      "--epochs",
+      "3",
+      "--out",
+      elsewhere,
+    ]);
+    assertEquals(more.code, 0, more.stderr);
+    assertMatch(more.stdout, /^Epoch {2}3\/3 \| /m);
+    assertEquals(names(elsewhere), ["best.safetensors", "last.safetensors"]);
+  });
+});
+
+/** Reads a process's lines until one says what is looked for. */
+function linesUntil(stream: ReadableStream<Uint8Array<ArrayBuffer>>, found: (line: string) => boolean) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "", told = false;
+  return {
+    /** Resolves when it was seen; `rest` goes on reading. */
+    seen: (async () => {
+      while (!told) {
+        const { done, value } = await reader.read();
+        if (done) throw new Error(`Not seen in:\n${text}`);
+        text += value;
+        told = text.split("\n").slice(0, -1).some(found);
+      }
+    })(),
+    rest: async () => {
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return text;
+        text += value;
+      }
+    },
+  };
+}
+
+Deno.test({
+  name: "Ctrl-C finishes the step, saves, and says how to go on; the run then ends with the same bits",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const job = [...NARROW, "--dataset", "shapes", "--batch-size", "8", "--train-limit", "400", "--test-limit", "20"];
+      const run = ["train", ...job, "--epochs", "3", "--json"];
+      const whole = resnext([...run, "--out", join(folder, "whole")]);
+      const process = program([...run, "--out", join(folder, "parts")]).spawn();
+      const stdout = linesUntil(process.stdout, (line) => JSON.parse(line).type === "step");
+      await stdout.seen;
+      process.kill("SIGINT");
+      const [text, { code }] = await Promise.all([
+        stdout.rest(),
+        process.status,
+        process.stderr.pipeTo(new WritableStream()),
+      ]);
+      assertEquals(code, 130);
+      const last = join(folder, "parts", "last.safetensors");
+      const stop = text.trim().split("\n").map((line) => JSON.parse(line)).at(-1);
+      assertEquals([stop.type, stop.resume], ["interrupted", last]);
+      assertEquals((await whole).code, 0);
+
+      const rest = await resnext(["train", "--resume", last]);
+      assertEquals(rest.code, 0, rest.stderr);
+      assertMatch(rest.stdout, /^Going on after epoch /m);
+      for (const name of ["last.safetensors", "best.safetensors"]) {
+        assertEquals(
+          await Deno.readFile(join(folder, "parts", name)),
+          await Deno.readFile(join(folder, "whole", name)),
+          name,
+        );
+      }
+    });
+  },
+});
+
+Deno.test({
+  name: "a request to end does the same with its own exit code",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const out = join(folder, "run");
+      const process = program(["train", ...SMALL, "--epochs", "10000", "--out", out]).spawn();
+      const stdout = linesUntil(process.stdout, (line) => line.startsWith("Epoch"));
+      await stdout.seen;
+      process.kill("SIGTERM");
+      const [text, { code }] = await Promise.all([
+        stdout.rest(),
+        process.status,
+        process.stderr.pipeTo(new WritableStream()),
+      ]);
+      assertEquals(code, 143);
+      assertMatch(
+        text,
+        /Stopped after step \d of epoch \d+, saved in .*last\.safetensors\. Go on with:\n {2}.*resnext train --resume /,
+      );
+    });
+  },
+});
+
+Deno.test("--json prints one object a line, of the types that the help names", async () => {
+  await withFolder(async (folder) => {
+    const help = (await resnext(["train", "--help"])).stdout;
+    const out = join(folder, "run");
+    const { code, stdout, stderr } = await resnext(["train", ...SMALL, "--epochs", "2", "--out", out, "--json"]);
+    assertEquals([code, stderr], [0, ""]);
+    const objects = stdout.trim().split("\n").map((line) => JSON.parse(line));
+    for (const { type } of objects) assert(help.replaceAll(/\s+/g, " ").includes(type), type);
+    const first = objects[0];
+    assertEquals([first.type, first.settings.train_limit, first.train_images], ["start", 48, 48]);
+    const epochs = objects.filter(({ type }) => type === "epoch");
+    assertEquals(epochs.map(({ epoch }) => epoch), [1, 2]);
+    const end = objects.at(-1);
+    assertEquals([end.type, end.last], ["end", join(out, "last.safetensors")]);
+    assertEquals(end.best_test_acc, Math.max(...epochs.map(({ test_acc }) => test_acc)));
+  });
+});
+
+Deno.test("a loss that is not finite ends the run; the last good checkpoint is kept and named", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "run");
+    const { code, stderr } = await resnext(["train", ...SMALL, "--lr", "1e30", "--out", out]);
+    assertEquals(code, 1);
+    assertMatch(
+      stderr,
+      /error: The loss is not finite any more at step \d of epoch 1: .*; the last good checkpoint is .*last\.safetensors\n$/,
+    );
+    assertEquals((await resnext(["checkpoint", "verify", join(out, "last.safetensors")])).code, 0);
+  });
+});
+
+Deno.test("downloaded CIFAR-10 makes the notebook's job, with what the options change", async () => {
+  await withFolder(async (folder) => {
+    const files = cifarFiles(cifar10), data = join(folder, files.folder);
+    await Deno.mkdir(data);
+    for (const { name, size } of files.files) {
+      // Sparse: black images of class 0.
+      await Deno.writeFile(join(data, name), new Uint8Array());
+      await Deno.truncate(join(data, name), size);
+    }
+    const run = [...NARROW, "--image-size", "32", "--train-limit", "64", "--test-limit", "10", "--epochs", "1"];
+    const place = ["--data-dir", folder, "--out", join(folder, "run")];
+    const { code, stdout, stderr } = await resnext(["train", ...run, ...place]);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /^CIFAR-10 has been downloaded: this is the notebook's job\.$/m);
+    assertMatch(stdout, /^Training {2}1 epoch, batch size 64, seed 0$/m);
+
+    await Deno.truncate(join(data, "data_batch_1.bin"), 1000);
+    const short = await resnext([
+      "train",
+      "--dataset",
+      "cifar10",
+      "--data-dir",
+      folder,
+      "--out",
+      join(folder, "short"),
+    ]);
+    assertEquals([short.code, short.stdout], [1, ""]);
+    assertMatch(short.stderr, /^error: Cannot read .*data_batch_1\.bin: it has 1000 bytes, must have 30730000; .*\n$/);
+  });
+});
+
+Deno.test("what cannot be trained is one line on stderr, and leaves nothing", async () => {
+  await withFolder(async (folder) => {
+    const last = await writeNarrow(folder), file = join(folder, "file");
+    await Deno.writeTextFile(file, "text");
+    const weights = await writeNarrow(folder, "weights.safetensors", { settings: undefined, progress: undefined });
+    const cases: [string[], number, RegExp][] = [
+      [["--lr", "-1"], 2, /Option --lr must be a number of at least 0, not "-1"/],
+      [["--arch", "resnet50"], 2, /Option --arch must be .*; did you mean resnext50\?/],
+      [["--bach-size", "4"], 2, /did you mean --batch-size\?/],
+      [["--cardinality", "3"], 2, /Cannot build resnext50/],
+      [["--layers", "1,x"], 2, /Option --layers must be whole numbers/],
+      [["--nesterov", "--momentum", "0"], 2, /--nesterov needs a momentum/],
+      [["--dataset", "cifar10", "--data-dir", folder], 1, /data_batch_1\.bin: it is missing; run `download cifar10`/],
+      [["--dataset", "shapes", "--out", file], 2, /it is a file/],
+      [["--resume", join(folder, "none")], 1, /no such file/],
+      [["--resume", folder], 1, /it is a folder; name the file in it/],
+      [["--resume", file], 1, /as safetensors: 4 bytes are too few/],
+      [["--resume", weights], 1, /no run to go on with/],
+      [["--resume", last, "--lr", "0.5"], 2, /Cannot resume with --lr: the run was begun with 0\.01/],
+      [["--resume", last, "--layers", "1,1,1"], 2, /begun with 1,1;/],
+      [
+        [...NARROW, "--image-size", "2048", "--batch-size", "512", "--dataset", "shapes", "--out", join(folder, "x")],
+        1,
+        /Cannot run batches of 512: .*; use a (batch size of \d+ or less|smaller)/,
+      ],
+    ];
+    const before = names(folder);
+    // Two at a time: the machine that tests may be small.
+    const queue = [...cases];
+    const worker = async () => {
+      for (let next = queue.shift(); next; next = queue.shift()) {
+        const [args, wanted, message] = next;
+        const { code, stderr } = await resnext(["train", ...args]);
+        assertEquals(code, wanted, `${args.join(" ")}: ${stderr}`);
+        assertMatch(stderr, message);
+        assertMatch(stderr, /^error: [^\n]*\n$/);
+      }
+    };
+    await Promise.all([worker(), worker()]);
+    assertEquals(names(folder), before);
+  });
+});
+
+Deno.test("without an adapter one line says what to install", async () => {
+  await withFolder(async (folder) => {
+    const environment = {
+      VK_DRIVER_FILES: "/nonexistent",
+      VK_ICD_FILENAMES: "/nonexistent",
+      DENO_WEBGPU_BACKEND: "vulkan",
+    };
+    if (Deno.build.os !== "linux") return;
+    const out = join(folder, "run");
+    const { code, stderr } = await resnext(["train", ...SMALL, "--out", out], environment);
+    assertEquals(code, 1);
+    assertMatch(stderr, /^error: No GPU adapter found\. .*mesa-vulkan-drivers.*\n$/);
+    assertEquals(names(folder), []);
+  });
+});
+
+/** Mounts a small disk; false where that is not allowed. */
+async function mount(folder: string, options: string): Promise<boolean> {
+  if (Deno.build.os !== "linux" || Deno.uid() !== 0) return false;
+  const { success } = await new Deno.Command("mount", { args: ["-t", "tmpfs", "-o", options, "none", folder] })
+    .output();
+  return success;
+}
+const unmount = (folder: string) => new Deno.Command("umount", { args: [folder] }).output();
+
+/** Whether {@linkcode mount} works here: these two tests need a disk of their own. */
+const canMount = await (async () => {
+  const folder = await Deno.makeTempDir({ prefix: "resnext-test-" });
+  const mounted = await mount(folder, "size=64k").catch(() => false);
+  if (mounted) await unmount(folder);
+  await Deno.remove(folder);
+  return mounted;
+})();
+
+Deno.test({
+  name: "a full disk ends a run before its first step; one that fills up loses no checkpoint",
+  ignore: !canMount,
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const disk = join(folder, "disk");
+      await Deno.mkdir(disk);
+      await mount(disk, "size=64k");
+      try {
+        const none = await resnext(["train", ...SMALL, "--out", join(disk, "run")]);
+        assertEquals(none.code, 1);
+        assertMatch(none.stderr, /^error: Cannot save .*last\.safetensors": the disk is full; .*\n$/);
+        assertEquals(names(disk), []);
+      } finally {
+        await unmount(disk);
+      }
+      const { size } = await Deno.stat(await writeNarrow(folder));
+      // Room for one checkpoint and half of the next.
+      await mount(disk, `size=${Math.ceil(size * 1.5 / 4096) * 4}k`);
+      try {
+        const out = join(disk, "run");
+        const { code, stdout, stderr } = await resnext(["train", ...SMALL, "--epochs", "2", "--out", out]);
+        assertEquals(code, 1);
+        assertMatch(stdout, /^Epoch {2}2\/2 \| /m);
+        assertMatch(stderr, /^warning: Cannot save .*: the disk is full; .*training goes on and tries again$/m);
+        assertMatch(stderr, /^error: Cannot save .*: the disk is full; [^\n]*\n$/m);
+        assertEquals(names(out), ["last.safetensors"]);
+        assertEquals((await resnext(["checkpoint", "verify", join(out, "last.safetensors")])).code, 0);
+      } finally {
+        await unmount(disk);
+      }
+    });
+  },
+});
+
+Deno.test({
+  name: "a folder that cannot be written ends a run before its first step",
+  ignore: !canMount,
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const disk = join(folder, "disk");
+      await Deno.mkdir(disk);
+      await mount(disk, "size=64k,ro");
+      try {
+        for (const out of [disk, join(disk, "run")]) {
+          const { code, stderr } = await resnext(["train", ...SMALL, "--out", out]);
+          assertEquals(code, 1);
+          assertMatch(stderr, /^error: Cannot .*: the file system is read-only; choose another directory\n$/);
+        }
+      } finally {
+        await unmount(disk);
+      }
+    });
+  },
+});
