@@ -49,6 +49,8 @@ export interface FolderDataset extends Dataset<AnyImageSet> {
   readonly skipped: readonly SkippedPicture[];
   /** How many had to be decoded, the rest was in the cache. */
   readonly decoded: number;
+  /** Closes the cache's files; no image can be read any more. */
+  close(): void;
 }
 
 /** Names of files that are pictures. */
@@ -95,6 +97,10 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
     test: { ...tested.set, size: { height: imageSize, width: imageSize } },
     skipped: [...trained.skipped, ...tested.skipped],
     decoded: trained.decoded + tested.decoded,
+    close() {
+      trained.close();
+      tested.close();
+    },
   };
 }
 
@@ -200,7 +206,7 @@ function someClasses(folder: string, names: readonly string[]): readonly string[
   );
 }
 
-/** The folders in a folder, sorted as torchvision's ImageFolder sorts them: by code point. */
+/** The folders in a folder, sorted, as torchvision's ImageFolder does. */
 async function folders(path: string): Promise<string[]> {
   const names: string[] = [];
   for await (const entry of Deno.readDir(path)) {

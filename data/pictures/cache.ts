@@ -25,6 +25,7 @@ type Entry = PictureFile & ({ readonly slot: number; readonly width: number; rea
 
 interface Broken {
   readonly error: string;
+  readonly unread?: boolean;
 }
 
 /** A picture that cannot be used, and why. */
@@ -139,13 +140,14 @@ async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPic
         const result = await pool.prepare(join(folder, picture.path), transform);
         if ("error" in result) {
           if (strict) refuse({ path: picture.path, error: result.error });
-          entries.set(picture.path, { ...picture, error: result.error });
+          entries.set(picture.path, { ...picture, ...result });
         } else {
           const { pixels, width, height } = result, slot = slots++;
           await (writing = writing.then(() => writeRecord(file, slot * imageBytes, pixels)));
           entries.set(picture.path, { ...picture, slot, width, height });
         }
-        onProgress?.(++done, missing.length);
+        done++;
+        onProgress?.(done, missing.length);
         if (performance.now() - saved < SAVE_EVERY) continue;
         saved = performance.now();
         await (writing = writing.then(() => writeIndex(cache, file, transform, entries, slots)));
@@ -207,7 +209,12 @@ async function writeIndex(
   slots: number,
 ): Promise<void> {
   await file.syncData();
-  const index = { format: FORMAT, transform, slots, entries: [...entries.values()] };
+  const index = {
+    format: FORMAT,
+    transform,
+    slots,
+    entries: [...entries.values()].filter((entry) => !("unread" in entry && entry.unread)),
+  };
   await Deno.writeTextFile(`${cache}.json.part`, JSON.stringify(index));
   await Deno.rename(`${cache}.json.part`, `${cache}.json`);
 }

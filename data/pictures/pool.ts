@@ -10,11 +10,15 @@ export interface PictureRequest {
   readonly transform: PictureTransform;
 }
 
-/** What it answers: the picture, or what is wrong with it. */
-export type PictureAnswer = { readonly id: number } & (PreparedPicture | { readonly error: string });
-
 /** What became of a picture; `error` tells people what is wrong with it. */
-export type PictureResult = PreparedPicture | { readonly error: string };
+export type PictureResult = PreparedPicture | {
+  readonly error: string;
+  /** Its bytes could not be read: another time they might. */
+  readonly unread?: boolean;
+};
+
+/** What a worker answers. */
+export type PictureAnswer = { readonly id: number } & PictureResult;
 
 /** Pictures that a worker has at a time: one is decoded while the next is read and the last handed over. */
 const DEPTH = 2;

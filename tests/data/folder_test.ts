@@ -1,0 +1,203 @@
+import { assert, assertEquals, assertLess, assertRejects, assertStringIncludes } from "@std/assert";
+import { dirname, join } from "@std/path";
+import sharp from "sharp";
+import type { AnyImageSet } from "../../data/dataset.ts";
+import { type FolderOptions, readFolder } from "../../data/folder.ts";
+import { Random } from "../../kernels/random.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import { names, noise, withFolder } from "./archive_support.ts";
+
+const WIDTH = 40, HEIGHT = 30;
+
+/** A picture of one colour. */
+function plain(red: number, green: number, blue: number): Promise<Uint8Array> {
+  return sharp({ create: { width: WIDTH, height: HEIGHT, channels: 3, background: { r: red, g: green, b: blue } } })
+    .png().toBuffer();
+}
+
+async function write(path: string, bytes: Uint8Array): Promise<void> {
+  await Deno.mkdir(dirname(path), { recursive: true });
+  await Deno.writeFile(path, bytes);
+}
+
+/** Two classes, `dark` and `light`: `train` pictures of each to train on, `test` to test on, grey levels that tell them. */
+async function withPictures(
+  run: (path: string, read: (more?: Partial<FolderOptions>) => ReturnType<typeof readFolder>) => Promise<void>,
+  { parts = [["train/", 4], ["val/", 2]] as [string, number][] } = {},
+): Promise<void> {
+  await withFolder(async (folder) => {
+    const path = join(folder, "pictures");
+    for (const [part, count] of parts) {
+      for (let i = 0; i < count; i++) {
+        await write(join(path, `${part}dark/${i}.png`), await plain(10 + i, 0, part === "val/" ? 50 : 0));
+        await write(join(path, `${part}light/${i}.png`), await plain(200 + i, 0, part === "val/" ? 50 : 0));
+      }
+    }
+    const dataDirectory = join(folder, "data");
+    const opened: { close(): void }[] = [];
+    try {
+      await run(path, async (more = {}) => {
+        const set = await readFolder({ path, dataDirectory, imageSize: 28, workers: 2, ...more });
+        opened.push(set);
+        return set;
+      });
+    } finally {
+      for (const set of opened) set.close();
+    }
+  });
+}
+
+/** The red byte of each image, by label. */
+function reds(set: AnyImageSet): string[] {
+  assert(!(set.images instanceof Uint8Array));
+  const pixels = new Uint8Array(set.images.imageBytes);
+  return Array.from({ length: set.count }, (_, i) => {
+    (set.images as { read(i: number, into: Uint8Array): void }).read(i, pixels);
+    return `${set.labels[i]}:${pixels[0]}`;
+  });
+}
+
+Deno.test("train and val, classes by folder, images of one size", async () => {
+  await withPictures(async (path, read) => {
+    await write(join(path, "train/dark/notes.txt"), noise(10, 1));
+    await write(join(path, "train/light/deeper/4.PNG"), await plain(204, 0, 0));
+    await write(join(path, ".hidden/x.png"), await plain(0, 0, 0));
+    const set = await read();
+    assertEquals(set.classNames, ["dark", "light"]);
+    assertEquals([set.train.count, set.test.count, set.height, set.width], [9, 4, 32, 32]);
+    assertEquals(set.test.size, { height: 28, width: 28 });
+    assertEquals([set.decoded, set.skipped.length], [13, 0]);
+    const wanted = ["0:10", "0:11", "0:12", "0:13", "1:200", "1:201", "1:202", "1:203", "1:204"];
+    assertEquals(reds(set.train).sort(), wanted);
+    assertEquals(reds(set.test).sort(), ["0:10", "0:11", "1:200", "1:201"]);
+    // The first ones are not all of one class.
+    assertEquals(new Set(set.train.labels.subarray(0, 4)).size, 2);
+    const [top, left, height, width] = set.train.crop!(0, new Random(1));
+    assert(top >= 0 && height > 0 && top + height <= 32 && Math.min(left, left + width) >= 0);
+  });
+});
+
+Deno.test("the second time nothing is decoded; a picture that has changed, or another size, is", async () => {
+  await withPictures(async (path, read) => {
+    const first = await read();
+    const again = await read();
+    assertEquals([first.decoded, again.decoded], [12, 0]);
+    assertEquals(reds(again.train), reds(first.train));
+    await write(join(path, "train/dark/2.png"), await plain(77, 1, 1));
+    await Deno.utime(join(path, "train/dark/2.png"), 1e9, 1e9);
+    const changed = await read();
+    assertEquals([changed.decoded, reds(changed.train).includes("0:77"), changed.train.count], [1, true, 8]);
+    assertEquals((await read({ imageSize: 56 })).decoded, 12);
+    assertEquals((await read({ trainLimit: 3, testLimit: 0 })).decoded, 0);
+    await Deno.remove(join(path, "train/light/0.png"));
+    const fewer = await read();
+    assertEquals([fewer.decoded, fewer.train.count], [0, 7]);
+  });
+});
+
+Deno.test("a damaged cache is made anew", async () => {
+  await withPictures(async (path, read) => {
+    const first = reds((await read()).train);
+    const cache = join(dirname(path), "data", "pictures");
+    assertEquals(
+      names(cache).filter((name) => !/^pictures-[0-9a-f]{12}-(whole-32|centre-28)\.(json|pixels)$/.test(name)),
+      [],
+    );
+    const pixels = join(cache, names(cache).find((name) => /whole-32\.pixels$/.test(name))!);
+    await Deno.truncate(pixels, 32 * 32 * 3 * 5 + 17);
+    const cut = await read();
+    assertEquals([cut.decoded, reds(cut.train)], [3, first]);
+    await Deno.writeTextFile(pixels.replace(".pixels", ".json"), "{ no json");
+    const unread = await read();
+    assertEquals([unread.decoded, reds(unread.train)], [8, first]);
+    await Deno.remove(pixels);
+    assertEquals((await read()).decoded, 8);
+  });
+});
+
+Deno.test("broken pictures are left out and named, and remembered as such", async () => {
+  await withPictures(async (path, read) => {
+    const picture = await plain(1, 2, 3);
+    await write(join(path, "train/dark/empty.jpg"), new Uint8Array(0));
+    await write(join(path, "train/light/half.png"), picture.slice(0, picture.length / 2));
+    await write(join(path, "val/light/noise.webp"), noise(300, 2));
+    for (const decoded of [15, 0]) {
+      const set = await read();
+      assertEquals(set.skipped.map((skipped) => skipped.path).sort(), [
+        "train/dark/empty.jpg",
+        "train/light/half.png",
+        "val/light/noise.webp",
+      ]);
+      assertEquals(set.skipped.find((skipped) => skipped.path.endsWith("empty.jpg"))!.error, "it is empty");
+      assertEquals([set.train.count, set.test.count, set.decoded], [8, 4, decoded]);
+    }
+    const error = await assertRejects(() => read({ strict: true }), UserError, "leave out --strict");
+    assertStringIncludes(error.message, path);
+  });
+});
+
+Deno.test("a part is split off each class, the same for the same seed", async () => {
+  await withPictures(async (path, read) => {
+    const set = await read({ valSplit: 0.25 });
+    assertEquals([set.classNames, set.train.count, set.test.count], [["dark", "light"], 12, 4]);
+    const test = reds(set.test);
+    assertEquals(test.filter((each) => each.startsWith("0:")).length, 2);
+    assertEquals(test.filter((each) => reds(set.train).includes(each)), []);
+    assertEquals(reds((await read({ valSplit: 0.25 })).test), test);
+    const others = await Promise.all(
+      [1, 2, 3].map(async (seed) => String(reds((await read({ valSplit: 0.25, seed })).test))),
+    );
+    assert(others.some((other) => other !== String(test)));
+    await assertRejects(() => read(), UserError, "--val-split");
+    await assertRejects(() => read({ valSplit: 0.01 }), UserError, "choose another --val-split");
+    await assertRejects(() => read({ path: join(path, "dark"), valSplit: 0.1 }), UserError, "it has no class");
+  }, { parts: [["", 8]] });
+});
+
+Deno.test("more than 256 classes have labels of four bytes", async () => {
+  await withFolder(async (folder) => {
+    const picture = await plain(9, 9, 9);
+    for (let i = 0; i < 300; i++) {
+      for (const part of ["train", "val"]) {
+        if (part === "train" || i >= 298) await write(join(folder, "set", part, `c${i + 1000}`, "x.png"), picture);
+      }
+    }
+    const options = { path: join(folder, "set"), dataDirectory: folder, imageSize: 7, workers: 2 };
+    const set = await readFolder(options);
+    set.close();
+    assertEquals([set.train.labels instanceof Uint32Array, Math.max(...set.train.labels), set.train.count], [
+      true,
+      299,
+      300,
+    ]);
+    assertEquals([...set.test.labels].sort(), [298, 299]);
+  });
+});
+
+Deno.test("folders that are no data set are told by what to do", async () => {
+  await withPictures(async (path, read) => {
+    await assertRejects(() => read({ path: join(path, "none") }), UserError, "no such file or directory");
+    await assertRejects(() => read({ valSplit: 0.5 }), UserError, "leave out --val-split");
+    await write(join(path, "val/strange/1.png"), await plain(1, 1, 1));
+    await assertRejects(() => read(), UserError, '"strange"');
+    await Deno.remove(join(path, "val/strange"), { recursive: true });
+    for (const name of ["dark", "light"]) {
+      await Deno.remove(join(path, "val", name), { recursive: true });
+      await Deno.mkdir(join(path, "val", name));
+    }
+    await assertRejects(() => read(), UserError, "there is no picture");
+    await write(join(path, "val/dark/1.jpg"), noise(100, 3));
+    await assertRejects(() => read(), UserError, "not one of 1 pictures can be read; val/dark/1.jpg");
+  });
+});
+
+Deno.test("progress is told, and runs at the same time share the work", async () => {
+  await withPictures(async (_, read) => {
+    const told: number[] = [];
+    const onProgress = (done: number, total: number) => void told.push(done, total);
+    const [one, two] = await Promise.all([read({ onProgress }), read()]);
+    assertEquals(reds(one.train), reds(two.train));
+    assertEquals(one.decoded + two.decoded, 12);
+    assertLess(told.length, 25);
+  });
+});
