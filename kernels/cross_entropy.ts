@@ -12,6 +12,11 @@ export interface CrossEntropyOperands {
   readonly logits: Operand;
   /** One u32 a row, below `classes`. */
   readonly labels: Operand;
+  /**
+   * `vec4f(weight, other label, unused, unused)` a row, for images mixed of two: the target is `weight` the label's and the
+   * rest the other label's. Absent: the label alone.
+   */
+  readonly mixes?: Operand;
   /** Written: the gradient of the mean loss by the logits. */
   readonly dlogits?: Operand;
   /** A ring of `vec4f(loss sum, correct, correct within 5, valid rows)`; the slot that `settings` names is written. */
@@ -41,6 +46,7 @@ export function metricsElements(slots: number): number {
  *     loss = (1 - s) * -log p[label] + s / classes * sum over classes of -log p
  *     dlogits = (p - (1 - s) * onehot(label) - s / classes) / validRows
  *
+ * For an image mixed of two, `onehot(label)` is `weight * onehot(label) + (1 - weight) * onehot(other)`.
  * The metrics hold the sum of the losses; the mean is over `validRows`. A row is correct when the first of its largest
  * logits is the label's, and within 5 when fewer than 5 classes are larger (or equal and earlier).
  */
@@ -49,7 +55,7 @@ export function crossEntropy(
   { rows, classes, labelSmoothing }: CrossEntropySpec,
   caps: Capabilities,
 ): Dispatch[] {
-  const { logits, labels, dlogits, metrics, settings, predictions } = operands;
+  const { logits, labels, mixes, dlogits, metrics, settings, predictions } = operands;
   const stored = padded(classes);
   // Many classes are shared by a workgroup's lanes; few are one invocation's work, as is everything in software.
   const lanes = caps.software || classes <= 64 ? 1 : 64;
@@ -60,6 +66,7 @@ export function crossEntropy(
     bindings: {
       logits: read(logits, "array<f32>"),
       labels: read(labels, "array<u32>"),
+      ...(mixes && { mixes: read(mixes) }),
       settings: readStepSettings(settings),
       results: write(results),
       ...(dlogits && { dlogits: write(dlogits, "array<f32>") }),
@@ -78,6 +85,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let first = row * STORED;
   let label = labels[row];
   let label_logit = logits[first + min(label, CLASSES - 1u)];
+  ${mixes ? "let weight = mixes[row].x;\n  let other = u32(mixes[row].y);" : ""}
 
   var largest = logits[first + min(lane, CLASSES - 1u)];
   var prediction = min(lane, CLASSES - 1u);
@@ -114,14 +122,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     var gradient = 0.0;
     if (valid && class_ < CLASSES) {
       let probability = exp(logits[first + class_] - largest) / exponentials;
-      gradient = (probability - uniform_ - select(0.0, 1.0 - SMOOTHING, class_ == label)) / f32(settings.valid_rows);
+      let target_ = ${mixes ? MIXED_TARGET : "select(0.0, 1.0, class_ == label)"};
+      gradient = (probability - uniform_ - (1.0 - SMOOTHING) * target_) / f32(settings.valid_rows);
     }
     dlogits[first + class_] = gradient;
   }`
         : ""
     }
   if (lane == 0u) {
-    let loss = (1.0 - SMOOTHING) * (log_sum - (label_logit - largest)) + uniform_ * (f32(CLASSES) * log_sum - shifted);
+    let target_logit = ${
+      mixes ? "weight * label_logit + (1.0 - weight) * logits[first + min(other, CLASSES - 1u)]" : "label_logit"
+    };
+    let loss = (1.0 - SMOOTHING) * (log_sum - (target_logit - largest)) + uniform_ * (f32(CLASSES) * log_sum - shifted);
     let result = vec4f(loss, f32(u32(prediction == label)), f32(u32(rank < 5u)), 1.0);
     results[row] = select(vec4f(), result, valid);
     ${predictions ? "predictions[row] = select(0u, prediction, valid);" : ""}
@@ -152,6 +164,8 @@ fn main(@builtin(local_invocation_index) local: u32) {
   };
   return [perRow, sum];
 }
+
+const MIXED_TARGET = "weight * f32(u32(class_ == label)) + (1.0 - weight) * f32(u32(class_ == other))";
 
 /** WGSL for a workgroup of `lanes` that works on one row: every lane gets the result. */
 function sharedReductions(lanes: number): string {

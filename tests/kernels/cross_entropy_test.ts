@@ -14,13 +14,18 @@ async function run(
   spec: CrossEntropySpec,
   logits: Float32Array,
   labels: Uint32Array<ArrayBuffer>,
-  { validRows = spec.rows, software = device.capabilities.software } = {},
+  { validRows = spec.rows, software = device.capabilities.software, mixes }: {
+    validRows?: number;
+    software?: boolean;
+    mixes?: Float32Array<ArrayBuffer>;
+  } = {},
 ) {
   const { rows, classes } = spec;
   const stride = padded(classes);
   const at = {
     logits: operand("logits", rows * stride),
     labels: operand("labels", rows),
+    mixes: mixes && operand("mixes", rows * 4),
     dlogits: operand("dlogits", rows * stride),
     metrics: operand("metrics", metricsElements(SLOTS)),
     settings: stepSettingsOperand(),
@@ -35,6 +40,7 @@ async function run(
     new Map<typeof at.logits, ArrayBufferView<ArrayBuffer>>([
       [at.logits, stored],
       [at.labels, labels],
+      ...(mixes ? [[at.mixes!, mixes] as const] : []),
       [at.settings, encodeStepSettings({ validRows, slot: SLOT })],
     ]),
     [at.dlogits, at.metrics, at.predictions],
@@ -151,3 +157,20 @@ for (const bad of [NaN, Infinity]) {
     }
   });
 }
+
+gpuTest("cross-entropy: a target of two labels is the weighted sum of both losses", async (device) => {
+  const spec = { rows: 9, classes: 70, labelSmoothing: 0.1 };
+  const logits = formula(spec.rows * spec.classes, 3, 4);
+  const labels = Uint32Array.from({ length: spec.rows }, (_, i) => i * 7);
+  const others = labels.map((label) => (label + 13) % spec.classes), weight = 0.3;
+  const mixes = new Float32Array(spec.rows * 4);
+  others.forEach((label, row) => mixes.set([weight, label], row * 4));
+  for (const software of [true, false]) {
+    const found = await run(device, spec, logits, labels, { software, mixes });
+    const own = reference(spec, logits, labels, spec.rows), other = reference(spec, logits, others, spec.rows);
+    const mixed = (a: number, b: number) => weight * a + (1 - weight) * b;
+    assertClose([found.lossSum], [mixed(own.lossSum, other.lossSum)], 1e-6, "loss");
+    assertClose(found.dlogits, own.dlogits.map((value, i) => mixed(value, other.dlogits[i])), 1e-5, "dlogits");
+    assertEquals([found.correct, found.top5], [own.correct, own.top5]);
+  }
+});

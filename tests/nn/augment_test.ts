@@ -1,0 +1,78 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { Random } from "../../kernels/random.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import { type AugmentSettings, beta, checkAugment, drawChange, drawChanges, isAugmented } from "../../nn/augment.ts";
+
+const all: AugmentSettings = {
+  flip: true,
+  crop: 4,
+  cutout: 8,
+  erasing: 0.5,
+  brightness: 0.4,
+  contrast: 0.4,
+  saturation: 0.4,
+  hue: 0.1,
+  mixup: 0.2,
+  cutmix: 1,
+};
+const at = (image: number, epoch = 3, seed = 1) => ({ seed, epoch, image, count: 1000 });
+const draw = (settings: AugmentSettings, image: number, epoch?: number) =>
+  drawChange(settings, at(image, epoch), [32, 24], 5);
+const many = Array.from({ length: 1000 }, (_, image) => draw(all, image));
+
+Deno.test("what is done to an image depends on seed, epoch and image alone", () => {
+  assertEquals(draw(all, 7), draw(all, 7));
+  const others = [draw(all, 8), draw(all, 7, 4), drawChange(all, at(7, 3, 2), [32, 24], 5)];
+  assert(others.every((other) => JSON.stringify(other) !== JSON.stringify(draw(all, 7))));
+  // The same whichever batch the image is in, but for the partner.
+  const [a, b] = [[7, 1, 2], [4, 4, 7]].map((batch) => drawChanges(all, batch, at(0), [32, 24]));
+  assertEquals(a[0], { ...b[2], partner: 2 });
+});
+
+Deno.test("switching one thing on leaves the others as they are", () => {
+  const { flip, top, left } = draw({ flip: true, crop: 4 }, 9);
+  const more = draw({ flip: true, crop: 4, hue: 0.2, cutout: 4, erasing: 1, mixup: 1 }, 9);
+  assertEquals([more.flip, more.top, more.left], [flip, top, left]);
+});
+
+Deno.test("draws stay within their limits and fill them", () => {
+  const spread = (values: number[], low: number, high: number) => {
+    const span = (high - low) / 50;
+    assert(Math.min(...values) >= low && Math.min(...values) <= low + span, `${Math.min(...values)} ${low}`);
+    assert(Math.max(...values) <= high && Math.max(...values) >= high - span, `${Math.max(...values)} ${high}`);
+  };
+  spread(many.map(({ top }) => top), -4, 4);
+  spread(many.map(({ left }) => left), -4, 4);
+  for (const k of [0, 1, 2]) spread(many.map(({ colour }) => colour[k]), 0.6, 1.4);
+  spread(many.map(({ colour }) => colour[3]), -0.1, 0.1);
+  const share = (test: (change: typeof many[number]) => boolean) => many.filter(test).length / many.length;
+  assert(Math.abs(share(({ flip }) => flip) - 0.5) < 0.05);
+  assert(Math.abs(share(({ erased }) => erased[2] > 0) - 0.5) < 0.05);
+  for (const { erased, cutout, pasted, weight } of many) {
+    for (const [top, left, height, width] of [erased, cutout, pasted]) {
+      assert(top >= 0 && left >= 0 && top + height <= 32 && left + width <= 24);
+    }
+    assert(weight >= 0 && weight <= 1);
+    if (pasted[2] > 0) assertEquals(weight, 1 - pasted[2] * pasted[3] / (32 * 24));
+  }
+});
+
+Deno.test("beta variates have the distribution's mean and variance", () => {
+  for (const alpha of [0.2, 1, 4]) {
+    const random = new Random(3, 1), values = Array.from({ length: 4000 }, () => beta(random, alpha));
+    const mean = values.reduce((sum, value) => sum + value) / values.length;
+    const variance = values.reduce((sum, value) => sum + (value - 0.5) ** 2, 0) / values.length;
+    assert(Math.abs(mean - 0.5) < 0.02, `${mean}`);
+    assert(Math.abs(variance * 4 * (2 * alpha + 1) - 1) < 0.06, `${alpha}: ${variance}`);
+  }
+});
+
+Deno.test("nothing is the default, and nonsense is refused", () => {
+  assertEquals([{}, undefined, { flip: false, crop: 0 }].map(isAugmented), [false, false, false]);
+  assertEquals([{ flip: true }, { mixup: 0.2 }].map(isAugmented), [true, true]);
+  for (
+    const [settings, text] of [[{ hue: 0.6 }, "hue"], [{ erasing: 2 }, "erasing"], [{ reflect: true }, "crop"]] as const
+  ) {
+    assertThrows(() => checkAugment(settings), UserError, text);
+  }
+});
