@@ -12,7 +12,8 @@ self.onmessage = async ({ data: { id, source, transform } }: MessageEvent<Pictur
     const bytes = typeof source === "string" ? await Deno.readFile(source) : source;
     answer = { id, ...await preparePicture(bytes, transform) };
   } catch (error) {
-    answer = { id, error: explain(error), unread: error instanceof Error && error.name in Deno.errors };
+    const unread = error instanceof Error && error.name in Deno.errors;
+    answer = { id, error: explain(error), ...(unread && { unread }) };
   }
   self.postMessage(answer, "pixels" in answer ? [answer.pixels.buffer] : []);
 };
