@@ -6,6 +6,7 @@
  */
 
 import { UserError } from "../kernels/user_error.ts";
+import { parseStrictJson, quoted } from "./json.ts";
 
 /** Bytes of one element by safetensors' name of the type. */
 const BYTES = {
@@ -100,29 +101,29 @@ export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name
       metadata = value as Record<string, string>;
       continue;
     }
-    if (!isRecord(value)) refuse(`the entry of tensor "${key}" is not an object`);
+    if (!isRecord(value)) refuse(`the entry of tensor ${quoted(key)} is not an object`);
     const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
     if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
-      refuse(`tensor "${key}" has unknown dtype ${JSON.stringify(dtype)}`);
+      refuse(`tensor ${quoted(key)} has unknown dtype ${quoted(dtype)}`);
     }
-    if (!Array.isArray(shape) || !shape.every(isSize)) refuse(`tensor "${key}" has no valid shape`);
+    if (!Array.isArray(shape) || !shape.every(isSize)) refuse(`tensor ${quoted(key)} has no valid shape`);
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
-      refuse(`tensor "${key}" has no valid data_offsets`);
+      refuse(`tensor ${quoted(key)} has no valid data_offsets`);
     }
     const [begin, end] = offsets as [number, number];
     if (begin > end || end > available) {
-      refuse(`tensor "${key}" reaches to byte ${end} of ${available}: the file is cut short or damaged`);
+      refuse(`tensor ${quoted(key)} reaches to byte ${end} of ${available}: the file is cut short or damaged`);
     }
     const wanted = (shape as number[]).reduce((product, size) => product * size, BYTES[dtype as Dtype]);
     if (wanted !== end - begin) {
-      refuse(`tensor "${key}" of shape [${shape}] needs ${wanted} bytes and has ${end - begin}`);
+      refuse(`tensor ${quoted(key)} of shape ${quoted(shape)} needs ${wanted} bytes and has ${end - begin}`);
     }
     entries.push({ key, dtype: dtype as Dtype, shape: shape as number[], begin, end });
   }
   entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
   let at = 0;
   const places = entries.map(({ key, dtype, shape, begin, end }): TensorPlace => {
-    if (begin !== at) refuse(`tensor "${key}" ${begin < at ? "overlaps another" : "leaves a hole before it"}`);
+    if (begin !== at) refuse(`tensor ${quoted(key)} ${begin < at ? "overlaps another" : "leaves a hole before it"}`);
     at = end;
     return { name: key, dtype, shape, offset: start + begin, length: end - begin };
   });
@@ -153,9 +154,9 @@ function refusal(name: string, why: string): UserError {
 function parseHeader(bytes: Uint8Array, refuse: (why: string) => never): Record<string, unknown> {
   let header: unknown;
   try {
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch {
-    refuse("its header is not JSON");
+    header = parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    refuse(`its header ${error instanceof SyntaxError ? error.message : "is not JSON"}`);
   }
   return isRecord(header) ? header : refuse("its header is not a JSON object");
 }
