@@ -92,10 +92,9 @@ export class TextReport implements TrainReport {
 
   prepared({ deviceBytes: { weights, activations, images } }: Prepared): void {
     const total = formatBytes(weights + activations + images);
-    this.#say(
-      `Memory    ${total} on the device: weights ${formatBytes(weights)}, ` +
-        `activations ${formatBytes(activations)}, images ${formatBytes(images)}`,
-    );
+    const parts = { weights, activations, images };
+    const list = Object.entries(parts).map(([name, bytes]) => `${name} ${formatBytes(bytes)}`).join(", ");
+    this.#say(`Memory    ${total}: ${list}`);
     if (Deno.stderr.isTerminal()) this.#progress.update("Running the first step ...");
   }
 

@@ -2,7 +2,10 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { join } from "@std/path";
 import { cifarFiles } from "../../data/cifar.ts";
 import { cifar10 } from "../../data/cifar10.ts";
-import { NARROW, program, resnext, withFolder, writeNarrow } from "./support.ts";
+import { shapes } from "../../data/shapes.ts";
+import { TextReport } from "../../cli/train_report.ts";
+import type { Device } from "../../kernels/device.ts";
+import { NARROW, narrowCheckpoint, program, resnext, withFolder, writeNarrow } from "./support.ts";
 
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "48", "--test-limit", "20"];
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
@@ -15,7 +18,7 @@ Deno.test("train shows what it does, a line an epoch, and keeps the last and the
     assertMatch(stdout, /^Images {4}shapes, .*: 48 to train on, 20 to test on$/m);
     assertMatch(stdout, /^Network {3}resnext50, [\d,]+ parameters, input 32x32$/m);
     assertMatch(stdout, /^Device {4}\S/m);
-    assertMatch(stdout, /^Memory {4}[\d.]+ MB on the device: /m);
+    assertMatch(stdout, /^Memory {4}[\d.]+ MB: weights [\d.]+ /m);
     const line = (epoch: number) =>
       new RegExp(
         `^Epoch  ${epoch}/2 \\| Train Loss: \\d+\\.\\d{4} \\| Test Loss: \\d+\\.\\d{4} \\| Test Acc: [01]\\.\\d{4}$`,
@@ -131,6 +134,34 @@ Deno.test({
       );
     });
   },
+});
+
+/** What a report prints on stdout about a job on a software adapter that takes so many seconds. */
+function estimated(seconds: number, imageSize: number, trainImages: number): string[] {
+  const { description: { network, input, settings } } = narrowCheckpoint();
+  const data = shapes({ train: trainImages, test: 10, seed: 0 });
+  const description = { network, input: { ...input!, image_size: imageSize }, settings: settings! };
+  const plan = { description, data, parameters: 1, foundDataset: false, batchSizeChosen: true };
+  const device = { name: "llvmpipe", capabilities: { software: true } } as Device;
+  const lines: string[] = [];
+  const { log } = console;
+  console.log = (line: string) => lines.push(line);
+  try {
+    const report = new TextReport();
+    report.start(plan, device, "runs/a");
+    report.event({ type: "estimate", seconds, imagesPerSecond: 12 });
+    report.close();
+  } finally {
+    console.log = log;
+  }
+  return lines.slice(lines.findIndex((line) => line.startsWith("Time")));
+}
+
+Deno.test("a software adapter's user learns how long the job takes, and what would be quicker", () => {
+  assertEquals(estimated(90, 32, 100), ["Time      about 1m 30s on this software adapter (12.0 img/s, batches of 16)"]);
+  const [time, quicker] = estimated(90_000, 224, 2001);
+  assertMatch(time, /^Time {6}about 1d 01h on this software adapter/);
+  assertMatch(quicker, /^ {10}quicker: .*resnext train --dataset shapes --image-size 32 --train-limit 2000$/);
 });
 
 Deno.test("--json prints one object a line, of the types that the help names", async () => {
