@@ -5,7 +5,7 @@ import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import { stepSettingsOperand } from "../kernels/step_settings.ts";
-import { fuse } from "./fuse.ts";
+import { fuse, fuseForEvaluation } from "./fuse.ts";
 import { trace } from "./graph.ts";
 import { lower } from "./lowering.ts";
 import type { Module } from "./module.ts";
@@ -56,7 +56,7 @@ export function stepMemory(
     gradients.set(entry, operand(`${name}.gradient`, entry.storedElements));
     stateBytes += 2 * place.byteLength;
   }
-  const graph = fuse(trace(module, input));
+  const fused = fuse(trace(module, input)), graph = training ? fused : fuseForEvaluation(fused, caps);
   const { n: rows, c: classes } = graph.output.shape;
   const x = operand("x", storedElements(input)), labels = operand("labels", rows);
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(1));
