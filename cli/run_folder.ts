@@ -1,14 +1,23 @@
-/** The folder of a run: `last.safetensors` to go on from, `best.safetensors` to use. Nothing of another run is touched. */
+/**
+ * The folder of a run: `last.safetensors` to go on from, `best.safetensors` to use, and while it is trained into a lock.
+ * Nothing of another run is touched.
+ */
 
 import { dirname, join, resolve } from "@std/path";
 import { touching } from "../data/files.ts";
-import { exists } from "./files.ts";
+import { HeldLock } from "../data/lock.ts";
+import { exists, readCheckpoint } from "./files.ts";
 import { type Checkpoint, encodeCheckpoint } from "../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../nn/checkpoint_file.ts";
 import { UserError } from "../kernels/user_error.ts";
 
-/** A run's folder, open for its checkpoints. */
-export class RunFolder {
+/** The lock's name in the folder. */
+const LOCK = ".lock";
+
+/** A run's folder, open for its checkpoints, and locked: one process at a time trains into it. */
+export class RunFolder implements AsyncDisposable {
+  #lock: HeldLock | undefined;
+
   private constructor(readonly path: string) {}
 
   /** The checkpoint to go on from. */
@@ -33,7 +42,9 @@ export class RunFolder {
       const path = join("runs", attempt === 1 ? name : `${name}-${attempt}`);
       try {
         await Deno.mkdir(path);
-        return new RunFolder(path);
+        const folder = new RunFolder(path);
+        await folder.#take();
+        return folder;
       } catch (error) {
         if (!(error instanceof Deno.errors.AlreadyExists)) {
           await touching(`make the folder "${path}"`, () => Promise.reject(error));
@@ -59,20 +70,30 @@ export class RunFolder {
         throw new UserError(`Cannot make the folder "${path}": it is a file; choose another --out`, { exitCode: 2 });
       }
     });
-    const own = resumed !== undefined && await sameFile(resumed, folder.last);
-    if (!own && await exists(folder.last)) {
+    await folder.#take();
+    try {
+      await folder.#prepare(resumed);
+    } catch (error) {
+      await folder[Symbol.asyncDispose]();
+      throw error;
+    }
+    return folder;
+  }
+
+  async #prepare(resumed: string | undefined): Promise<void> {
+    const own = resumed !== undefined && (await sameFile(resumed, this.last) || await sameFile(resumed, this.best));
+    if (!own && await exists(this.last)) {
       throw new UserError(
-        `Cannot train into "${path}": it holds a run already; go on with it by --resume ${folder.last}, or choose another --out`,
+        `Cannot train into "${this.path}": it holds a run already; go on with it by --resume ${this.last}, or choose another --out`,
         { exitCode: 2 },
       );
     }
-    await touching(`clear "${path}"`, () => removeUnfinished(path));
+    await touching(`clear "${this.path}"`, () => removeUnfinished(this.path));
     // The best so far goes along with a run that moves.
     const best = resumed !== undefined ? join(dirname(resumed), "best.safetensors") : undefined;
-    if (best && !await exists(folder.best) && await exists(best)) {
-      await touching(`copy "${best}"`, async () => saveFile(folder.best, await Deno.readFile(best)));
+    if (best && !await exists(this.best) && await exists(best)) {
+      await touching(`copy "${best}"`, async () => saveFile(this.best, await Deno.readFile(best)));
     }
-    return folder;
   }
 
   /** Saves `last`, and `best` where it is. @throws {UserError} when the disk refuses; what was there before stays. */
@@ -83,8 +104,55 @@ export class RunFolder {
     }
   }
 
+  /** Locks the folder. @throws {UserError} naming who trains into it. */
+  async #take(): Promise<void> {
+    const taken = await touching(`train into "${this.path}"`, () => HeldLock.take(join(this.path, LOCK)));
+    if ("lock" in taken) return void (this.#lock = taken.lock);
+    const { process, host, since } = taken.holder ?? {};
+    const who = process === undefined
+      ? "another process"
+      : `process ${process}${host === undefined ? "" : ` on ${JSON.stringify(host)}`}`;
+    throw new UserError(
+      `Cannot train into "${this.path}": ${who} has been training into it${
+        since === undefined ? "" : ` since ${since}`
+      }; ` +
+        "wait for its end, or choose another --out",
+    );
+  }
+
+  /** Gives the folder back. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lock?.[Symbol.asyncDispose]();
+    this.#lock = undefined;
+  }
+
+  /**
+   * The checkpoint in `path` that is furthest of those that are whole: `last`, unless the disk has damaged it. Undefined
+   * where there is none; `damaged` tells what is wrong with those that were passed over, a line each.
+   */
+  static async newestCheckpoint(path: string): Promise<{ newest: string | undefined; damaged: string[] }> {
+    const folder = new RunFolder(path), damaged: string[] = [];
+    let newest: { file: string; epoch: number; step: number } | undefined;
+    for (const file of [folder.last, folder.best]) {
+      if (!await exists(file)) continue;
+      try {
+        const { description: { progress }, momenta } = await readCheckpoint(file);
+        if (!progress || !momenta) continue;
+        const { epoch, step } = progress;
+        if (!newest || epoch > newest.epoch || (epoch === newest.epoch && step > newest.step)) {
+          newest = { file, epoch, step };
+        }
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        damaged.push(error.message);
+      }
+    }
+    return { newest: newest?.file, damaged };
+  }
+
   /** Removes the folder if nothing is in it. */
   async removeIfEmpty(): Promise<void> {
+    await this[Symbol.asyncDispose]();
     await Deno.remove(this.path).catch(() => {});
   }
 }

@@ -1,4 +1,4 @@
-/** One process at a time: a lock that the system takes back when its holder dies. */
+/** One process at a time: locks that the system takes back when their holder dies (flock, LockFileEx). */
 
 import { dirname } from "@std/path";
 import { touching } from "./files.ts";
@@ -14,6 +14,84 @@ export async function withLock<T>(path: string, task: () => Promise<T>, onWait?:
   } finally {
     // Removed while held; whoever waits for it finds that the path is gone and locks the next one.
     await Deno.remove(path).catch(() => {});
+  }
+}
+
+/** A lock that is held until it is disposed of, or its process dies. */
+export class HeldLock implements AsyncDisposable {
+  readonly #path: string;
+  #file: Deno.FsFile | undefined;
+
+  private constructor(path: string, file: Deno.FsFile) {
+    this.#path = path;
+    this.#file = file;
+  }
+
+  /**
+   * Takes the lock file `path` and writes into it who has it, or tells who has: undefined where that cannot be read.
+   * The folder must exist. What a dead process left is taken over, as the system has taken its lock back.
+   */
+  static async take(path: string): Promise<{ readonly lock: HeldLock } | { readonly holder: Holder | undefined }> {
+    for (;;) {
+      const file = await Deno.open(path, { create: true, read: true, write: true });
+      try {
+        if (!(await file.tryLock(true))) {
+          file.close();
+          return { holder: await readHolder(path) };
+        }
+        if (await isStillAt(path, file)) {
+          await file.truncate();
+          await file.write(new TextEncoder().encode(JSON.stringify(ourselves())));
+          return { lock: new HeldLock(path, file) };
+        }
+      } catch (error) {
+        try {
+          file.close();
+        } catch {
+          // It was closed above.
+        }
+        throw error;
+      }
+      file.close();
+    }
+  }
+
+  /** Gives the lock back; the file goes. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#file) return;
+    await Deno.remove(this.#path).catch(() => {});
+    this.#file.close();
+    this.#file = undefined;
+  }
+}
+
+/** Who holds a lock. */
+export interface Holder {
+  readonly process: number;
+  /** The machine's name, where it may be known. */
+  readonly host?: string;
+  /** ISO 8601. */
+  readonly since: string;
+}
+
+function ourselves(): Holder {
+  let host: string | undefined;
+  try {
+    host = Deno.hostname();
+  } catch {
+    // Without permission for it the name stays unsaid.
+  }
+  return { process: Deno.pid, host, since: new Date().toISOString() };
+}
+
+async function readHolder(path: string): Promise<Holder | undefined> {
+  try {
+    const { process, host, since } = JSON.parse(await Deno.readTextFile(path));
+    if (!Number.isSafeInteger(process) || !/^[\dTZ:.+-]{10,40}$/.test(since)) return undefined;
+    return { process, since, ...(typeof host === "string" && { host }) };
+  } catch {
+    // Not written yet, or Windows, where a locked file cannot be read.
+    return undefined;
   }
 }
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
-import { withLock } from "../../data/lock.ts";
+import { HeldLock, withLock } from "../../data/lock.ts";
 import { names, withFolder } from "./archive_support.ts";
 
 Deno.test("tasks under one lock run one after the other, and the lock goes with the last", async () => {
@@ -44,5 +44,35 @@ Deno.test("a killed process leaves no lock behind", async () => {
     assert(waited);
     await reader.cancel();
     await child.status;
+  });
+});
+
+Deno.test("a held lock tells who has it; given back, it is gone", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "lock");
+    const first = await HeldLock.take(path);
+    assert("lock" in first);
+    const second = await HeldLock.take(path);
+    assert("holder" in second);
+    assertEquals(second.holder?.process, Deno.pid);
+    assertEquals(second.holder?.host, Deno.hostname());
+    await first.lock[Symbol.asyncDispose]();
+    assertEquals(names(folder), []);
+    const third = await HeldLock.take(path);
+    assert("lock" in third);
+    await third.lock[Symbol.asyncDispose]();
+  });
+});
+
+Deno.test("a held lock that a dead process left is taken over, whatever is in it", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "lock");
+    for (const text of ["", "{", '{"process":1,"host":"elsewhere","since":"2020-01-01T00:00:00Z"}']) {
+      await Deno.writeTextFile(path, text);
+      const taken = await HeldLock.take(path);
+      assert("lock" in taken);
+      assertEquals(JSON.parse(await Deno.readTextFile(path)).process, Deno.pid);
+      await taken.lock[Symbol.asyncDispose]();
+    }
   });
 });
