@@ -7,40 +7,60 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "./safetensors.ts";
+import { type Stem, STEMS } from "./resnext.ts";
 import type { StateDict } from "./weights.ts";
 
 /** What a network is built from again. Names as in the file. */
 export interface NetworkDescription {
   /** A name of `ARCHITECTURES`. */
   readonly arch: string;
+  /** Logits of an image. */
   readonly num_classes: number;
+  /** Groups of the 3x3 convolutions. */
   readonly cardinality: number;
   /** Blocks of each stage; absent: the architecture's. */
   readonly layers?: readonly number[];
   /** Width of each stage; absent: the architecture's. */
   readonly channels?: readonly number[];
+  /** Channels of a group in the first stage; absent: the architecture's. */
+  readonly base_width?: number;
+  /** The kind of beginning; absent: the architecture's. */
+  readonly stem?: Stem;
 }
 
 /** How images become its input. */
 export interface InputDescription {
+  /** Height and width that images are resized to. */
   readonly image_size: number;
+  /** Of each colour, pixel values scaled to [0, 1]. */
   readonly mean: readonly [number, number, number];
+  /** Standard deviation of each colour. */
   readonly std: readonly [number, number, number];
 }
 
 /** What a training run was told to do. */
 export interface RunSettings {
+  /** Its name. */
   readonly dataset: string;
+  /** Images a step. */
   readonly batch_size: number;
+  /** Passes over the training images. */
   readonly epochs: number;
+  /** Learning rate. */
   readonly lr: number;
+  /** SGD's, as PyTorch's. */
   readonly momentum: number;
+  /** L2, added to the gradient. */
   readonly weight_decay: number;
+  /** Whether the momentum is Nesterov's. */
   readonly nesterov: boolean;
+  /** Share of the target that is spread over all classes. */
   readonly label_smoothing: number;
+  /** Of the first weights and the order of the images. */
   readonly seed: number;
   /** Images used of each set; absent: all. */
   readonly train_limit?: number;
+  /** As `train_limit`, of the test set. */
   readonly test_limit?: number;
 }
 
@@ -48,8 +68,11 @@ export interface RunSettings {
 export interface EpochMetrics {
   /** From 1. */
   readonly epoch: number;
+  /** Mean over the epoch's steps, weights changing meanwhile. */
   readonly train_loss: number;
+  /** Mean over the test set, after the epoch. */
   readonly test_loss: number;
+  /** Share of the test set that is classified right. */
   readonly test_acc: number;
 }
 
@@ -61,6 +84,7 @@ export interface RunProgress {
   readonly step: number;
   /** Loss summed over the rows of those steps, and their count. */
   readonly loss_sum: number;
+  /** Images of those steps. */
   readonly rows: number;
   /** Of the epochs done. */
   readonly history: readonly EpochMetrics[];
@@ -68,18 +92,23 @@ export interface RunProgress {
 
 /** Everything about a checkpoint but its tensors. */
 export interface CheckpointDescription {
+  /** What its network is. */
   readonly network: NetworkDescription;
   /** Absent for weights that were imported without it. */
   readonly input?: InputDescription;
+  /** In the order of the labels. */
   readonly class_names?: readonly string[];
   /** Absent for imported weights. */
   readonly settings?: RunSettings;
+  /** Absent for imported weights. */
   readonly progress?: RunProgress;
 }
 
 /** A network's state, and where it came from. */
 export interface Checkpoint {
+  /** What it is of. */
   readonly description: CheckpointDescription;
+  /** The network's `state_dict`. */
   readonly state: StateDict;
   /** By parameter name; absent for weights alone. */
   readonly momenta?: StateDict;
@@ -166,6 +195,8 @@ const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonl
       cardinality: positive,
       layers: optional(list(positive)),
       channels: optional(list(positive)),
+      base_width: optional(positive),
+      stem: optional((value) => (STEMS as readonly unknown[]).includes(value)),
     },
   },
   input: { required: false, fields: { image_size: positive, mean: triple, std: triple } },

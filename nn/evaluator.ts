@@ -6,6 +6,7 @@ import { type EvalStep, evalStep, RING_SLOTS } from "./step.ts";
 
 /** What a network makes of a set of images. */
 export interface EvaluationReport {
+  /** How many. */
   readonly images: number;
   /** Mean cross-entropy. */
   readonly loss: number;
@@ -29,7 +30,11 @@ export class Evaluator {
     this.#step = step;
   }
 
-  /** @throws {UserError} when a batch does not fit the device. */
+  /**
+   * Prepares passes over a set.
+   *
+   * @throws {UserError} when a batch does not fit the device.
+   */
   static async create(network: Network, set: LabelledImages, input: ImageInput, batchSize: number): Promise<Evaluator> {
     const images = await DeviceImages.create(network.device, set);
     const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));

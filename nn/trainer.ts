@@ -24,18 +24,25 @@ import { RING_SLOTS, type TrainStep, trainStep } from "./step.ts";
 
 /** Images to learn from and to test on. */
 export interface TrainingData {
+  /** In the order of the labels. */
   readonly classNames: readonly string[];
   /** The stored images' size. */
   readonly height: number;
+  /** As `height`. */
   readonly width: number;
+  /** What the network learns from. */
   readonly train: LabelledImages;
+  /** What it is judged by. */
   readonly test: LabelledImages;
 }
 
 /** What a run is. */
 export interface RunDescription {
+  /** What is trained. */
   readonly network: NetworkDescription;
+  /** How images are prepared. */
   readonly input: InputDescription;
+  /** How it is trained. */
   readonly settings: RunSettings;
 }
 
@@ -62,6 +69,7 @@ export type TrainEvent =
 
 /** A loss that is no number any more. */
 export class DivergedError extends UserError {
+  /** Told apart by it. */
   override name = "DivergedError";
 }
 
@@ -75,12 +83,14 @@ const SLOW_STEP = 5;
 
 /** A training run on a device. */
 export class Trainer {
+  /** What is trained. */
   readonly network: Network;
   readonly #description: RunDescription;
   readonly #data: TrainingData;
   readonly #images: DeviceImages;
   readonly #evaluator: Evaluator;
-  readonly #steps: Map<number, TrainStep<Uint32Array>>;
+  readonly #steps: ReadonlyMap<number, TrainStep<Uint32Array>>;
+  readonly #sources: readonly ImageSource[];
   #epoch: number;
   #step: number;
   #lossSum: number;
@@ -93,7 +103,8 @@ export class Trainer {
     data: TrainingData,
     images: DeviceImages,
     evaluator: Evaluator,
-    steps: Map<number, TrainStep<Uint32Array>>,
+    steps: ReadonlyMap<number, TrainStep<Uint32Array>>,
+    sources: readonly ImageSource[],
     progress: RunProgress,
   ) {
     this.network = network;
@@ -102,6 +113,7 @@ export class Trainer {
     this.#images = images;
     this.#evaluator = evaluator;
     this.#steps = steps;
+    this.#sources = sources;
     ({ epoch: this.#epoch, step: this.#step, loss_sum: this.#lossSum, rows: this.#rows } = progress);
     this.#history = [...progress.history];
   }
@@ -150,11 +162,13 @@ export class Trainer {
     const batchSize = Math.min(settings.batch_size, data.train.count);
     const rest = data.train.count % batchSize;
     const steps = new Map<number, TrainStep<Uint32Array>>();
+    const sources: ImageSource[] = [];
     const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
     for (const rows of canNormalize(rest, description) ? [batchSize, rest] : [batchSize]) {
       const source = await ImageSource.create(images, imageInput(data, input), rows);
       const step = await trainStep(network, { source, optimizer: { momentum, weightDecay, nesterov }, labelSmoothing });
       steps.set(rows, step);
+      sources.push(source);
     }
     const evaluator = await Evaluator.create(network, data.test, imageInput(data, input), settings.batch_size);
     if (from) {
@@ -163,7 +177,7 @@ export class Trainer {
     }
     const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
     const progress = from?.description.progress ?? start;
-    return new Trainer(network, description, data, images, evaluator, steps, progress);
+    return new Trainer(network, description, data, images, evaluator, steps, sources, progress);
   }
 
   /** The order of an epoch's images, cut into batches; a rest that cannot be normalized is left out. */
@@ -325,7 +339,7 @@ export class Trainer {
 
   /** Frees the device's memory. */
   destroy(): void {
-    for (const step of this.#steps.values()) step.destroy();
+    for (const part of [...this.#steps.values(), ...this.#sources]) part.destroy();
     this.#evaluator.destroy();
     this.#images.destroy();
     this.network.destroy();
