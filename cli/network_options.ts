@@ -1,8 +1,10 @@
 /** The options that choose a network, and the network that they choose. */
 
 import type { NetworkDescription } from "../nn/checkpoint.ts";
+import { describedNetwork } from "../nn/described_network.ts";
 import type { Module } from "../nn/module.ts";
-import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions, type Stem, STEMS } from "../nn/resnext.ts";
+import { type Architecture, ARCHITECTURES, type ResNeXtOptions, type Stem, STEMS } from "../nn/resnext.ts";
+import { UserError } from "../kernels/user_error.ts";
 import { flagName, type OptionSpecs, usageError } from "./command.ts";
 
 /** Names of networks. */
@@ -71,20 +73,17 @@ export function networkDescription(
     cardinality: options.cardinality ?? (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
     layers: readList(options.layers === undefined ? "depths" : "layers", options.layers ?? options.depths, path),
     channels: readList("channels", options.channels, path),
+    base_width: options.baseWidth,
+    stem: options.stem,
   };
 }
 
 /** The network that options describe. @throws {UserError} with exit code 2 where they make none. */
-export function describedByOptions(
-  { arch, num_classes: numClasses, cardinality, layers, channels }: NetworkDescription,
-  path: string,
-  { baseWidth, stem }: NetworkOptionValues,
-): Module {
-  const changes = { ...(layers && { layers }), ...(channels && { channels }), ...(baseWidth && { baseWidth }) };
+export function describedByOptions(description: NetworkDescription, path: string): Module {
   try {
-    return resnext(arch as Architecture, { numClasses, cardinality, ...changes, ...(stem && { stem }) });
+    return describedNetwork(description);
   } catch (error) {
-    if (error instanceof RangeError) throw usageError(error.message, path);
+    if (error instanceof UserError) throw usageError(error.message, path);
     throw error;
   }
 }

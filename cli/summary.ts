@@ -36,7 +36,7 @@ export const summaryCommand = defineCommand({
   run: ({ args: { arch }, options }) => {
     const standard: ResNeXtOptions = ARCHITECTURES[arch];
     const numClasses = options.numClasses ?? standard.numClasses ?? 10;
-    const module = describedByOptions(networkDescription(arch, numClasses, options, PATH), PATH, options);
+    const module = describedByOptions(networkDescription(arch, numClasses, options, PATH), PATH);
     const usual = (options.stem ?? standard.stem) === "cifar" ? 32 : 224;
     const size = options.imageSize ?? usual;
     const input: Shape = { n: options.batchSize, c: 3, h: size, w: size };

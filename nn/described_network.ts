@@ -14,13 +14,14 @@ import { ARCHITECTURES, isArchitecture, resnext } from "./resnext.ts";
  * @throws {UserError} for an unknown architecture, or sizes that make none.
  */
 export function describedNetwork(
-  { arch, num_classes: numClasses, cardinality, layers, channels }: NetworkDescription,
+  { arch, num_classes: numClasses, cardinality, layers, channels, base_width: baseWidth, stem }: NetworkDescription,
 ): Module {
   if (!isArchitecture(arch)) {
     throw new UserError(`Unknown architecture "${arch}": this version knows ${Object.keys(ARCHITECTURES).join(", ")}`);
   }
   try {
-    return resnext(arch, { numClasses, cardinality, ...(layers && { layers }), ...(channels && { channels }) });
+    const given = Object.entries({ layers, channels, baseWidth, stem }).filter(([, value]) => value !== undefined);
+    return resnext(arch, { numClasses, cardinality, ...Object.fromEntries(given) });
   } catch (error) {
     if (error instanceof RangeError) throw new UserError(`Cannot build ${arch}: ${error.message}`, { cause: error });
     throw error;

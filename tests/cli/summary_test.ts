@@ -47,7 +47,7 @@ Deno.test("summary refuses what makes no network, one line, exit 2", async () =>
   assertEquals(await call("resnext50", "--cardinality", "7"), {
     code: 2,
     out: "",
-    err: `error: Cannot split 64 -> 64 channels into 7 groups: both must be divisible ${see}`,
+    err: `error: Cannot build resnext50: Cannot split 64 -> 64 channels into 7 groups: both must be divisible ${see}`,
   });
   assertEquals(await call("resnext", "--layers", "3", "--depths", "3"), {
     code: 2,
