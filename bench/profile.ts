@@ -48,7 +48,8 @@ const RUNS = 7;
 
 /** Profiles a plan that is bound to memory, its settings and inputs written by a run before. */
 export async function profilePlan(device: Device, plan: Plan, limits: Limits): Promise<Profile> {
-  const stamped = device.capabilities.timestamps ? await timestamps(device, plan) : undefined;
+  const all = plan.dispatches.map((_, index) => index);
+  const stamped = device.capabilities.timestamps ? await timestamps(device, plan, all, 1) : undefined;
   const ms = stamped ?? await repetitions(device, plan, limits);
   return {
     method: stamped ? "timestamps" : "repetition",
@@ -59,13 +60,42 @@ export async function profilePlan(device: Device, plan: Plan, limits: Limits): P
   };
 }
 
+/**
+ * Profiles each distinct dispatch of a plan by itself, repeated: its operands lie in the caches that hold them. Rows are in
+ * the plan's order.
+ */
+export async function profileOperations(device: Device, plan: Plan, limits: Limits): Promise<ProfileRow[]> {
+  const { dispatches } = plan;
+  const firsts = new Map<string, number>();
+  for (const [index, dispatch] of dispatches.entries()) {
+    const key = kind(dispatch);
+    if (!firsts.has(key)) firsts.set(key, index);
+  }
+  const stamped = device.capabilities.timestamps
+    ? await timestamps(device, plan, [...firsts.values()], REPETITIONS)
+    : undefined;
+  const byKind = new Map([...firsts.keys()].map((key, i) => [key, stamped?.[i]]));
+  const ms = stamped
+    ? dispatches.map((dispatch) => byKind.get(kind(dispatch))!)
+    : await repetitions(device, plan, limits);
+  return grouped(dispatches, ms, limits, shapeGroup);
+}
+
+/** Of one operation in a pass. */
+const REPETITIONS = 10;
+
 /** A query set holds at most 4096 timestamps, two a dispatch. */
 const DISPATCHES_A_SET = 2048;
 
-/** Medians over runs; undefined when the device's clock does not agree with the host's. */
-async function timestamps(device: Device, plan: Plan): Promise<number[] | undefined> {
-  const { gpu } = device, { program, dispatches } = plan;
-  const count = Math.min(dispatches.length, DISPATCHES_A_SET);
+/** Medians over runs of `times` each; undefined when the device's clock does not agree with the host's. */
+async function timestamps(
+  device: Device,
+  { program }: Plan,
+  indices: readonly number[],
+  times: number,
+): Promise<number[] | undefined> {
+  const { gpu } = device;
+  const count = Math.min(indices.length, DISPATCHES_A_SET);
   const queries = gpu.createQuerySet({ type: "timestamp", count: count * 2 });
   const resolved = await device.buffer(
     "timestamps",
@@ -73,14 +103,14 @@ async function timestamps(device: Device, plan: Plan): Promise<number[] | undefi
     GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
   );
   try {
-    const samples: number[][] = dispatches.map(() => []);
+    const samples: number[][] = indices.map(() => []);
     for (let run = 0; run < RUNS + 1; run++) {
-      for (let first = 0; first < dispatches.length; first += count) {
-        const chunk = Math.min(count, dispatches.length - first);
+      for (let first = 0; first < indices.length; first += count) {
+        const chunk = Math.min(count, indices.length - first);
         const hostMs = await timed(() =>
           submit(device, (encoder) => {
             for (let i = 0; i < chunk; i++) {
-              program.encodeOne(encoder, first + i, 1, {
+              program.encodeOne(encoder, indices[first + i], times, {
                 querySet: queries,
                 beginningOfPassWriteIndex: i * 2,
                 endOfPassWriteIndex: i * 2 + 1,
@@ -89,11 +119,11 @@ async function timestamps(device: Device, plan: Plan): Promise<number[] | undefi
             encoder.resolveQuerySet(queries, 0, chunk * 2, resolved, 0);
           })
         );
-        const times = new BigUint64Array(await device.read(resolved, 0, chunk * 16));
-        const ms = (from: number, to: number) => Number(times[to] - times[from]) / 1e6;
-        if (!plausible(times, ms(0, chunk * 2 - 1), hostMs)) return undefined;
+        const stamps = new BigUint64Array(await device.read(resolved, 0, chunk * 16));
+        const ms = (from: number, to: number) => Number(stamps[to] - stamps[from]) / 1e6;
+        if (!plausible(stamps, ms(0, chunk * 2 - 1), hostMs)) return undefined;
         // The first run warms caches up.
-        if (run > 0) { for (let i = 0; i < chunk; i++) samples[first + i].push(ms(i * 2, i * 2 + 1)); }
+        if (run > 0) { for (let i = 0; i < chunk; i++) samples[first + i].push(ms(i * 2, i * 2 + 1) / times); }
       }
     }
     return samples.map((each) => spread(each).median);
@@ -104,8 +134,8 @@ async function timestamps(device: Device, plan: Plan): Promise<number[] | undefi
 }
 
 /** In order, and together neither longer than the host waited nor a small part of it. */
-function plausible(times: BigUint64Array, deviceMs: number, hostMs: number): boolean {
-  for (let i = 1; i < times.length; i += 2) if (times[i] < times[i - 1]) return false;
+function plausible(stamps: BigUint64Array, deviceMs: number, hostMs: number): boolean {
+  for (let i = 1; i < stamps.length; i += 2) if (stamps[i] < stamps[i - 1]) return false;
   return deviceMs < hostMs * 1.05 && (deviceMs > hostMs * 0.3 || hostMs - deviceMs < 20);
 }
 
@@ -147,7 +177,7 @@ export function byOperation(dispatches: readonly Dispatch[], ms: readonly number
 
 /** Rows by operation and sizes, the largest gap to the limit first. */
 export function byShape(dispatches: readonly Dispatch[], ms: readonly number[], limits: Limits): ProfileRow[] {
-  return rows(dispatches, ms, limits, (dispatch) => [dispatch.label, shapeOf(dispatch), kind(dispatch)]);
+  return rows(dispatches, ms, limits, shapeGroup);
 }
 
 /**
@@ -165,11 +195,25 @@ export function byLayer(dispatches: readonly Dispatch[], ms: readonly number[], 
 
 const LAYER = /^(layer\d+\.\d+|conv1|bn1|fc)(?=\.)/;
 
+type Group = (dispatch: Dispatch) => readonly [label: string, shape: string, key?: string];
+
+const shapeGroup: Group = (dispatch) => [dispatch.label, shapeOf(dispatch), kind(dispatch)];
+
 function rows(
   dispatches: readonly Dispatch[],
   ms: readonly number[],
   limits: Limits,
-  group: (dispatch: Dispatch) => readonly [label: string, shape: string, key?: string],
+  group: Group,
+): ProfileRow[] {
+  return grouped(dispatches, ms, limits, group).sort((a, b) => b.gapMs - a.gapMs);
+}
+
+/** Rows in the order of their first dispatch. */
+function grouped(
+  dispatches: readonly Dispatch[],
+  ms: readonly number[],
+  limits: Limits,
+  group: Group,
 ): ProfileRow[] {
   const total = ms.reduce((sum, time) => sum + time, 0);
   const groups = new Map<string, { label: string; shape: string; indices: number[] }>();
@@ -197,5 +241,5 @@ function rows(
       ofLimit: least / time,
       gapMs: time - least,
     };
-  }).sort((a, b) => b.gapMs - a.gapMs);
+  });
 }

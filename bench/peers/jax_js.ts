@@ -80,16 +80,21 @@ const refs = (params: Params): Params => Object.fromEntries(Object.entries(param
 const map = (params: Params, f: (value: Value, name: string) => Value): Params =>
   Object.fromEntries(Object.entries(params).map(([name, value]) => [name, f(value, name)]));
 
-/** Runs a jitted function of the same arguments again and again, waiting for the last result. */
-function repeat(f: Value, ...args: Value[]) {
-  return async (times: number) => {
-    for (let i = 0; i < times; i++) {
-      const y = f(...args.map((arg) => arg.ref));
-      if (i === times - 1) await blockUntilReady(y);
-      y.dispose();
+/**
+ * Runs independent calls again and again. A result that is disposed before anyone waits for it is never computed, so all of
+ * them are waited for, some at a time.
+ */
+function repeat(call: () => Value) {
+  return Promise.resolve(async (times: number) => {
+    for (let left = times; left > 0; left -= IN_FLIGHT) {
+      const results = Array.from({ length: Math.min(left, IN_FLIGHT) }, call);
+      await blockUntilReady(results);
+      for (const result of results) result.dispose();
     }
-  };
+  });
 }
+
+const IN_FLIGHT = 8;
 
 await serve({
   train: (settings) => {
@@ -124,30 +129,20 @@ await serve({
       for (const each of Object.values(p)) each.dispose?.();
       return y;
     });
-    return Promise.resolve(async (times: number) => {
-      for (let i = 0; i < times; i++) {
-        const y = step(refs(params), x.ref);
-        if (i === times - 1) await blockUntilReady(y);
-        y.dispose();
-      }
-    });
+    return repeat(() => step(refs(params), x.ref));
   },
   conv1x1: () => {
     const { n, size, inChannels: c, outChannels: o } = CONV_1X1;
-    return Promise.resolve(repeat(
-      jit((w: Value, x: Value) => np.matmul(w, x)),
-      array(noise(o * c), [o, c]),
-      array(noise(n * c * size * size), [n, c, size * size]),
-    ));
+    const product = jit((w: Value, x: Value) => np.matmul(w, x));
+    const w = array(noise(o * c), [o, c]), x = array(noise(n * c * size * size), [n, c, size * size]);
+    return repeat(() => product(w.ref, x.ref));
   },
   grouped3x3: () => {
     const { n, size, channels: c, groups } = GROUPED_3X3;
-    return Promise.resolve(repeat(
-      jit((x: Value, w: Value) =>
-        lax.convGeneralDilated(x, w, [1, 1], [[1, 1], [1, 1]], { featureGroupCount: groups })
-      ),
-      array(noise(n * c * size * size), [n, c, size, size]),
-      array(noise(c * c / groups * 9), [c, c / groups, 3, 3]),
-    ));
+    const pad = [[1, 1], [1, 1]];
+    const conv = jit((x: Value, w: Value) => lax.convGeneralDilated(x, w, [1, 1], pad, { featureGroupCount: groups }));
+    const x = array(noise(n * c * size * size), [n, c, size, size]);
+    const w = array(noise(c * c / groups * 9), [c, c / groups, 3, 3]);
+    return repeat(() => conv(x.ref, w.ref));
   },
 });
