@@ -95,7 +95,12 @@ export class Findings {
 
   /** Whether every comparison is within its tolerance; one that is not a number is not. */
   get ok(): boolean {
-    return this.comparisons.every(isWithin);
+    return this.misses === 0;
+  }
+
+  /** How many comparisons are not within their tolerance. */
+  get misses(): number {
+    return this.comparisons.filter((each) => !isWithin(each)).length;
   }
 
   /** The comparison nearest to its tolerance, or furthest beyond. */
@@ -108,8 +113,7 @@ export class Findings {
   }
 }
 
-/** Whether a comparison is within its tolerance. */
-export function isWithin({ error, tolerance }: Comparison): boolean {
+function isWithin({ error, tolerance }: Comparison): boolean {
   return error <= tolerance;
 }
 

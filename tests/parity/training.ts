@@ -92,16 +92,20 @@ interface Expectation {
   readonly actual: (outcome: Outcome) => ArrayLike<number>;
 }
 
-/** How often a training that misses is run again. */
-const RERUNS = 6;
+/** How often a training that misses is run again, and after how many runs that all go elsewhere that is enough. */
+const RERUNS = 12, ENOUGH = 6;
+
+/** A run that misses at most one value in so many has gone PyTorch's way: what it misses is wrong. */
+const SAME_WAY = 50;
 
 /**
  * Compares an outcome with what a case expects.
  *
  * Training can be chaotic (see `roundings.ts`): a float32 sum in another order is then the start of another run. So a
- * training that misses is run again from starts that differ by rounding. If one of these runs agrees in everything within the
- * plain tolerances, PyTorch's is a run that ours could have been. If none does, each value may be off by twice what it moves
- * by among all our runs. Where rounding moves nothing, both come to the plain tolerance.
+ * training that misses is run again from starts that differ by rounding. If one of these runs agrees in everything
+ * within the plain tolerances, PyTorch's is a run that ours could have been; if one agrees in all but very few values,
+ * these are wrong. If none comes near, each value may be off by twice what it moves by among all our runs. Where
+ * rounding moves nothing, all this comes to the plain tolerances.
  */
 export async function checkExperiment(
   device: Device,
@@ -122,16 +126,21 @@ export async function checkExperiment(
   const strict = compare(outcome);
   if (strict.ok || experiment.steps === 0) return strict;
   const outcomes = [outcome];
+  let nearest = strict;
   for (const state of roundings(start.state, RERUNS)) {
     outcomes.push(await runExperiment(device, experiment, { ...start, state }));
     const findings = compare(outcomes.at(-1)!);
-    if (!findings.ok) continue;
-    const { what, error } = strict.worst!;
-    findings.note = `from a start rounded otherwise; rounding of the start alone moves ${what} by ${
-      exponential(error)
-    }`;
-    return findings;
+    if (findings.misses < nearest.misses) nearest = findings;
+    if (findings.ok) {
+      const { what, error } = strict.worst!;
+      findings.note = `from a start rounded otherwise; rounding of the start alone moves ${what} by ${
+        exponential(error)
+      }`;
+      return findings;
+    }
+    if (outcomes.length > ENOUGH && nearest.misses * 4 > expectations.length) break;
   }
+  if (nearest.misses * SAME_WAY <= expectations.length) return nearest;
   // As errors are: against the expected values' own size.
   const spreads = expectations.map(({ expected, scale, actual }) => {
     const size = Math.max(scale, largestOf(expected)) || 1;
