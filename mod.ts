@@ -96,5 +96,6 @@ export {
   toFloat32,
 } from "./nn/safetensors.ts";
 
-export { type Dataset, type ImageSet, limit, permutation } from "./data/dataset.ts";
+export { permutation } from "./kernels/random.ts";
+export { type Dataset, type ImageSet, limit } from "./data/dataset.ts";
 export { shapeNames, shapes, type ShapesOptions } from "./data/shapes.ts";

@@ -40,8 +40,8 @@ const SHAPES_SEED = 0;
 export const DATASETS = {
   shapes: {
     title: "shapes, drawn images of 10 classes",
-    defaults: { imageSize: 32, batchSize: 16, epochs: 5, lr: 0.003, trainLimit: 1120, testLimit: 304 },
-    load: ({ trainLimit = 1120, testLimit = 304 }) =>
+    defaults: { imageSize: 32, batchSize: 16, epochs: 5, lr: 0.003, trainLimit: 1600, testLimit: 400 },
+    load: ({ trainLimit = 1600, testLimit = 400 }) =>
       Promise.resolve(shapes({ train: trainLimit, test: testLimit, seed: SHAPES_SEED })),
   },
   cifar10: {

@@ -1,6 +1,6 @@
-/** What a data set is, how part of it is taken and in which order an epoch sees it. */
+/** What a data set is, and how part of it is taken. */
 
-import { Random } from "../kernels/random.ts";
+import type { Random } from "../kernels/random.ts";
 
 /** Images that are read one by one, from a file say; as `nn`'s `StoredPixels`. */
 export interface ImageFile {
@@ -59,25 +59,4 @@ export function limit<S extends AnyImageSet>(set: S, n: number): S {
     ? set.images.subarray(0, count * set.images.length / set.count)
     : set.images;
   return { ...set, count, images, labels: set.labels.subarray(0, count) };
-}
-
-/** Streams of a seed from here on are shuffles: one an epoch. */
-const SHUFFLE_STREAM = 2 ** 40;
-
-/**
- * The order in which an epoch visits `count` images: a permutation of 0..count-1, each as likely as any other.
- *
- * A pure function: Durstenfeld's form of the Fisher-Yates shuffle of 0, 1, 2, ... over the generator
- * `Random(seed, 2^40 + epoch)`. A resumed run gets the order of its epoch without replaying those before.
- */
-export function permutation(count: number, seed: number, epoch: number): Uint32Array<ArrayBuffer> {
-  const order = Uint32Array.from({ length: count }, (_, i) => i);
-  const random = new Random(seed, SHUFFLE_STREAM + epoch);
-  for (let i = count - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    const swapped = order[i];
-    order[i] = order[j];
-    order[j] = swapped;
-  }
-  return order;
 }

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
-import { Random } from "../../kernels/random.ts";
+import { permutation, Random } from "../../kernels/random.ts";
 
 Deno.test("the generator gives the published sequence of xoshiro128**", () => {
   const random = Random.fromState([1, 2, 3, 4]);
@@ -66,4 +66,28 @@ Deno.test("normal deviates have the moments of the normal distribution", () => {
     const error = Math.sqrt([1, 2, 15, 96][i] / count);
     assert(Math.abs(sums[i] - expected) < 5 * error, `moment ${i + 1}: ${sums[i]}`);
   });
+});
+
+Deno.test("a permutation holds every index once and depends on seed and epoch alone", () => {
+  const order = permutation(1000, 5, 1);
+  assertEquals([...order].sort((a, b) => a - b), Array.from({ length: 1000 }, (_, i) => i));
+  assertEquals(order, permutation(1000, 5, 1));
+  assertNotEquals(order, permutation(1000, 5, 2));
+  assertNotEquals(order, permutation(1000, 6, 1));
+  assertEquals(permutation(0, 1, 1).length, 0);
+});
+
+Deno.test("the permutation of a seed and an epoch never changes: runs are resumed by it", () => {
+  assertEquals([...permutation(10, 1, 1)], [1, 9, 0, 4, 8, 2, 5, 7, 6, 3]);
+});
+
+Deno.test("every permutation is as likely as any other", () => {
+  const counts = new Map<string, number>();
+  for (let epoch = 0; epoch < 6000; epoch++) {
+    const key = permutation(3, 9, epoch).join();
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  assertEquals(counts.size, 6);
+  // Five standard deviations of a binomial count with p = 1/6.
+  for (const [key, n] of counts) assertEquals(Math.abs(n - 1000) < 5 * Math.sqrt(6000 * 5 / 36), true, `${key}: ${n}`);
 });
