@@ -48,7 +48,7 @@ export async function submit(device: Device, encode: (encoder: GPUCommandEncoder
   device.check();
 }
 
-/** Measures the limits: a second or two. */
+/** Measures the limits, each kernel for about `targetMs`: some seconds in all. */
 export async function measureLimits(device: Device, targetMs = 400): Promise<Limits> {
   const waits: number[] = [];
   for (let i = 0; i < 5; i++) waits.push(await timed(() => submit(device, () => {})));

@@ -81,6 +81,7 @@ export const benchCommand = defineCommand({
       : args.what === "ops"
       ? ["train"]
       : ["train", "infer"];
+    const modules = modes.map(() => network(arch, overrides));
     const results: Result[] = [];
     const tell = (kind: string, value: object, text: string) => {
       const result = { kind, ...value };
@@ -96,8 +97,8 @@ export const benchCommand = defineCommand({
         { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno, ...sizes },
         `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}`,
       );
-      for (const mode of modes) {
-        workloads.push(await openWorkload(device, network(arch, overrides), { mode, imageSize, batchSize }));
+      for (const [i, mode] of modes.entries()) {
+        workloads.push(await openWorkload(device, modules[i], { mode, imageSize, batchSize }));
       }
       if (args.what !== "ops") {
         const steps: number[] = [];
@@ -109,7 +110,7 @@ export const benchCommand = defineCommand({
         const measured = workloads.map((workload, i) => throughput(workload, runs[i], steps[i]));
         tell("throughput", { measured }, `${throughputTable(measured)}\n\n${memoryTable(measured)}`);
       }
-      const limits = await measureLimits(device);
+      const limits = await measureLimits(device, Math.min(400, repeats * 100));
       tell("limits", limits, limitsText(limits));
       for (const { mode, plan } of workloads) {
         if (args.what === "ops") {

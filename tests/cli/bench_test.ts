@@ -1,0 +1,135 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { fromFileUrl } from "@std/path";
+import { digits, interleave, mapSpread, spread, table } from "../../bench/measure.ts";
+import { networkSpec } from "../../bench/peers/protocol.ts";
+import { byLayer, byOperation, shapeOf } from "../../bench/profile.ts";
+import { fileName } from "../../bench/results.ts";
+import { type Dispatch, operand, read } from "../../kernels/dispatch.ts";
+import { ResNeXt } from "../../nn/resnext.ts";
+
+const NARROW = [
+  "--layers",
+  "1,1",
+  "--channels",
+  "16,32",
+  "--cardinality",
+  "4",
+  "--image-size",
+  "16",
+  "--batch-size",
+  "4",
+];
+
+/** Runs `bench ...` as a process on a narrow network; gives its exit code and what it prints. */
+async function bench(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const main = fromFileUrl(new URL("../../main.ts", import.meta.url));
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", main, "bench", ...args],
+    env: { NO_COLOR: "1", XDG_RUNTIME_DIR: "/tmp" },
+  });
+  const { code, stdout, stderr } = await command.output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+}
+
+Deno.test("bench tells throughput, memory, limits and where the time goes, as JSON lines", async () => {
+  const { code, stdout, stderr } = await bench(...NARROW, "--repeats", "1", "--steps", "2", "--profile", "--json");
+  assertEquals([code, stderr], [0, ""]);
+  const results = stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assertEquals(results.map(({ kind }) => kind), ["device", "throughput", "limits", "profile", "profile"]);
+  const [device, { measured: [train, infer] }, limits, profile] = results;
+  assertEquals([device.layers, device.batchSize], [[1, 1], 4]);
+  assertEquals([train.mode, train.repeats, train.stepsPerRepeat, infer.mode], ["train", 1, 2, "infer"]);
+  assert(train.imagesPerSecond.median > 0 && infer.flopsPerSecond > 0);
+  assert(train.memory.gradients > 0 && train.memory.gradients === train.memory.momenta);
+  assert(train.memory.activations >= train.memory.activationsPeak && infer.memory.gradients === 0);
+  assert(limits.flopsPerSecond > 0 && limits.bytesPerSecond > 0);
+  const dispatches = (rows: { count: number }[]) => rows.reduce((sum, { count }) => sum + count, 0);
+  for (const rows of [profile.operations, profile.layers, profile.shapes]) {
+    assertEquals(dispatches(rows), train.dispatches);
+    assert(Math.abs(rows.reduce((sum: number, { share }: { share: number }) => sum + share, 0) - 1) < 1e-6);
+  }
+  assert(profile.layers.some(({ label }: { label: string }) => label === "layer2.0"));
+});
+
+Deno.test("bench ops tells each distinct operation of a step", async () => {
+  const { code, stdout, stderr } = await bench("ops", ...NARROW, "--repeats", "1");
+  assertEquals([code, stderr], [0, ""]);
+  for (const text of ["GFLOP/s", "conv2d.forward", "conv2d.grouped.dweight", "sgd"]) assertStringIncludes(stdout, text);
+});
+
+Deno.test("what cannot be measured is a wrong call", async () => {
+  for (
+    const [args, message] of [
+      [["--layers", "1,x"], "--layers must be whole numbers"],
+      [["--layers", "1,1", "--channels", "16"], "2 stages have 1 widths"],
+      [["--channels", "16,32,64,128", "--cardinality", "3"], "3"],
+      [["--arch", "resnext50_32x4d", "--peers"], "Cannot run the peers on resnext50_32x4d"],
+    ] as const
+  ) {
+    const { code, stdout, stderr } = await bench(...args);
+    assertEquals([code, stdout], [2, ""]);
+    assertStringIncludes(stderr, message);
+  }
+});
+
+Deno.test("a spread is the median and the extremes, whichever way it is turned", () => {
+  assertEquals(spread([3, 1, 2]), { median: 2, min: 1, max: 3 });
+  assertEquals(spread([4, 1, 2, 3]).median, 2.5);
+  assertEquals(mapSpread({ median: 2, min: 1, max: 4 }, (ms) => 8 / ms), { median: 4, min: 2, max: 8 });
+});
+
+Deno.test("repeats take turns", async () => {
+  const order: string[] = [];
+  const task = (name: string) => () => Promise.resolve(order.push(name));
+  assertEquals(await interleave([task("a"), task("b")], 2), [[1, 3], [2, 4]]);
+  assertEquals(order, ["a", "b", "a", "b"]);
+});
+
+Deno.test("numbers keep three digits, tables their columns", () => {
+  assertEquals([1234.5, 99.96, 9.996, 0.01234, 0, NaN].map(digits), ["1235", "100.0", "10.00", "0.012", "0", "-"]);
+  assertEquals(table([["", "ms"], ["sgd", "1.25"]]), "       ms\nsgd  1.25");
+});
+
+Deno.test("a device's file is named after it", () => {
+  assertEquals(fileName("llvmpipe (LLVM 15.0.6, 256 bits)"), "llvmpipe-llvm-15-0-6-256-bits");
+});
+
+function dispatch(label: string, names: string[], flops: number, bytes: number): Dispatch {
+  const bindings = Object.fromEntries(names.map((name, i) => [`b${i}`, read(operand(name, 4))]));
+  return { label, bindings, constants: { K: flops, TILE: 8 }, source: "", workgroups: [1, 1, 1], flops, bytes };
+}
+
+const LIMITS = { flopsPerSecond: 1e6, bytesPerSecond: 1e6, copyBytesPerSecond: 1e6, latencyMs: 0, dispatchMs: 0 };
+
+Deno.test("a profile's rows tell what binds them, the most lost time first", () => {
+  const plan = [dispatch("a", [], 1000, 0), dispatch("b", [], 0, 500), dispatch("a", [], 1000, 0)];
+  const [a, b] = byOperation(plan, [2, 1, 6], LIMITS);
+  assertEquals([a.label, a.count, a.ms, a.bound, a.ofLimit, a.gapMs], ["a", 2, 8, "arithmetic", 0.25, 6]);
+  assertEquals([b.label, b.share, b.bound, b.ofLimit], ["b", 1 / 9, "memory", 0.5]);
+  assertEquals(shapeOf(plan[0]), "K=1000");
+});
+
+Deno.test("a dispatch without parameters belongs to the layer before it", () => {
+  const plan = [
+    dispatch("batch.make", [], 0, 0),
+    dispatch("conv2d.forward", ["input", "conv1.weight"], 0, 0),
+    dispatch("max_pool.forward", [], 0, 0),
+    dispatch("conv2d.forward", ["layer1.0.conv1.weight"], 0, 0),
+    dispatch("sgd", ["parameters"], 0, 0),
+  ];
+  const rows = byLayer(plan, [1, 1, 1, 1, 1], LIMITS).map(({ label, count }) => `${label} ${count}`);
+  assertEquals(rows.sort(), ["conv1 2", "input 1", "layer1.0 1", "optimizer 1"]);
+});
+
+Deno.test("the peers' network is ours", () => {
+  const settings = { layers: [3, 4, 6, 3], channels: [256, 512, 1024, 2048], cardinality: 32, classes: 10 };
+  const { stem, blocks, width } = networkSpec({ ...settings, imageSize: 32, batchSize: 16 });
+  const elements = [stem, ...blocks.flatMap((block) => Object.values(block))].map(({ o, i, k, groups, bias }) =>
+    o * i / groups * k * k + (bias ? o : 0) + 2 * o
+  );
+  const ours = [...new ResNeXt(settings).stateEntries()]
+    .filter(([name]) => /(weight|bias)$/.test(name))
+    .map(([, entry]) => "shape" in entry ? entry.shape.reduce((product, size) => product * size, 1) : 0);
+  const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
+  assertEquals(sum(elements) + (width + 1) * settings.classes, sum(ours));
+});
