@@ -3,6 +3,7 @@
 import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
+import { UserError } from "../kernels/user_error.ts";
 import type { Graph } from "./graph.ts";
 import type { Parameter, StateBuffer } from "./state.ts";
 import type { Backward, Lowering, Tensor } from "./tensor.ts";
@@ -28,6 +29,11 @@ export interface LowerOptions {
   readonly training: boolean;
   /** Also compute the gradient of the graph's input. Default false. */
   readonly inputGradient?: boolean;
+  /**
+   * Parameters that stay as they are: their operations run as in evaluation, with running statistics, and nothing before
+   * them learns either. They must come before all that learns.
+   */
+  readonly frozen?: (parameter: Parameter) => boolean;
   /** Receives the dispatches, in order. */
   readonly emit: (dispatches: readonly Dispatch[]) => void;
 }
@@ -52,9 +58,12 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
   const ways: { output: Tensor; back: Backward }[] = [];
   for (const { operation, inputs, output } of graph.nodes) {
     const y = operand(operation.name, storedElements(output.shape));
-    const back = operation.forward(lowering, inputs, y);
+    const frozen = operation.parameters.some((parameter) => options.frozen?.(parameter));
+    const learnsBefore = inputs.some((tensor) => learns.has(tensor));
+    if (frozen && learnsBefore) throw new UserError(`Cannot freeze ${operation.name} after layers that learn`);
+    const back = operation.forward(frozen ? { ...lowering, training: false } : lowering, inputs, y);
     values.set(output, y);
-    if (operation.parameters.length > 0 || inputs.some((tensor) => learns.has(tensor))) {
+    if ((operation.parameters.length > 0 && !frozen) || learnsBefore) {
       learns.add(output);
       ways.push({ output, back });
     }

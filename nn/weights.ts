@@ -11,7 +11,7 @@ import { UserError } from "../kernels/user_error.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
 import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
-import { Counter, Parameter, StateBuffer } from "./state.ts";
+import { Counter, Parameter, type StateBuffer } from "./state.ts";
 
 /** Tensors by name, as PyTorch's `state_dict()`. */
 export type StateDict = ReadonlyMap<string, TensorData>;
@@ -50,7 +50,7 @@ export class Weights implements StatePlaces {
   readonly #parameters: GPUBuffer;
   readonly #statistics: GPUBuffer;
   readonly #matrixBytes: number;
-  #training: { gradients: GPUBuffer; momentum: GPUBuffer; chunks: OptimizerChunk[] } | undefined;
+  #training: { gradients: GPUBuffer; momentum: GPUBuffer } | undefined;
 
   private constructor(device: Device, module: Module, parameters: GPUBuffer, statistics: GPUBuffer, layout: Layout) {
     this.#device = device;
@@ -121,9 +121,51 @@ export class Weights implements StatePlaces {
     return this.#parameters.size + this.#statistics.size + (gradients?.size ?? 0) + (momentum?.size ?? 0);
   }
 
-  /** Makes room for gradients and momenta (zero), once; the stretches an optimizer passes over. */
-  async prepareTraining(): Promise<readonly OptimizerChunk[]> {
-    if (this.#training) return this.#training.chunks;
+  /**
+   * Makes room for gradients and momenta (zero), once; the stretches an optimizer passes over, which are all but those of
+   * `frozen` parameters.
+   */
+  async prepareTraining(frozen: (parameter: Parameter) => boolean = () => false): Promise<readonly OptimizerChunk[]> {
+    const { gradients, momentum } = this.#training ??= await this.#makeRoom();
+    const chunks: OptimizerChunk[] = [];
+    const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
+    for (const { start, end } of this.#stretches(frozen)) {
+      for (let offset = start; offset < end; offset += most) {
+        const elements = Math.min(most, end - offset) / 4;
+        const piece = (label: string, buffer: GPUBuffer) => {
+          const place = operand(label, elements);
+          this.#places.set(place, { buffer, offset });
+          return place;
+        };
+        chunks.push({
+          elements,
+          matrixElements: Math.min(Math.max(this.#matrixBytes - offset, 0) / 4, elements),
+          parameters: piece("parameters", this.#parameters),
+          gradients: piece("gradients", gradients),
+          momentum: piece("momentum", momentum),
+        });
+      }
+    }
+    return chunks;
+  }
+
+  /** The bytes of the parameters that learn, neighbours as one stretch. */
+  #stretches(frozen: (parameter: Parameter) => boolean): { start: number; end: number }[] {
+    const parameters = this.#entries.filter(({ entry }) => entry instanceof Parameter);
+    if (!parameters.some(({ entry }) => frozen(entry as Parameter))) return [{ start: 0, end: this.#parameters.size }];
+    const stretches: { start: number; end: number }[] = [];
+    parameters.sort((a, b) => a.offset - b.offset);
+    for (const [index, { entry, offset }] of parameters.entries()) {
+      if (frozen(entry as Parameter)) continue;
+      const end = parameters[index + 1]?.offset ?? this.#parameters.size;
+      const last = stretches.at(-1);
+      if (last?.end === offset) last.end = end;
+      else stretches.push({ start: offset, end });
+    }
+    return stretches;
+  }
+
+  async #makeRoom(): Promise<{ gradients: GPUBuffer; momentum: GPUBuffer }> {
     const { size } = this.#parameters;
     const gradients = await this.#device.buffer("gradients", size);
     const momentum = await this.#device.buffer("momentum", size);
@@ -133,30 +175,19 @@ export class Weights implements StatePlaces {
       this.#gradients.set(entry, place);
       this.#places.set(place, { buffer: gradients, offset });
     }
-    const chunks: OptimizerChunk[] = [];
-    const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
-    for (let offset = 0; offset < size; offset += most) {
-      const elements = Math.min(most, size - offset) / 4;
-      const piece = (label: string, buffer: GPUBuffer) => {
-        const place = operand(label, elements);
-        this.#places.set(place, { buffer, offset });
-        return place;
-      };
-      chunks.push({
-        elements,
-        matrixElements: Math.min(Math.max(this.#matrixBytes - offset, 0) / 4, elements),
-        parameters: piece("parameters", this.#parameters),
-        gradients: piece("gradients", gradients),
-        momentum: piece("momentum", momentum),
-      });
-    }
-    this.#training = { gradients, momentum, chunks };
-    return chunks;
+    return { gradients, momentum };
   }
 
-  /** Counts a training step in every batch norm. */
-  countStep(): void {
-    for (const { counter } of this.#counters) counter.value++;
+  /** Counts a training step in every batch norm, but for those that `frozen` names. */
+  countStep(frozen: (name: string) => boolean = () => false): void {
+    for (const { name, counter } of this.#counters) if (!frozen(name)) counter.value++;
+  }
+
+  /** The parameters whose names `chosen` picks. */
+  parametersNamed(chosen: (name: string) => boolean): ReadonlySet<Parameter> {
+    return new Set(
+      this.#entries.flatMap(({ name, entry }) => entry instanceof Parameter && chosen(name) ? [entry] : []),
+    );
   }
 
   /** All entries by name, in PyTorch's order and layouts. Waits for the device. */
