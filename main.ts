@@ -11,7 +11,7 @@ import { type ListedCommand, runProgram } from "./cli/program.ts";
 export const commands: readonly ListedCommand[] = [
   {
     name: "download",
-    summary: "Download a data set, or check the one that is there",
+    summary: "Download a data set or weights, or check what is there",
     load: async () => (await import("./cli/download.ts")).downloadCommand,
   },
   {
@@ -28,6 +28,16 @@ export const commands: readonly ListedCommand[] = [
     name: "eval",
     summary: "Test a checkpoint: loss, accuracy, and which class is taken for which",
     load: async () => (await import("./cli/eval.ts")).evalCommand,
+  },
+  {
+    name: "runs",
+    summary: "List the runs, or put two side by side",
+    load: async () => (await import("./cli/runs.ts")).runsCommand,
+  },
+  {
+    name: "report",
+    summary: "Make an HTML file of a run: curves, confusion, the most wrong pictures, filters, settings",
+    load: async () => (await import("./cli/report.ts")).reportCommand,
   },
   {
     name: "checkpoint",

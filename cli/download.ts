@@ -1,9 +1,10 @@
-/** `resnext download DATASET`: brings a data set into the data directory. */
+/** `resnext download WHAT`: brings a data set, or a network's weights, into the data directory. */
 
 import { cifar100Publication, cifar10Publication, fetchPublication } from "../data/cifar_download.ts";
 import { dataDirectory } from "../data/directory.ts";
 import type { Progress } from "../data/meter.ts";
-import { defineCommand } from "./command.ts";
+import { defineCommand, usageError } from "./command.ts";
+import { downloadWeights, WEIGHTS_VERSIONS, weightsNames } from "./download_weights.ts";
 import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
 
 /** What can be downloaded. */
@@ -15,16 +16,27 @@ const PUBLICATIONS = {
 /** The command. */
 export const downloadCommand = defineCommand({
   name: "download",
-  summary: "Download a data set, or check the one that is there",
+  summary: "Download a data set or weights, or check what is there",
   details: "Goes on with a download that broke off, and checks every file's md5. Called again, it checks the files " +
-    "and fetches anew what is missing or damaged.",
-  positionals: [{ name: "dataset", doc: "The data set", choices: ["cifar10", "cifar100"] }],
+    "and fetches anew what is missing or damaged.\n\n" +
+    "`download weights NAME` brings torchvision's or timm's weights of a network, checked by SHA-256 where it is " +
+    "published and by the network's own shapes; `networks` lists them.",
+  positionals: [
+    { name: "what", doc: "A data set, or weights", choices: ["cifar10", "cifar100", "weights"] },
+    { name: "name", doc: "The network, for weights", choices: weightsNames, optional: true },
+  ],
   options: {
     url: {
       type: "string",
-      doc: "Another address of the archive: http, https, file or a path",
+      doc: "Another address of the archive or of the weights: http, https, file or a path",
       placeholder: "URL",
-      otherwise: "the official one, on www.cs.toronto.edu",
+      otherwise: "the official one",
+    },
+    version: {
+      type: "choice",
+      choices: WEIGHTS_VERSIONS,
+      otherwise: "the best of the network",
+      doc: "Of weights: torchvision's first or second, or timm's",
     },
     dataDir: {
       type: "string",
@@ -33,20 +45,32 @@ export const downloadCommand = defineCommand({
       otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
     },
   },
-  examples: ["download cifar10", "download cifar10 --url file:///mnt/cifar-10-binary.tar.gz --data-dir data"],
-  run: async ({ args: { dataset }, options }) => {
-    const { title, publication } = PUBLICATIONS[dataset];
+  examples: [
+    "download cifar10",
+    "download cifar10 --url file:///mnt/cifar-10-binary.tar.gz --data-dir data",
+    "download weights resnext50_32x4d",
+  ],
+  run: async ({ args: { what, name }, options }) => {
     const line = new ProgressLine();
     const say = (text: string) => {
       line.clear();
       console.error(text);
     };
-    const { present, mended, directory } = await fetchPublication({
+    const common = {
       dataDirectory: dataDirectory(options.dataDir),
       url: options.url,
-      onNotice: (text) => say(`${text[0].toUpperCase()}${text.slice(1)}`),
-      onProgress: (progress) => line.update(describeProgress(progress)),
-    }, publication).finally(() => line.clear());
+      onNotice: (text: string) => say(`${text[0].toUpperCase()}${text.slice(1)}`),
+      onProgress: (progress: Progress) => line.update(describeProgress(progress)),
+    };
+    if (what === "weights") {
+      if (!name) throw usageError(`Missing argument NAME: one of ${weightsNames.join(", ")}`, "resnext download");
+      console.log(await downloadWeights(name, options.version, common).finally(() => line.clear()));
+      return;
+    }
+    if (name) throw usageError(`Unexpected argument ${JSON.stringify(name)}`, "resnext download");
+    if (options.version) throw usageError("Option --version is of weights alone", "resnext download");
+    const { title, publication } = PUBLICATIONS[what];
+    const { present, mended, directory } = await fetchPublication(common, publication).finally(() => line.clear());
     const count = publication.content.files.length;
     if (present) {
       console.log(`${title} is there: ${count} files in ${directory}, every md5 is right`);
