@@ -1,0 +1,196 @@
+/** `resnext report`: a run as one HTML file. */
+
+import { join } from "@std/path";
+import config from "../deno.json" with { type: "json" };
+import { type Device, openDevice } from "../kernels/device.ts";
+import { UserError } from "../kernels/user_error.ts";
+import type { AnyImageSet } from "../data/dataset.ts";
+import { saveFile } from "../nn/checkpoint_file.ts";
+import type { Checkpoint } from "../nn/checkpoint.ts";
+import { describedNetwork } from "../nn/described_network.ts";
+import { confusionOf, judge, type Judgement } from "../nn/judge.ts";
+import { Network } from "../nn/network.ts";
+import { toFloat32 } from "../nn/safetensors.ts";
+import { summarize } from "../nn/summary.ts";
+import { imageInput } from "../nn/trainer.ts";
+import { groupDigits, shortCount } from "./columns.ts";
+import { defineCommand } from "./command.ts";
+import { loadDataset } from "./dataset.ts";
+import { exists, readCheckpoint } from "./files.ts";
+import { Interruptible } from "./interrupt.ts";
+import { touching } from "../data/files.ts";
+import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
+import { type Picture, reportPage, type Verdict, type WrongPicture } from "./report/page.ts";
+import { dataUrl, filterTiles, png, tiled } from "./report/pictures.ts";
+import { readRun, type RecordedRun } from "./run_files.ts";
+import { bestEpoch, located, runFacts } from "./runs.ts";
+
+/** How many of the most wrong pictures are shown. */
+const WRONG = 24;
+
+/** The command. */
+export const reportCommand = defineCommand({
+  name: "report",
+  summary: "Make an HTML file of a run: curves, confusion, the most wrong pictures, filters, settings",
+  details:
+    "The best checkpoint judges the test set anew for it. The file holds all that it shows and needs no network.",
+  positionals: [{ name: "run", doc: "A run's folder, or its name" }],
+  options: {
+    out: {
+      type: "string",
+      placeholder: "FILE",
+      otherwise: "report.html in the run's folder",
+      doc: "The file to write",
+    },
+    dir: { type: "string", placeholder: "DIR", default: "runs", doc: "The folder that holds the runs" },
+    judge: { type: "boolean", default: true, doc: "Leave out what needs the test set" },
+    testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
+    dataDir: {
+      type: "string",
+      placeholder: "DIR",
+      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
+      doc: "The data directory",
+    },
+  },
+  examples: ["report runs/first", "report runs/first --out first.html --test-limit 1000"],
+  run: async ({ args, options }) => {
+    const folder = await located(args.run, options.dir);
+    const run = await readRun(folder), best = bestEpoch(run.epochs);
+    if (!best) {
+      throw new UserError(`Cannot report on "${folder}": no epoch is done yet; go on with \`train --resume\` first`);
+    }
+    using interruptible = new Interruptible();
+    const checkpoint = await bestCheckpoint(folder);
+    const verdict = !checkpoint
+      ? "There is no checkpoint to judge the test set with."
+      : options.judge
+      ? await verdictOf(checkpoint, options, interruptible.signal)
+      : "The test set was left out.";
+    if (interruptible.signal.aborted) return interruptible.came!.exitCode;
+    const page = reportPage({
+      run,
+      best,
+      facts: runFacts(run),
+      headline: headline(run, best),
+      verdict,
+      filters: checkpoint && await filtersOf(checkpoint),
+      layers: checkpoint ? layersOf(checkpoint) : [],
+      made: `Made ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC by resnext ${config.version}`,
+    });
+    const out = options.out ?? join(folder, "report.html");
+    const bytes = new TextEncoder().encode(page);
+    await touching(`write "${out}"`, () => saveFile(out, bytes));
+    console.log(`Wrote ${out} (${formatBytes(bytes.length)})`);
+    return 0;
+  },
+});
+
+async function bestCheckpoint(folder: string): Promise<Checkpoint | undefined> {
+  for (const name of ["best.safetensors", "last.safetensors"]) {
+    const path = join(folder, name);
+    if (await exists(path)) return await readCheckpoint(path);
+  }
+}
+
+function headline({ config, epochs }: RecordedRun, best: { epoch: number; test_acc: number; test_loss: number }) {
+  const seconds = epochs.map(({ seconds }) => seconds ?? NaN).reduce((sum, each) => sum + each, 0);
+  const rates = epochs.map(({ images_per_second }) => images_per_second).filter((rate) => rate !== undefined);
+  return ([
+    ["Best test accuracy", `${(best.test_acc * 100).toFixed(2)} %`],
+    ["in epoch", `${best.epoch} of ${epochs.length}`],
+    ["with test loss", best.test_loss.toFixed(4)],
+    config && ["Parameters", shortCount(config.parameters)],
+    Number.isFinite(seconds) && ["Time", formatDuration(seconds)],
+    rates.length > 0 && ["Images a second", Math.max(...rates).toPrecision(3)],
+  ] as (readonly [string, string] | undefined | false)[]).filter((fact) => !!fact);
+}
+
+interface VerdictOptions {
+  readonly testLimit?: number;
+  readonly dataDir?: string;
+}
+
+/** Judges the test set; where its images cannot be had, says so: the rest of the report is worth having. */
+async function verdictOf(
+  checkpoint: Checkpoint,
+  options: VerdictOptions,
+  signal: AbortSignal,
+): Promise<Verdict | string> {
+  const { network: described, input, settings } = checkpoint.description;
+  if (!input || !settings) return "The checkpoint does not tell what it was trained on.";
+  let device: Device | undefined;
+  const progress = new ProgressLine();
+  try {
+    const { dataDir, testLimit = settings.test_limit } = options;
+    const data = await loadDataset(settings.dataset, { trainLimit: 0, testLimit, dataDir });
+    device = await openDevice();
+    const network = await Network.create(device, describedNetwork(described));
+    network.loadStateDict(checkpoint.state);
+    const judgements: Judgement[] = [];
+    for await (const batch of judge(network, data.test, imageInput(data, input), settings.batch_size, signal)) {
+      judgements.push(...batch);
+      progress.update(`Testing ${judgements.length}/${data.test.count}`);
+    }
+    const wrong = judgements.filter(({ label, prediction }) => label !== prediction);
+    const { height, width } = (data.test as AnyImageSet).size ?? data;
+    const pictures = wrong.sort((a, b) => a.labelProbability - b.labelProbability).slice(0, WRONG).map(
+      async ({ image, label, prediction, confidence, labelProbability }): Promise<WrongPicture> => ({
+        url: dataUrl(await png(imageBytes(data.test, image, height * width * 3), width, height)),
+        width,
+        height,
+        label: data.classNames[label],
+        prediction: data.classNames[prediction],
+        confidence,
+        labelProbability,
+      }),
+    );
+    return {
+      images: judgements.length,
+      correct: judgements.length - wrong.length,
+      classNames: data.classNames,
+      confusion: confusionOf(judgements, data.classNames.length),
+      wrong: await Promise.all(pictures),
+    };
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    progress.clear();
+    console.error(`warning: ${error.message}; the report goes without the test set`);
+    return `The test set could not be judged: ${error.message}.`;
+  } finally {
+    progress.clear();
+    device?.close();
+  }
+}
+
+function imageBytes({ images }: AnyImageSet, image: number, length: number): Uint8Array {
+  if (images instanceof Uint8Array) return images.subarray(image * length, (image + 1) * length);
+  const bytes = new Uint8Array(length);
+  images.read(image, bytes);
+  return bytes;
+}
+
+/** The first convolution's filters as one picture. */
+async function filtersOf({ state }: Checkpoint): Promise<Picture | undefined> {
+  const first = [...state.values()].find(({ shape }) => shape.length === 4);
+  if (!first || first.shape[1] !== 3) return undefined;
+  const [, , height, width] = first.shape;
+  const scale = Math.max(1, Math.round(40 / width));
+  const { rgba, ...size } = tiled(filterTiles(toFloat32(first), first.shape), { width, height, columns: 16, scale });
+  return { url: dataUrl(await png(rgba, size.width, size.height)), ...size };
+}
+
+function layersOf({ description: { network, input } }: Checkpoint): string[][] {
+  const size = input?.image_size ?? 224;
+  const { rows, total } = summarize(describedNetwork(network), { n: 1, c: 3, h: size, w: size }, { depth: 2 });
+  return [
+    ["Layer", "Operation", "Output", "Parameters", "Multiply-adds", "Activation"],
+    ...[...rows, { ...total, name: "all", operation: "" }].map((row) => [
+      row.name,
+      row.operation,
+      [row.output.c, row.output.h, row.output.w].join(" x "),
+      row.parameters ? groupDigits(row.parameters) : "",
+      row.multiplyAdds ? groupDigits(row.multiplyAdds) : "",
+      formatBytes(row.activationBytes),
+    ]),
+  ];
+}

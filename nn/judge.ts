@@ -1,0 +1,68 @@
+/** What a network thinks of each image of a set: its probabilities, not only whether it is right. */
+
+import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import type { Network } from "./network.ts";
+import { evalStep } from "./step.ts";
+
+/** What a network thinks of one image. */
+export interface Judgement {
+  /** The image's number in the set. */
+  readonly image: number;
+  readonly label: number;
+  /** The class that it is most taken for, and how surely, from 0 to 1. */
+  readonly prediction: number;
+  readonly confidence: number;
+  /** The probability given to the label. */
+  readonly labelProbability: number;
+}
+
+/** Judges a set of images, a batch at a time. Ends early when `signal` is given. */
+export async function* judge(
+  network: Network,
+  set: LabelledImages,
+  input: ImageInput,
+  batchSize: number,
+  signal?: AbortSignal,
+): AsyncGenerator<Judgement[], void, void> {
+  const images = await DeviceImages.create(network.device, set);
+  const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
+  const step = await evalStep(network, { source });
+  try {
+    for (let at = 0; at < set.count && !signal?.aborted; at += step.batchSize) {
+      const rows = Math.min(step.batchSize, set.count - at);
+      step.run(Uint32Array.from({ length: rows }, (_, i) => at + i));
+      const logits = await step.logits();
+      await step.evaluations();
+      yield Array.from({ length: rows }, (_, row): Judgement => {
+        const probabilities = softmax(logits.subarray(row * step.classes, (row + 1) * step.classes));
+        const confidence = Math.max(...probabilities), label = set.labels[at + row];
+        return {
+          image: at + row,
+          label,
+          prediction: probabilities.indexOf(confidence),
+          confidence,
+          labelProbability: probabilities[label],
+        };
+      });
+    }
+  } finally {
+    step.destroy();
+    source.destroy();
+    images.destroy();
+  }
+}
+
+/** Probabilities of logits. */
+export function softmax(logits: ArrayLike<number>): number[] {
+  const values = Array.from(logits), largest = Math.max(...values);
+  const powers = values.map((logit) => Math.exp(logit - largest));
+  const sum = powers.reduce((sum, power) => sum + power, 0);
+  return powers.map((power) => power / sum);
+}
+
+/** `confusion[label][prediction]`, counts. */
+export function confusionOf(judgements: readonly Judgement[], classes: number): number[][] {
+  const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
+  for (const { label, prediction } of judgements) confusion[label][prediction]++;
+  return confusion;
+}

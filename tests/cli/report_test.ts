@@ -1,0 +1,118 @@
+import { assert, assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { reportPage } from "../../cli/report/page.ts";
+import { resnext, withFolder, writeNarrow } from "./support.ts";
+
+const history = [1, 2, 3].map((epoch) => ({
+  epoch,
+  train_loss: 2 / epoch,
+  test_loss: 2.2 / epoch,
+  test_acc: [0.2, 0.6, 0.5][epoch - 1],
+}));
+const progress = { epoch: 3, step: 0, loss_sum: 0, rows: 0, history };
+
+/** A browser, where there is one. */
+async function chromium(): Promise<string | undefined> {
+  for (const name of ["chromium", "chromium-browser", "google-chrome"]) {
+    const { success } = await new Deno.Command(name, { args: ["--version"] }).output().catch(() => ({
+      success: false,
+    }));
+    if (success) return name;
+  }
+}
+const browser = await chromium();
+
+Deno.test("a report is one file with all that a run has to show", async () => {
+  await withFolder(async (folder) => {
+    await writeNarrow(folder, "best.safetensors", { progress });
+    const { code, stdout, stderr } = await resnext(["report", folder]);
+    assertEquals(code, 0, stderr);
+    assertStringIncludes(stdout, `Wrote ${join(folder, "report.html")}`);
+    const page = await Deno.readTextFile(join(folder, "report.html"));
+    const titles = [...page.matchAll(/<h2>(.*?)<\/h2>/g)].map(([, title]) => title);
+    assertEquals(titles, [
+      ...["Loss", "Test accuracy", "Confusion", "Accuracy by class", "Most wrong", "First layer&#39;s filters"],
+      ...["Settings and outcome", "Epochs", "Network"],
+    ]);
+    assertStringIncludes(page, "best 60.00 %");
+    assertStringIncludes(page, '<tr class="best"><td>2</td>');
+    assertStringIncludes(page, "layer2.0");
+    assertMatch(page, /<figcaption><b>\w+<\/b> \d+ %<br>is \w+ \d+(\.\d+)? %/);
+    // Nothing is fetched: no address but those of pictures inside, and of XML's names.
+    const addresses = [...page.matchAll(/(?:src|href)="([^"]*)"|url\(([^)]*)\)/g)].map(([, a, b]) => a ?? b);
+    assert(addresses.length > 2 && addresses.every((address) => address.startsWith("data:image/png")), `${addresses}`);
+    assert(!/<script|<link|@import/.test(page));
+  });
+});
+
+Deno.test("a report does without the test set, and a run without an epoch has none", async () => {
+  await withFolder(async (folder) => {
+    await writeNarrow(folder, "last.safetensors", { progress });
+    const out = join(folder, "page.html");
+    const left = await resnext(["report", folder, "--no-judge", "--out", out]);
+    assertEquals(left.code, 0, left.stderr);
+    assertStringIncludes(await Deno.readTextFile(out), "The test set was left out.");
+    await writeNarrow(folder);
+    const none = await resnext(["report", folder]);
+    assertEquals([none.code, none.stdout], [1, ""]);
+    assertStringIncludes(none.stderr, "no epoch is done yet");
+    const missing = await resnext(["report", join(folder, "nowhere")]);
+    assertStringIncludes(missing.stderr, "error: Cannot find the run");
+  });
+});
+
+/** A page of made-up numbers, with names that are no good HTML. */
+function page(): string {
+  const best = history[1], nasty = '<img src="x" onerror=alert(1)>&';
+  return reportPage({
+    run: { path: "runs/a", name: nasty, epochs: history, bytes: 1 },
+    best,
+    facts: [["a", nasty]],
+    headline: [["Best", "60 %"]],
+    verdict: { images: 4, correct: 2, classNames: [nasty, "b"], confusion: [[1, 1], [1, 1]], wrong: [] },
+    layers: [["Layer", "Operation", "Output"], ["conv1", "conv2d", "1 x 1 x 1"]],
+    made: "now",
+  });
+}
+
+Deno.test("names are text, never HTML", () => {
+  assert(!page().includes("<img"));
+  assertStringIncludes(page(), "<h1>&lt;img src=&quot;x&quot; onerror=alert(1)&gt;&amp;</h1>");
+});
+
+Deno.test({
+  name: "Chromium shows a report, light and dark, and prints it",
+  ignore: browser === undefined,
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const file = join(folder, "report.html");
+      await Deno.writeTextFile(file, page());
+      const open = async (...args: string[]) => {
+        const common = [
+          "--headless=new",
+          "--no-sandbox",
+          "--disable-gpu",
+          "--hide-scrollbars",
+          "--window-size=900,700",
+        ];
+        const profile = `--user-data-dir=${join(folder, "profile")}`;
+        const command = new Deno.Command(browser!, { args: [...common, profile, ...args, `file://${file}`] });
+        const { code, stdout, stderr } = await command.output();
+        assertEquals(code, 0, new TextDecoder().decode(stderr));
+        return new TextDecoder().decode(stdout);
+      };
+      const dom = await open("--dump-dom");
+      assertEquals([...dom.matchAll(/<svg/g)].length, [...page().matchAll(/<svg/g)].length);
+      const pictures = [];
+      for (const scheme of [1, 0]) {
+        const shot = join(folder, `${scheme}.png`);
+        await open(`--screenshot=${shot}`, `--blink-settings=preferredColorScheme=${scheme}`);
+        pictures.push(await Deno.readFile(shot));
+      }
+      assert(pictures.every(({ length }) => length > 10_000));
+      assertNotEquals(pictures[0], pictures[1], "dark is another picture than light");
+      await open(`--print-to-pdf=${join(folder, "report.pdf")}`);
+      assertEquals((await Deno.readTextFile(join(folder, "report.pdf"))).slice(0, 5), "%PDF-");
+    });
+  },
+});

@@ -1,0 +1,65 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { readRun } from "../../cli/run_files.ts";
+import { resnext, withFolder, writeNarrow } from "./support.ts";
+
+const epochs = (...accuracies: number[]) =>
+  accuracies.map((test_acc, i) => ({ epoch: i + 1, train_loss: 1, test_loss: 1.5, test_acc }));
+const progress = (...accuracies: number[]) => ({
+  epoch: accuracies.length,
+  step: 0,
+  loss_sum: 0,
+  rows: 0,
+  history: epochs(...accuracies),
+});
+
+async function run(folder: string, name: string, ...accuracies: number[]): Promise<string> {
+  const path = join(folder, name);
+  await Deno.mkdir(path);
+  await writeNarrow(path, "last.safetensors", { progress: progress(...accuracies) });
+  return path;
+}
+
+Deno.test("runs are listed with what they reached, other folders are not", async () => {
+  await withFolder(async (folder) => {
+    await run(folder, "first", 0.25, 0.75, 0.5);
+    const second = await run(folder, "second", 0.5);
+    await Deno.mkdir(join(folder, "other"));
+    const lines = epochs(0.5, 0.625).map((epoch) => JSON.stringify({ ...epoch, seconds: 35 }));
+    // A line that a crash cut off is left out.
+    await Deno.writeTextFile(join(second, "metrics.jsonl"), [...lines, '{"epoch": 3, "tr'].join("\n"));
+    const { code, stdout } = await resnext(["runs", "--dir", folder]);
+    assertEquals(code, 0);
+    const [head, ...rows] = stdout.trimEnd().split("\n");
+    assertMatch(head, /^Run +Network +Data +Epochs +Best acc +in +Time +Size$/);
+    assertEquals(rows.map((row) => row.split(/ {2,}/).slice(0, 7)), [
+      ["first", "resnext50", "shapes", "3/2", "0.7500", "2", "-"],
+      ["second", "resnext50", "shapes", "2/2", "0.6250", "2", "1m 10s"],
+    ]);
+    const [, json] = JSON.parse((await resnext(["runs", "--dir", folder, "--json"])).stdout);
+    assertEquals([json.best_test_acc, json.seconds, json.settings.lr], [0.625, 70, 0.01]);
+
+    const compared = await resnext(["runs", "compare", "first", second, "--dir", folder]);
+    assertStringIncludes(compared.stdout, "A: first");
+    assertMatch(compared.stdout, /^\* +epochs done +3 +2$/m);
+    assertMatch(compared.stdout, /^ +lr +0.01 +0.01$/m);
+    assertMatch(compared.stdout, /^ +2 +1\.5000 +1\.5000 +0\.7500 +0\.6250 +-0\.1250$/m);
+  });
+});
+
+Deno.test("no runs, and no such run, are told", async () => {
+  await withFolder(async (folder) => {
+    assertStringIncludes((await resnext(["runs", "--dir", join(folder, "none")])).stdout, "No runs in");
+    const { code, stderr } = await resnext(["runs", "compare", "a", "b", "--dir", folder]);
+    assertEquals(code, 1);
+    assertMatch(stderr, /^error: Cannot find the run "a": .*\n$/);
+    assertEquals((await resnext(["runs", "compare", "a"])).code, 2);
+  });
+});
+
+Deno.test("a run of a checkpoint alone is read from the head of its file", async () => {
+  await withFolder(async (folder) => {
+    const { description, epochs: read, config } = await readRun(await run(folder, "x", 0.5));
+    assertEquals([description?.network.arch, read.length, config], ["resnext50", 1, undefined]);
+  });
+});
