@@ -28,7 +28,7 @@ export function saveResults(device: string, command: readonly string[], results:
   };
   const others = earlier(path).filter(({ command }) => command !== run.command);
   const rounded = (_: string, value: unknown) => typeof value === "number" ? Number(value.toPrecision(6)) : value;
-  Deno.writeTextFileSync(path, `${JSON.stringify({ device, runs: [...others, run] }, rounded, 1)}\n`);
+  Deno.writeTextFileSync(path, `${JSON.stringify({ device, runs: [...others, run] }, rounded, 2)}\n`);
   return path;
 }
 
