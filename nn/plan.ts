@@ -174,6 +174,7 @@ export class Arena {
   /** Frees the slabs; the plans cannot run any more. */
   destroy(): void {
     for (const buffer of this.#buffers) buffer.destroy();
+    this.#buffers = [];
   }
 }
 

@@ -6,17 +6,22 @@
 import { crossEntropy, metricsElements } from "../kernels/cross_entropy.ts";
 import type { Device } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { gradNorm } from "../kernels/grad_norm.ts";
 import { storedElements } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
 import { sgd } from "../kernels/sgd.ts";
 import { encodeStepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
-import { UserError } from "../kernels/user_error.ts";
+import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import { fuse, fuseForEvaluation } from "./fuse.ts";
 import { trace } from "./graph.ts";
 import { lower } from "./lowering.ts";
 import type { Network } from "./network.ts";
+import { watch } from "./anomaly.ts";
 import { type Arena, Plan } from "./plan.ts";
+import { Counter, Parameter } from "./state.ts";
+
+export { BatchSizeError } from "./batch_size.ts";
 
 /** What a step found. */
 export interface StepResult {
@@ -28,6 +33,10 @@ export interface StepResult {
   readonly correct: number;
   /** Rows whose label is among the five largest. */
   readonly top5: number;
+  /** The norm of all gradients before they were clipped, where they are. */
+  readonly gradientNorm?: number;
+  /** Where the first value that is not finite appeared, where that is looked for and there is one. */
+  readonly anomaly?: string;
 }
 
 /** How many steps' results the device holds: `collect` must come at least that often. */
@@ -54,6 +63,7 @@ abstract class Step<B> {
   readonly #buffers: readonly GPUBuffer[];
   readonly #settings: GPUBuffer;
   readonly #metrics: GPUBuffer;
+  readonly #more: MoreResults;
   #pending = 0;
   #next = 0;
 
@@ -63,7 +73,9 @@ abstract class Step<B> {
     plan: Plan,
     own: { settings: GPUBuffer; metrics: GPUBuffer },
     more: readonly GPUBuffer[],
+    results: MoreResults = {},
   ) {
+    this.#more = results;
     this.#device = network.device;
     this.#arena = network.arena;
     this.#source = source;
@@ -106,13 +118,21 @@ abstract class Step<B> {
   async collect(): Promise<StepResult[]> {
     const count = this.#pending, first = this.#next - count;
     if (count === 0) return [];
-    const ring = new Float32Array(await this.#device.read(this.#metrics, 0, this.#metrics.size));
+    const bytes = await this.#device.read(this.#metrics, 0, this.#metrics.size);
+    const ring = new Float32Array(bytes);
+    const { norms, found, describe } = this.#more;
+    const findings = found && new Uint32Array(await this.#device.read(found, 0, found.size));
     // Steps may have been submitted meanwhile.
     this.#pending -= count;
     return Array.from({ length: count }, (_, i) => {
       const slot = (first + i + RING_SLOTS) % RING_SLOTS;
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
-      return { rows, lossSum, correct, top5 };
+      const anomaly = findings && describe?.(findings[slot]);
+      return {
+        ...{ rows, lossSum, correct, top5 },
+        ...(norms !== undefined && { gradientNorm: ring[norms / 4 + slot * 4] }),
+        ...(anomaly !== undefined && { anomaly }),
+      };
     });
   }
 
@@ -124,48 +144,30 @@ abstract class Step<B> {
   }
 }
 
+/** Rings beside the one of metrics. */
+interface MoreResults {
+  /** Bytes at which the one of norms begins, behind the metrics in the same buffer, as each reading costs time. */
+  readonly norms?: number;
+  /** Findings: in a buffer of its own, as kernels write it that read all others. */
+  readonly found?: GPUBuffer;
+  /** What an entry of `found` means. */
+  readonly describe?: (found: number) => string | undefined;
+}
+
 /** Operands that a step owns: what the host writes and reads around the plan. */
 async function stepBuffers(device: Device, label: string) {
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(RING_SLOTS));
+  const norms = operand("gradient norms", RING_SLOTS * 4);
   const buffers = {
     settings: await device.buffer(`${label} settings`, settings.byteLength),
-    metrics: await device.buffer(`${label} metrics`, metrics.byteLength),
+    metrics: await device.buffer(`${label} metrics`, metrics.byteLength + norms.byteLength),
   };
   const places = new Map<Operand, Placement>([
     [settings, { buffer: buffers.settings, offset: 0 }],
     [metrics, { buffer: buffers.metrics, offset: 0 }],
+    [norms, { buffer: buffers.metrics, offset: metrics.byteLength }],
   ]);
-  return { settings, metrics, buffers, places };
-}
-
-/** A batch that no binding of the device holds. */
-export class BatchSizeError extends UserError {
-  override name = "BatchSizeError";
-  /** @param fits The largest batch that would fit; 0 where even one row is too large. */
-  constructor(message: string, readonly fits: number) {
-    super(message);
-  }
-}
-
-/** No binding may be larger than the device allows: said before anything is allocated, with what would fit. */
-function checkSizes(device: Device, dispatches: readonly Dispatch[], batchSize: number): void {
-  const { maxBindingBytes } = device.capabilities;
-  let largest: Operand | undefined;
-  for (const { bindings } of dispatches) {
-    for (const { operand } of Object.values(bindings)) {
-      if (operand.byteLength > (largest?.byteLength ?? maxBindingBytes)) largest = operand;
-    }
-  }
-  if (!largest) return;
-  const fits = Math.floor(batchSize * maxBindingBytes / largest.byteLength);
-  const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-  throw new BatchSizeError(
-    `Cannot run batches of ${batchSize}: "${largest.label}" would take ${
-      mib(largest.byteLength)
-    }, ${device.name} binds at most ` +
-      `${mib(maxBindingBytes)}; ${fits >= 1 ? `use a batch size of ${fits} or less` : "use a smaller image size"}`,
-    fits,
-  );
+  return { settings, metrics, norms, buffers, places };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -178,11 +180,21 @@ export interface TrainStepOptions<B> {
   readonly optimizer?: SgdSettings;
   /** Default 0. */
   readonly labelSmoothing?: number;
+  /**
+   * Entries of the `state_dict` that stay as they are, running statistics among them: see `freezing.ts`. All must come
+   * before what learns. Default none.
+   */
+  readonly frozen?: (name: string) => boolean;
+  /** Scale the gradients down to this norm; see `grad_norm.ts`. */
+  readonly clipGradNorm?: number;
+  /** Look for the first value that is not finite, after each kernel. Default false. */
+  readonly detectAnomaly?: boolean;
 }
 
 /** Forward, loss, backward and optimizer on batches of one size. */
 export class TrainStep<B> extends Step<B> {
-  #network: Network;
+  readonly #network: Network;
+  readonly #frozen: ((name: string) => boolean) | undefined;
 
   /** @internal Use {@linkcode trainStep}. */
   constructor(
@@ -190,9 +202,12 @@ export class TrainStep<B> extends Step<B> {
     source: BatchSource<B>,
     plan: Plan,
     buffers: { settings: GPUBuffer; metrics: GPUBuffer },
+    results: MoreResults,
+    frozen?: (name: string) => boolean,
   ) {
-    super(network, source, plan, buffers, []);
+    super(network, source, plan, buffers, results.found ? [results.found] : [], results);
     this.#network = network;
+    this.#frozen = frozen;
   }
 
   /**
@@ -202,7 +217,7 @@ export class TrainStep<B> extends Step<B> {
    */
   run(batch: B, { learningRate }: { readonly learningRate: number }): void {
     this.submit(batch, learningRate);
-    this.#network.weights.countStep();
+    this.#network.weights.countStep(this.#frozen);
   }
 
   protected checkRows(rows: number): void {
@@ -218,16 +233,18 @@ export class TrainStep<B> extends Step<B> {
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
  */
 export async function trainStep<B>(network: Network, options: TrainStepOptions<B>): Promise<TrainStep<B>> {
-  const { device, module, weights, arena } = network;
-  const { source, optimizer = {}, labelSmoothing = 0 } = options;
+  const { device, module, weights } = network;
+  const { source, optimizer = {}, labelSmoothing = 0, clipGradNorm, detectAnomaly } = options;
+  const still = options.frozen && weights.parametersNamed(options.frozen);
+  const frozen = still && ((parameter: Parameter) => still.has(parameter));
   const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
   const caps = device.capabilities;
   const graph = fuse(trace(module, source.shape));
-  const chunks = await weights.prepareTraining();
-  const { settings, metrics, buffers, places } = await stepBuffers(device, "train");
-  const dispatches: Dispatch[] = [...source.dispatches(caps)];
-  const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
-  const lowered = lower(graph, source.x, weights, { caps, training: true, emit });
+  const chunks = await weights.prepareTraining(frozen);
+  const { settings, metrics, norms, buffers, places } = await stepBuffers(device, "train");
+  let dispatches: readonly Dispatch[] = [...source.dispatches(caps)];
+  const emit = (more: readonly Dispatch[]) => void (dispatches = [...dispatches, ...more]);
+  const lowered = lower(graph, source.x, weights, { caps, training: true, emit, frozen });
   const { n: rows, c: classes } = graph.output.shape;
   const dlogits = operand("dlogits", storedElements(graph.output.shape));
   emit(crossEntropy(
@@ -236,6 +253,9 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
     caps,
   ));
   lowered.backward(dlogits);
+  if (clipGradNorm !== undefined) {
+    emit(gradNorm({ chunks, norms, settings }, { maxNorm: clipGradNorm }, caps));
+  }
   for (const { elements, matrixElements, parameters, gradients, momentum: momentumBuffer } of chunks) {
     const decayed = decayVectors ? elements : matrixElements;
     emit(sgd(
@@ -244,10 +264,29 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
       caps,
     ));
   }
-  checkSizes(device, dispatches, rows);
+  let results: MoreResults = clipGradNorm === undefined ? {} : { norms: metrics.byteLength };
+  if (detectAnomaly) {
+    const found = operand("findings", RING_SLOTS), buffer = await device.buffer(found.label, found.byteLength);
+    places.set(found, { buffer, offset: 0 });
+    const watched = watch(dispatches, { found, settings, names: stateNames(network, frozen), caps });
+    dispatches = watched.dispatches;
+    results = { ...results, found: buffer, describe: watched.describe };
+  }
+  checkBindings(device, dispatches, rows);
   const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
-  await arena.add(plan);
-  return new TrainStep(network, source, plan, buffers);
+  await allocate(network, plan, source.shape, true);
+  return new TrainStep(network, source, plan, buffers, results, options.frozen);
+}
+
+/** Names of parameters and statistics by where they lie, and of what learns by where its gradients do. */
+function stateNames({ module, weights }: Network, frozen?: (parameter: Parameter) => boolean): Map<Operand, string> {
+  const names = new Map<Operand, string>();
+  for (const [name, entry] of module.stateEntries()) {
+    if (entry instanceof Counter) continue;
+    names.set(weights.state(entry), name);
+    if (entry instanceof Parameter && !frozen?.(entry)) names.set(weights.gradient(entry), name);
+  }
+  return names;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -348,7 +387,7 @@ export class EvalStep<B> extends Step<B> {
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
  */
 export async function evalStep<B>(network: Network, options: EvalStepOptions<B>): Promise<EvalStep<B>> {
-  const { device, module, weights, arena } = network;
+  const { device, module, weights } = network;
   const { source } = options;
   const caps = device.capabilities;
   const graph = fuseForEvaluation(fuse(trace(module, source.shape)), caps);
@@ -363,7 +402,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
     { rows, classes, labelSmoothing: 0 },
     caps,
   ));
-  checkSizes(device, dispatches, rows);
+  checkBindings(device, dispatches, rows);
   const elements = storedElements(graph.output.shape);
   const logitsBuffer = await device.buffer("logits", logits.byteLength);
   const last = await device.buffer("predictions", predictions.byteLength);
@@ -371,7 +410,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
   places.set(logits, { buffer: logitsBuffer, offset: 0 });
   places.set(predictions, { buffer: last, offset: 0 });
   const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
-  await arena.add(plan);
+  await allocate(network, plan, source.shape, false);
   const shape = { buffer: logitsBuffer, elements, classes, stride: elements / rows };
   return new EvalStep(network, source, plan, buffers, shape, { last, ring });
 }

@@ -1,0 +1,82 @@
+/** Whether batches fit a device; where they do not, how many images would. */
+
+import { type Device, OutOfMemoryError } from "../kernels/device.ts";
+import type { Dispatch, Operand } from "../kernels/dispatch.ts";
+import type { Shape } from "../kernels/layout.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { stepMemory } from "./memory.ts";
+import type { Network } from "./network.ts";
+import type { Plan } from "./plan.ts";
+
+/** A batch that the device does not hold. */
+export class BatchSizeError extends UserError {
+  override name = "BatchSizeError";
+  /** @param fits The largest batch that would fit; 0 where even one row is too large. */
+  constructor(message: string, readonly fits: number) {
+    super(message);
+  }
+}
+
+/** No binding may be larger than the device allows: said before anything is allocated, with what would fit. */
+export function checkBindings(device: Device, dispatches: readonly Dispatch[], batchSize: number): void {
+  const { maxBindingBytes } = device.capabilities;
+  let largest: Operand | undefined;
+  for (const { bindings } of dispatches) {
+    for (const { operand } of Object.values(bindings)) {
+      if (operand.byteLength > (largest?.byteLength ?? maxBindingBytes)) largest = operand;
+    }
+  }
+  if (!largest) return;
+  const fits = Math.floor(batchSize * maxBindingBytes / largest.byteLength);
+  throw new BatchSizeError(
+    `Cannot run batches of ${batchSize}: "${largest.label}" would take ${mib(largest.byteLength)}, ` +
+      `${device.name} binds at most ${mib(maxBindingBytes)}; ${advice(fits)}`,
+    fits,
+  );
+}
+
+/**
+ * Gives a plan its memory.
+ *
+ * @param input Of a whole batch.
+ * @throws {BatchSizeError} where the device has no room: with what was asked, what it gives, and the largest batch whose
+ * plan fits into that. The network cannot run any more then.
+ */
+export async function allocate(network: Network, plan: Plan, input: Shape, training: boolean): Promise<void> {
+  const { device, module, arena } = network;
+  try {
+    await arena.add(plan);
+  } catch (error) {
+    if (!(error instanceof OutOfMemoryError)) throw error;
+    const wanted = plan.assignment.slabBytes.reduce((sum, bytes) => sum + bytes, 0);
+    arena.destroy();
+    const given = await device.roomFor(wanted);
+    const bytes = (rows: number) =>
+      stepMemory(module, { ...input, n: rows }, { training, caps: device.capabilities }).activationBytes;
+    const fits = largest(input.n - 1, (rows) => bytes(rows) <= given);
+    throw new BatchSizeError(
+      `Cannot run batches of ${input.n}: they would take ${mib(wanted)} beside weights and images, ` +
+        `${device.name} gives ${mib(given)}; ${advice(fits)}`,
+      fits,
+    );
+  }
+}
+
+/** The largest number from 1 to `most` that fits, what fits being all up to some number; else 0. */
+function largest(most: number, fits: (n: number) => boolean): number {
+  let low = 0, high = most;
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (fits(middle)) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+function advice(fits: number): string {
+  return fits >= 1 ? `use a batch size of ${fits} or less` : "use a smaller image size";
+}
+
+function mib(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
+}
