@@ -1,59 +1,102 @@
 /** `resnext checkpoint ...`: shows, converts and checks checkpoints. */
 
 import { UserError } from "../kernels/user_error.ts";
-import { decodeCheckpoint, encodeCheckpoint, type NetworkDescription } from "../nn/checkpoint.ts";
+import { type CheckpointDescription, decodeCheckpoint, encodeCheckpoint } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
-import { encodeSafetensors, parseSafetensors, type TensorData } from "../nn/safetensors.ts";
+import { encodeOnnx } from "../nn/onnx.ts";
+import { encodeSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { checkpointJson, checkpointText, weightsJson, weightsText } from "./checkpoint_report.ts";
-import { defineCommand, defineGroup } from "./command.ts";
+import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
-import { architectureNames, networkOptions, readList } from "./network_options.ts";
+import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
+import { isCheckpoint, readWeights } from "./weights_input.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
 
 const inspect = defineCommand({
   name: "inspect",
-  summary: "Show what a checkpoint, or any safetensors file, holds",
-  positionals: [{ name: "file", doc: "The file" }],
+  summary: "Show what a checkpoint, or any file of weights, holds",
+  positionals: [{ name: "file", doc: "A checkpoint, a safetensors file, or PyTorch's .pth" }],
   options: { json: { type: "boolean", doc: "Print one JSON object instead" } },
   examples: ["checkpoint inspect runs/first/best.safetensors"],
   run: async ({ args: { file }, options: { json } }) => {
-    const bytes = await readFile(file);
-    const { tensors, metadata } = parseSafetensors(bytes, file);
-    if (metadata.resnext === undefined) {
-      console.log(json ? JSON.stringify(weightsJson(tensors, metadata)) : weightsText(file, tensors, metadata));
+    if (await isCheckpoint(file)) {
+      const bytes = await readFile(file);
+      const checkpoint = await decodeCheckpoint(bytes, file);
+      console.log(json ? JSON.stringify(checkpointJson(checkpoint)) : checkpointText(file, bytes.length, checkpoint));
       return;
     }
-    const checkpoint = await decodeCheckpoint(bytes, file);
-    console.log(json ? JSON.stringify(checkpointJson(checkpoint)) : checkpointText(file, bytes.length, checkpoint));
+    const { tensors, metadata, format } = await readWeights(file);
+    const what = format === "torch" ? "PyTorch's weights" : "safetensors without a description";
+    console.log(json ? JSON.stringify(weightsJson(tensors, metadata)) : weightsText(file, what, tensors, metadata));
   },
 });
 
 const exportWeights = defineCommand({
   name: "export",
-  summary: "Write a checkpoint's weights alone, under PyTorch's names and in its layouts",
-  details: "In Python: model.load_state_dict(safetensors.torch.load_file(OUT)).",
+  summary: "Write a checkpoint's weights alone, for PyTorch, or its network as ONNX",
+  details: "As safetensors, under PyTorch's names and in its layouts: in Python, " +
+    "model.load_state_dict(safetensors.torch.load_file(OUT)).\n\nAs ONNX, where OUT ends in .onnx: opset 17, input " +
+    "`images` [batch, 3, height, width] of normalized pixels, output `logits` [batch, classes], for any batch.",
   positionals: [{ name: "file", doc: "The checkpoint" }],
   options: {
-    to: { type: "string", required: true, placeholder: "OUT.safetensors", doc: "The file to write" },
+    to: { type: "string", required: true, placeholder: "OUT", doc: "The file to write: .safetensors or .onnx" },
+    fold: { type: "boolean", doc: "ONNX: put batch norms into the convolutions before them" },
+    imageSize: { type: "integer", min: 1, max: 4096, otherwise: "any", doc: "ONNX: height and width of the images" },
     force,
   },
-  examples: ["checkpoint export runs/first/best.safetensors --to weights.safetensors"],
-  run: async ({ args: { file }, options }) => {
-    const { state } = await readCheckpoint(file);
+  examples: [
+    "checkpoint export runs/first/best.safetensors --to weights.safetensors",
+    "checkpoint export runs/first/best.safetensors --to network.onnx --fold",
+  ],
+  run: async ({ args: { file }, options, given }) => {
+    const { description, state } = await readCheckpoint(file);
+    if (/\.onnx$/i.test(options.to)) {
+      const module = describedNetwork(description.network);
+      const { fold, imageSize } = options;
+      const bytes = encodeOnnx(module, fittedState(module, state), {
+        fold,
+        imageSize,
+        metadata: onnxMetadata(description),
+      });
+      await writeNewFile(options.to, bytes, options);
+      console.log(
+        `Wrote ${description.network.arch} as ONNX, batch norm ${fold ? "folded" : "kept"}, to ${options.to}`,
+      );
+      return;
+    }
+    for (const key of ["fold", "imageSize"] as const) {
+      if (given.has(key)) throw usageError(`Option --${flagName(key)} is of ONNX alone: end --to in .onnx`, EXPORT);
+    }
     await writeNewFile(options.to, encodeSafetensors({ tensors: state, metadata: { format: "pt" } }), options);
     console.log(`Wrote ${state.size} tensors to ${options.to}`);
   },
 });
 
+const EXPORT = "resnext checkpoint export", IMPORT = "resnext checkpoint import";
+
+/** What who runs the model must know. */
+function onnxMetadata({ input, class_names: classNames }: CheckpointDescription): Record<string, string> {
+  return {
+    ...(input && {
+      image_size: String(input.image_size),
+      mean: JSON.stringify(input.mean),
+      std: JSON.stringify(input.std),
+    }),
+    ...(classNames && { class_names: JSON.stringify(classNames) }),
+  };
+}
+
 const importWeights = defineCommand({
   name: "import",
   summary: "Make a checkpoint of weights, such as PyTorch's",
-  details: "Takes a state_dict saved by safetensors.torch.save_file, its names as PyTorch has them. What the file's " +
-    "shapes tell need not be said.",
-  positionals: [{ name: "file", doc: "A safetensors file of weights" }],
+  details:
+    "Takes a state_dict saved by torch.save (of any version) or safetensors.torch.save_file, its names as PyTorch " +
+    "has them; torchvision's and timm's are of that kind. A pickle is read and never run: anything in it but tensors " +
+    "and plain containers is refused by name. What the file's shapes tell need not be said.",
+  positionals: [{ name: "file", doc: "A file of weights: .safetensors, .pth or .pt" }],
   options: {
     arch: {
       type: "choice",
@@ -63,30 +106,29 @@ const importWeights = defineCommand({
     },
     to: { type: "string", required: true, placeholder: "FILE", doc: "The checkpoint to write" },
     numClasses: { type: "integer", min: 1, otherwise: "what fc.weight has", doc: "Classes" },
+    ...networkOptions,
     cardinality: { type: "integer", min: 1, otherwise: "what layer1.0.conv2.weight has", doc: "Groups" },
-    layers: networkOptions.layers,
-    channels: networkOptions.channels,
     force,
   },
-  examples: ["checkpoint import weights.safetensors --arch resnext50 --to imported.safetensors"],
+  examples: [
+    "checkpoint import weights.safetensors --arch resnext50 --to imported.safetensors",
+    "checkpoint import resnext50_32x4d-1a0047aa.pth --arch resnext50_32x4d --to imported.safetensors",
+  ],
   run: async ({ args: { file }, options }) => {
-    const { tensors, metadata } = parseSafetensors(await readFile(file), file);
-    if (metadata.resnext !== undefined) {
+    if (await isCheckpoint(file)) {
       throw new UserError(
         `Cannot import "${file}": it is a checkpoint already; \`checkpoint export\` takes its weights`,
       );
     }
+    const { tensors, notes } = await readWeights(file);
     const { arch } = options;
     const standard: ResNeXtOptions = ARCHITECTURES[arch];
-    const network: NetworkDescription = {
-      arch,
-      num_classes: options.numClasses ?? tensors.get("fc.weight")?.shape[0] ?? standard.numClasses ?? 10,
-      cardinality: options.cardinality ?? groups(tensors) ?? standard.cardinality ?? 32,
-      layers: readList("layers", options.layers, "resnext checkpoint import"),
-      channels: readList("channels", options.channels, "resnext checkpoint import"),
-    };
+    const numClasses = options.numClasses ?? tensors.get("fc.weight")?.shape[0] ?? standard.numClasses ?? 10;
+    const cardinality = options.cardinality ?? groups(tensors);
+    const network = networkDescription(arch, numClasses, { ...options, cardinality }, IMPORT);
     const state = fittedState(describedNetwork(network), tensors);
     await writeNewFile(options.to, await encodeCheckpoint({ description: { network }, state }), options);
+    for (const note of notes) console.error(`${note[0].toUpperCase()}${note.slice(1)}`);
     console.log(`Wrote ${state.size} tensors of ${arch} with ${network.num_classes} classes to ${options.to}`);
   },
 });

@@ -54,10 +54,15 @@ function classLines(names: readonly string[]): string[] {
   return [`  ${"class_names".padEnd(16)} ${names.length > 10 ? `${shown}, ...` : shown}`];
 }
 
-/** Any other safetensors file for people. */
-export function weightsText(file: string, tensors: StateDict, metadata: Readonly<Record<string, string>>): string {
+/** Any other file of weights for people; `what` says of which kind. */
+export function weightsText(
+  file: string,
+  what: string,
+  tensors: StateDict,
+  metadata: Readonly<Record<string, string>>,
+): string {
   const count = [...tensors.values()].reduce((sum, { shape }) => sum + elements(shape), 0);
-  const lines = [`${file}: safetensors without a description, ${tensors.size} tensors, ${grouped(count)} elements`, ""];
+  const lines = [`${file}: ${what}, ${tensors.size} tensors, ${grouped(count)} elements`, ""];
   const entries = fieldLines(metadata);
   if (entries.length > 0) lines.push("Metadata", ...entries, "");
   return [...lines, ...tensorTable(tensors)].join("\n");
@@ -75,7 +80,7 @@ export function checkpointJson({ description, state, momenta }: Checkpoint): Rec
   };
 }
 
-/** Any other safetensors file for programs. */
+/** Any other file of weights for programs. */
 export function weightsJson(
   tensors: StateDict,
   metadata: Readonly<Record<string, string>>,

@@ -84,8 +84,8 @@ export function encodeOnnx(module: Module, state: StateDict, options: OnnxOption
     },
   };
   const type = protobuf.Root.fromJSON(ONNX_SCHEMA).lookupType("ModelProto");
-  // In a browser and in Deno the library's bytes are plain ones; elsewhere they may be a part of a pool.
-  return new Uint8Array(type.encode(type.fromObject(model)).finish());
+  const bytes = type.encode(type.fromObject(model)).finish();
+  return new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength);
 }
 
 function valueInfo(name: string, shape: readonly Dimension[]): Record<string, unknown> {
