@@ -54,6 +54,16 @@ export const commands: readonly ListedCommand[] = [
     summary: "Show a network's layers: output shape, parameters, multiply-adds, memory",
     load: async () => (await import("./cli/summary.ts")).summaryCommand,
   },
+  {
+    name: "completions",
+    summary: "Print a script that completes commands in a shell",
+    load: async () => (await import("./cli/completions.ts")).completionsCommand(commands),
+  },
+  {
+    name: "schema",
+    summary: "Print the JSON schema of a command's --config file, for editors",
+    load: async () => (await import("./cli/completions.ts")).schemaCommand(commands),
+  },
 ];
 
 if (import.meta.main) {

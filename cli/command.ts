@@ -87,6 +87,8 @@ export interface CommandSpec<O extends OptionSpecs, P extends readonly Positiona
   readonly details?: string;
   readonly positionals?: P;
   readonly options?: O;
+  /** Options may come from `--config FILE.json` too. */
+  readonly config?: boolean;
   /** Command lines, without the program's name, that the help shows. */
   readonly examples: readonly string[];
   /** Does the work. A number is the exit code; nothing is 0. */
@@ -101,6 +103,8 @@ export interface Command {
   readonly details?: string;
   readonly positionals: readonly PositionalSpec[];
   readonly options: OptionSpecs;
+  /** Whether options may come from `--config FILE.json` too: who calls it reads the file. */
+  readonly config: boolean;
   readonly examples: readonly string[];
   /** Reads the arguments and does the work. `path` is how the user called it, such as `resnext train`. */
   execute(args: readonly string[], path: string): Promise<number>;
@@ -121,7 +125,7 @@ export function defineCommand<
 >(
   spec: CommandSpec<O, P>,
 ): Command {
-  const { name, summary, details, examples } = spec;
+  const { name, summary, details, examples, config = false } = spec;
   const options: OptionSpecs = spec.options ?? {};
   const positionals: readonly PositionalSpec[] = spec.positionals ?? [];
   return {
@@ -131,6 +135,7 @@ export function defineCommand<
     details,
     positionals,
     options,
+    config,
     examples,
     execute: async (args, path) => {
       const read = readArguments({ options, positionals }, args, path);

@@ -29,6 +29,7 @@ export function commandHelp(command: Command, path: string): string {
       "Options",
       table([
         ...Object.entries(command.options).map(([key, spec]) => [optionHead(key, spec), optionDoc(spec)]),
+        ...(command.config ? [["--config FILE", "Take options from a JSON file; those given here win"]] : []),
         ["--help", "Show this help"],
       ]),
     ),

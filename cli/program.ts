@@ -2,6 +2,7 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import { type Command, type CommandGroup, usageError } from "./command.ts";
+import { withConfig } from "./config.ts";
 import { commandHelp, groupHelp, section, sections, table } from "./help.ts";
 import { nearest } from "./nearest.ts";
 
@@ -75,7 +76,7 @@ async function runCommand(command: Command, args: readonly string[], path: strin
     console.log(commandHelp(command, path));
     return 0;
   }
-  return await command.execute(args, path);
+  return await command.execute(command.config ? await withConfig(args, command.options, path) : args, path);
 }
 
 function find<C extends { readonly name: string }>(commands: readonly C[], name: string, path: string): C {

@@ -14,10 +14,11 @@ const progress = { epoch: 3, step: 0, loss_sum: 0, rows: 0, history };
 /** A browser, where there is one. */
 async function chromium(): Promise<string | undefined> {
   for (const name of ["chromium", "chromium-browser", "google-chrome"]) {
-    const { success } = await new Deno.Command(name, { args: ["--version"] }).output().catch(() => ({
-      success: false,
-    }));
-    if (success) return name;
+    try {
+      if ((await new Deno.Command(name, { args: ["--version"] }).output()).success) return name;
+    } catch {
+      // Not installed under that name.
+    }
   }
 }
 const browser = await chromium();

@@ -1,0 +1,133 @@
+/** Options out of a file: `--config FILE.json` holds values under the options' names; what the command line says wins. */
+
+import { touching } from "../data/files.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { flagName, type OptionSpec, type OptionSpecs, usageError } from "./command.ts";
+import { nearest } from "./nearest.ts";
+
+/** The key that editors find the schema by; of no meaning here. */
+const SCHEMA_KEY = "$schema";
+
+/**
+ * Puts a config file's values before the arguments, so that these win, and takes `--config` out.
+ *
+ * @throws {UserError} for a file that cannot be read, and for keys and values that the command does not know.
+ */
+export async function withConfig(args: readonly string[], options: OptionSpecs, path: string): Promise<string[]> {
+  const rest: string[] = [], files: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    if (args[i] === "--") {
+      rest.push(...args.slice(i));
+      break;
+    }
+    if (args[i] === "--config") files.push(args[++i] ?? "");
+    else if (args[i].startsWith("--config=")) files.push(args[i].slice("--config=".length));
+    else rest.push(args[i]);
+  }
+  const file = files.at(-1);
+  if (file === undefined) return rest;
+  if (file === "") throw usageError("Option --config needs a value", path);
+  const text = await touching(`read "${file}"`, () => Deno.readTextFile(file));
+  return [...configArguments(text, file, options), ...rest];
+}
+
+/** A config's values as arguments. */
+export function configArguments(text: string, file: string, options: OptionSpecs): string[] {
+  const refuse = (why: string): never => {
+    throw new UserError(`Cannot use "${file}": ${why}`, { exitCode: 2 });
+  };
+  const values = parseObject(text, refuse);
+  const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
+  return Object.entries(values).flatMap(([key, value]) => {
+    if (key === SCHEMA_KEY) return [];
+    const spec = specs.get(key);
+    if (!spec) {
+      const match = nearest(
+        key.replaceAll("_", "-").replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`),
+        specs.keys(),
+      );
+      return refuse(`unknown key ${JSON.stringify(key)}${match ? `; did you mean "${match}"?` : ""}`);
+    }
+    // A value of null is as if the key were not there.
+    return value === null ? [] : [`--${key}=${valueText(key, value, spec, refuse)}`];
+  });
+}
+
+function parseObject(text: string, refuse: (why: string) => never): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    refuse(`it is no JSON: ${(error as Error).message}`);
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) refuse("it must hold one JSON object");
+  return value as Record<string, unknown>;
+}
+
+/** A value as it would stand on the command line. */
+function valueText(key: string, value: unknown, spec: OptionSpec, refuse: (why: string) => never): string {
+  const wrong = (kind: string) => refuse(`"${key}" must be ${kind}, not ${JSON.stringify(value)}`);
+  switch (spec.type) {
+    case "boolean":
+      return typeof value === "boolean" ? String(value) : wrong("true or false");
+    case "number":
+    case "integer":
+      return typeof value === "number" ? String(value) : wrong("a number");
+    case "choice":
+      return typeof value === "string" ? value : wrong(`one of ${spec.choices.join(", ")}`);
+    case "string":
+      // `[3, 4, 6, 3]` is what the command line writes as 3,4,6,3.
+      if (Array.isArray(value) && value.every((each) => typeof each === "number" || typeof each === "string")) {
+        return value.join(",");
+      }
+      return typeof value === "string" || typeof value === "number" ? String(value) : wrong("text");
+  }
+}
+
+/** The JSON schema (2020-12) of a command's config files, for editors. */
+export function configSchema(
+  command: { name: string; summary: string; options: OptionSpecs },
+): Record<string, unknown> {
+  const entries = Object.entries(command.options);
+  return {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: `resnext ${command.name} --config`,
+    description: `${command.summary}.`,
+    type: "object",
+    additionalProperties: false,
+    properties: {
+      [SCHEMA_KEY]: { type: "string" },
+      ...Object.fromEntries(entries.map(([key, spec]) => [flagName(key), optionSchema(spec)])),
+    },
+  };
+}
+
+function optionSchema(spec: OptionSpec): Record<string, unknown> {
+  const otherwise = "otherwise" in spec && spec.otherwise ? ` (default: ${spec.otherwise})` : "";
+  const common = {
+    description: `${spec.doc}${otherwise}.`,
+    ...(spec.default !== undefined && { default: spec.default }),
+  };
+  switch (spec.type) {
+    case "boolean":
+      return { type: "boolean", ...common, default: spec.default ?? false };
+    case "choice":
+      return { enum: [...spec.choices], ...common };
+    case "string":
+      // Options that take a list say so by their placeholder.
+      return /,\.\.\./.test(spec.placeholder ?? "")
+        ? { anyOf: [{ type: "string" }, { type: "array", items: { type: "number" } }], ...common }
+        : { type: "string", ...common };
+    default: {
+      const { min, max, above, below } = spec;
+      return {
+        type: spec.type,
+        ...common,
+        ...(min !== undefined && { minimum: min }),
+        ...(max !== undefined && { maximum: max }),
+        ...(above !== undefined && { exclusiveMinimum: above }),
+        ...(below !== undefined && { exclusiveMaximum: below }),
+      };
+    }
+  }
+}

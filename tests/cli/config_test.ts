@@ -1,0 +1,82 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { join } from "@std/path";
+import { type OptionSpecs, readArguments } from "../../cli/command.ts";
+import { configArguments, configSchema, withConfig } from "../../cli/config.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import { withFolder } from "./support.ts";
+
+const options = {
+  arch: { type: "choice", choices: ["a", "b"], default: "a", doc: "Network" },
+  batchSize: { type: "integer", min: 1, max: 64, default: 8, doc: "Images a step" },
+  lr: { type: "number", above: 0, otherwise: "the data set's", doc: "Rate" },
+  layers: { type: "string", placeholder: "N,N,...", otherwise: "the network's", doc: "Blocks" },
+  nesterov: { type: "boolean", doc: "Nesterov" },
+  shuffle: { type: "boolean", default: true, doc: "In their order" },
+} as const satisfies OptionSpecs;
+
+const read = (args: string[]) => readArguments({ options, positionals: [] }, args, "prog train");
+
+Deno.test("a config's values count as written, and flags win", async () => {
+  await withFolder(async (folder) => {
+    const file = join(folder, "run.json");
+    const values = {
+      $schema: "x",
+      arch: "b",
+      "batch-size": 16,
+      lr: 0.5,
+      layers: [3, 4],
+      nesterov: true,
+      shuffle: false,
+    };
+    await Deno.writeTextFile(file, JSON.stringify(values));
+    const found = read(await withConfig(["--lr", "2", `--config=${file}`, "--no-nesterov"], options, "prog train"));
+    assertEquals(found.options, { arch: "b", batchSize: 16, lr: 2, layers: "3,4", nesterov: false, shuffle: false });
+    assertEquals([...found.given], ["arch", "batchSize", "lr", "layers", "shuffle"]);
+    assertEquals(await withConfig(["--lr", "1"], options, "prog train"), ["--lr", "1"]);
+    assertEquals(await withConfig(["--", "--config", file], options, "prog train"), ["--", "--config", file]);
+  });
+});
+
+Deno.test("a value out of range is refused as on the command line", () => {
+  const args = configArguments('{"batch-size": 65}', "run.json", options);
+  assertThrows(() => read(args), UserError, 'Option --batch-size must be a whole number from 1 to 64, not "65"');
+});
+
+Deno.test("what a config cannot hold is refused, with the nearest known key", () => {
+  const refused = (text: string, message: string) =>
+    assertThrows(() => configArguments(text, "run.json", options), UserError, `Cannot use "run.json": ${message}`);
+  refused('{"bach-size": 3}', 'unknown key "bach-size"; did you mean "batch-size"?');
+  refused('{"batchSize": 3}', 'unknown key "batchSize"; did you mean "batch-size"?');
+  refused('{"batch_size": 3}', 'unknown key "batch_size"; did you mean "batch-size"?');
+  refused('{"xyzzy": 3}', 'unknown key "xyzzy"');
+  refused('{"batch-size": "3"}', '"batch-size" must be a number, not "3"');
+  refused('{"nesterov": 1}', '"nesterov" must be true or false, not 1');
+  refused('{"arch": 5}', '"arch" must be one of a, b, not 5');
+  refused("[1]", "it must hold one JSON object");
+  refused('{"lr": 1', "it is no JSON");
+  assertEquals(configArguments('{"lr": null}', "run.json", options), []);
+});
+
+Deno.test("a missing file or name is told", async () => {
+  const failure = async (args: string[]) =>
+    await withConfig(args, options, "prog train").then(() => "", ({ message }) => message);
+  assertEquals(await failure(["--config", "no.json"]), 'Cannot read "no.json": no such file or directory');
+  assertEquals(await failure(["--config"]), "Option --config needs a value (see prog train --help)");
+});
+
+Deno.test("the schema says what the declarations say", () => {
+  const { properties, additionalProperties } = configSchema({ name: "train", summary: "Trains", options });
+  assertEquals(additionalProperties, false);
+  assertEquals(properties, {
+    $schema: { type: "string" },
+    arch: { enum: ["a", "b"], description: "Network.", default: "a" },
+    "batch-size": { type: "integer", description: "Images a step.", default: 8, minimum: 1, maximum: 64 },
+    lr: { type: "number", description: "Rate (default: the data set's).", exclusiveMinimum: 0 },
+    layers: {
+      anyOf: [{ type: "string" }, { type: "array", items: { type: "number" } }],
+      description: "Blocks (default: the network's).",
+    },
+    nesterov: { type: "boolean", description: "Nesterov.", default: false },
+    shuffle: { type: "boolean", description: "In their order.", default: true },
+  });
+});
