@@ -62,6 +62,10 @@ export interface RunSettings {
   readonly train_limit?: number;
   /** As `train_limit`, of the test set. */
   readonly test_limit?: number;
+  /** Share of each class of a folder of pictures that is for testing; absent: the folder has a part for it. */
+  readonly val_split?: number;
+  /** Stages that stay as they are. */
+  readonly frozen?: readonly string[];
 }
 
 /** What an epoch came to. */
@@ -214,6 +218,8 @@ const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonl
       seed: count,
       train_limit: optional(positive),
       test_limit: optional(positive),
+      val_split: optional(number),
+      frozen: optional(list(text)),
     },
   },
   progress: {

@@ -4,9 +4,9 @@
  */
 
 import type { Device } from "../kernels/device.ts";
-import { permutation } from "../kernels/random.ts";
+import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import { DeviceImages, type ImageBatch, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type {
   Checkpoint,
   CheckpointDescription,
@@ -19,6 +19,7 @@ import type {
 import { type EvaluationReport, Evaluator, residentBytes } from "./evaluator.ts";
 import { Network } from "./network.ts";
 import { describedNetwork } from "./described_network.ts";
+import { frozenEntries } from "./freezing.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { RING_SLOTS, type TrainStep, trainStep } from "./step.ts";
 
@@ -89,7 +90,7 @@ export class Trainer {
   readonly #data: TrainingData;
   readonly #images: DeviceImages;
   readonly #evaluator: Evaluator;
-  readonly #steps: ReadonlyMap<number, TrainStep<Uint32Array>>;
+  readonly #steps: ReadonlyMap<number, TrainStep<ImageBatch>>;
   readonly #sources: readonly ImageSource[];
   #epoch: number;
   #step: number;
@@ -103,7 +104,7 @@ export class Trainer {
     data: TrainingData,
     images: DeviceImages,
     evaluator: Evaluator,
-    steps: ReadonlyMap<number, TrainStep<Uint32Array>>,
+    steps: ReadonlyMap<number, TrainStep<ImageBatch>>,
     sources: readonly ImageSource[],
     progress: RunProgress,
   ) {
@@ -119,7 +120,8 @@ export class Trainer {
   }
 
   /**
-   * Prepares a run, from the beginning or from a checkpoint's state.
+   * Prepares a run: from the beginning, from a checkpoint's state, or, where that tells of no progress, from the weights
+   * that it has.
    *
    * @throws {UserError} when batches do not fit the device, or the checkpoint is of another network.
    */
@@ -161,18 +163,25 @@ export class Trainer {
     const images = await DeviceImages.create(device, data.train);
     const batchSize = Math.min(settings.batch_size, data.train.count);
     const rest = data.train.count % batchSize;
-    const steps = new Map<number, TrainStep<Uint32Array>>();
+    const steps = new Map<number, TrainStep<ImageBatch>>();
     const sources: ImageSource[] = [];
     const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
+    const optimizer = { momentum, weightDecay, nesterov };
+    const names = [...network.module.stateEntries()].map(([name]) => name);
+    const frozen = settings.frozen && frozenEntries(settings.frozen, names);
+    const windows = data.train.crop !== undefined;
     for (const rows of canNormalize(rest, description) ? [batchSize, rest] : [batchSize]) {
-      const source = await ImageSource.create(images, imageInput(data, input), rows);
-      const step = await trainStep(network, { source, optimizer: { momentum, weightDecay, nesterov }, labelSmoothing });
+      const source = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
+      const step = await trainStep(network, { source, optimizer, labelSmoothing, frozen });
       steps.set(rows, step);
       sources.push(source);
     }
-    const evaluator = await Evaluator.create(network, data.test, imageInput(data, input), settings.batch_size);
+    const testInput = imageInput(data, input, data.test);
+    const evaluator = await Evaluator.create(network, data.test, testInput, settings.batch_size);
     if (from) {
-      network.loadStateDict(from.state);
+      // Weights to begin with may lack a head: it is drawn anew.
+      const whole = from.description.progress !== undefined;
+      network.loadStateDict(whole ? from.state : new Map([...await network.stateDict(), ...from.state]));
       if (from.momenta) await network.weights.loadMomenta(from.momenta);
     }
     const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
@@ -188,6 +197,17 @@ export class Trainer {
     const batches: Uint32Array[] = [];
     for (let at = 0; at < count; at += batch_size) batches.push(order.subarray(at, at + batch_size));
     return batches.filter(({ length }) => this.#steps.has(length));
+  }
+
+  /** What a step is given: the images, and of each the part that it sees in this epoch. */
+  #imageBatch(indices: Uint32Array): ImageBatch {
+    const { crop } = this.#data.train;
+    if (!crop) return indices;
+    const windows = new Float32Array(indices.length * 4);
+    for (const [row, image] of indices.entries()) {
+      windows.set(crop(image, new Random(this.#description.settings.seed, cropStream(this.#epoch, image))), row * 4);
+    }
+    return { indices, windows };
   }
 
   /** Steps of an epoch. */
@@ -207,16 +227,16 @@ export class Trainer {
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
     const { epochs, lr } = this.#description.settings;
-    const clock = new Clock(), warm = new Set<TrainStep<Uint32Array>>();
+    const clock = new Clock(), warm = new Set<TrainStep<ImageBatch>>();
     while (this.#epoch < epochs) {
       const started = performance.now();
       const epoch = this.#epoch + 1;
       const batches = this.#batches(this.#epoch);
-      let queued: TrainStep<Uint32Array>[] = [];
+      let queued: TrainStep<ImageBatch>[] = [];
       while (this.#step < batches.length) {
         const batch = batches[this.#step];
         const step = this.#steps.get(batch.length)!;
-        step.run(batch, { learningRate: lr });
+        step.run(this.#imageBatch(batch), { learningRate: lr });
         queued.push(step);
         this.#step++;
         const last = this.#step === batches.length;
@@ -274,8 +294,8 @@ export class Trainer {
   }
 
   /** Results of queued steps; the epoch's sums grow by them, in order. */
-  async #collect(queued: readonly TrainStep<Uint32Array>[], epoch: number): Promise<{ loss: number; rows: number }> {
-    const results = new Map<TrainStep<Uint32Array>, Iterator<{ lossSum: number; rows: number }>>();
+  async #collect(queued: readonly TrainStep<ImageBatch>[], epoch: number): Promise<{ loss: number; rows: number }> {
+    const results = new Map<TrainStep<ImageBatch>, Iterator<{ lossSum: number; rows: number }>>();
     for (const step of new Set(queued)) results.set(step, (await step.collect()).values());
     let lossSum = 0, rows = 0;
     for (const [index, step] of queued.entries()) {
@@ -346,12 +366,19 @@ export class Trainer {
   }
 }
 
-/** Joins what a data set and a description say of images. */
+/** Joins what a data set, a description and a set of its images say of how they become the network's input. */
 export function imageInput(
-  { height, width }: { readonly height: number; readonly width: number },
+  data: { readonly height: number; readonly width: number },
   { image_size, mean, std }: InputDescription,
+  set?: LabelledImages,
 ): ImageInput {
+  const { height, width } = set?.size ?? data;
   return { height, width, mean, std, imageSize: image_size };
+}
+
+/** Streams of a seed from here on are crops: one an epoch and image. */
+function cropStream(epoch: number, image: number): number {
+  return 2 ** 52 + epoch * 2 ** 28 + image;
 }
 
 /** Whether the last stage has more than one value a channel, which batch norm needs. */
