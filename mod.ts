@@ -47,7 +47,18 @@ export {
   ResNeXtBlock,
   type ResNeXtBlockOptions,
   type ResNeXtOptions,
+  type Stem,
+  STEMS,
 } from "./nn/resnext.ts";
+export {
+  KNOWN_NETWORKS,
+  type KnownNetwork,
+  NETWORK_FACTS,
+  type NetworkFacts,
+  type PublishedWeights,
+} from "./nn/networks.ts";
+export { summarize, type Summary, type SummaryRow } from "./nn/summary.ts";
+export { type StepMemory, stepMemory, TYPICAL_GPU } from "./nn/memory.ts";
 
 export {
   type BatchSource,
@@ -95,6 +106,9 @@ export {
   type TensorData,
   toFloat32,
 } from "./nn/safetensors.ts";
+export { type ByteSource, bytesSource } from "./nn/byte_source.ts";
+export { readWeightsFile, type WeightsFile } from "./nn/weights_file.ts";
+export { encodeOnnx, ONNX_INPUT, ONNX_OUTPUT, type OnnxOptions } from "./nn/onnx.ts";
 
 export { permutation } from "./kernels/random.ts";
 export { type Dataset, type ImageSet, limit } from "./data/dataset.ts";

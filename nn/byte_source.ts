@@ -2,6 +2,7 @@
 
 /** Something with a length, of which any stretch can be read. */
 export interface ByteSource {
+  /** In bytes. */
   readonly size: number;
   /** Exactly `length` bytes from `offset`; the caller keeps within `size`. */
   read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>;

@@ -6,6 +6,7 @@ import type { Architecture } from "./resnext.ts";
 export interface PublishedWeights {
   /** How it is asked for: torchvision's versions, or timm. */
   readonly version: "1" | "2" | "timm";
+  /** Where it lies. */
   readonly url: string;
   /** First digits of the file's SHA-256, where its publisher tells them. */
   readonly sha256?: string;

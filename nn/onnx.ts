@@ -31,8 +31,11 @@ export interface OnnxOptions {
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
-/** Names of the model's input, `[batch, channels, height, width]`, and output, `[batch, classes]`. */
-export const ONNX_INPUT = "images", ONNX_OUTPUT = "logits";
+/** Name of the model's input, `[batch, channels, height, width]`. */
+export const ONNX_INPUT = "images";
+
+/** Name of the model's output, `[batch, classes]`. */
+export const ONNX_OUTPUT = "logits";
 
 const OPSET = 17, IR_VERSION = 8;
 

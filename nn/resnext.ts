@@ -15,8 +15,11 @@ import type { Tensor } from "./tensor.ts";
 
 /** What {@linkcode ResNeXtBlock} is made of. */
 export interface ResNeXtBlockOptions {
+  /** Channels of the input. */
   readonly inChannels: number;
+  /** Channels of the 3x3 convolution. */
   readonly bottleneckChannels: number;
+  /** Channels of the output. */
   readonly outChannels: number;
   /** Of the 3x3 convolution and the shortcut. Default 1. */
   readonly stride?: number;
@@ -33,12 +36,19 @@ export interface ResNeXtBlockOptions {
  * shortcut, which is a 1x1 convolution where the stride or the width changes.
  */
 export class ResNeXtBlock extends Module {
+  /** 1x1, to the bottleneck. */
   readonly conv1: Conv2d;
+  /** After `conv1`. */
   readonly bn1: BatchNorm2d;
+  /** 3x3, grouped. */
   readonly conv2: Conv2d;
+  /** After `conv2`. */
   readonly bn2: BatchNorm2d;
+  /** 1x1, from the bottleneck. */
   readonly conv3: Conv2d;
+  /** After `conv3`. */
   readonly bn3: BatchNorm2d;
+  /** 1x1 convolution and batch norm; absent where the input is added as it is. */
   readonly shortcut?: Sequential;
   readonly #shortcutName: string;
 
@@ -62,6 +72,7 @@ export class ResNeXtBlock extends Module {
     this.#shortcutName = options.shortcutName ?? "shortcut";
   }
 
+  /** `[n, inChannels, h, w]` to `[n, outChannels, h / stride, w / stride]`, rounded up. */
   forward(x: Tensor): Tensor {
     let y = relu(this.bn1.forward(this.conv1.forward(x)));
     y = relu(this.bn2.forward(this.conv2.forward(y)));
@@ -69,6 +80,7 @@ export class ResNeXtBlock extends Module {
     return relu(add(y, this.shortcut ? this.shortcut.forward(x) : x));
   }
 
+  /** The layers, the shortcut under its name in the `state_dict`. */
   override *children(): Generator<[string, Module]> {
     for (const [name, child] of super.children()) yield [name === "shortcut" ? this.#shortcutName : name, child];
   }
@@ -114,9 +126,13 @@ export interface ResNeXtOptions {
  * Input `[n, 3, h, w]`, output logits `[n, numClasses]`.
  */
 export class ResNeXt extends Module {
+  /** The stem's convolution. */
   readonly conv1: Conv2d;
+  /** After `conv1`. */
   readonly bn1: BatchNorm2d;
+  /** Blocks by stage; `layer1`, `layer2`, ... in the `state_dict`. */
   readonly stages: readonly Sequential[];
+  /** From the last stage's channels to logits. */
   readonly fc: Linear;
   readonly #stem: Stem;
 
@@ -167,6 +183,7 @@ export class ResNeXt extends Module {
     this.fc = new Linear(width, numClasses);
   }
 
+  /** `[n, inChannels, h, w]` to logits `[n, numClasses]`. */
   forward(x: Tensor): Tensor {
     let y = relu(this.bn1.forward(this.conv1.forward(x)));
     if (this.#stem === "imagenet") y = new MaxPool2d({ kernel: 3, stride: 2, padding: 1 }).forward(y);
@@ -174,6 +191,7 @@ export class ResNeXt extends Module {
     return this.fc.forward(new GlobalAvgPool2d().forward(y));
   }
 
+  /** Stem, stages and linear layer by their names in the `state_dict`. */
   override *children(): Generator<[string, Module]> {
     yield ["conv1", this.conv1];
     yield ["bn1", this.bn1];

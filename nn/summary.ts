@@ -14,6 +14,7 @@ export interface SummaryRow {
   readonly operation: string;
   /** Of its last output. */
   readonly output: Shape;
+  /** Numbers that it learns. */
   readonly parameters: number;
   /** Of convolutions and linear layers, as the field counts them. */
   readonly multiplyAdds: number;
@@ -23,9 +24,11 @@ export interface SummaryRow {
 
 /** A network for one size of input. */
 export interface Summary {
+  /** What it was traced with. */
   readonly input: Shape;
   /** In the order of computation. */
   readonly rows: readonly SummaryRow[];
+  /** Of the whole network. */
   readonly total: Omit<SummaryRow, "name" | "operation">;
 }
 

@@ -7,7 +7,9 @@ import { isTorchFile, readTorchFile } from "./torch_file.ts";
 
 /** What a file of weights holds. */
 export interface WeightsFile {
+  /** Which kind of file it is. */
   readonly format: "safetensors" | "torch";
+  /** By name, in the file's order. */
   readonly tensors: ReadonlyMap<string, TensorData>;
   /** A safetensors file's; empty for PyTorch's. */
   readonly metadata: Readonly<Record<string, string>>;
