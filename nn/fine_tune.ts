@@ -1,0 +1,41 @@
+/** Weights of one task as the beginning of another: all of them but the head, where that is of another size. */
+
+import { fittedState } from "./described_network.ts";
+import type { Module } from "./module.ts";
+import { Counter } from "./state.ts";
+import type { StateDict } from "./weights.ts";
+
+/** The last layer, which says the classes. */
+const HEAD = ["fc.weight", "fc.bias"];
+
+/** Weights to begin with. */
+export interface FineTuning {
+  /** What is taken over; a replaced head is left out. */
+  readonly state: StateDict;
+  /** Classes of the head that is replaced; undefined where it is kept. */
+  readonly replacedClasses?: number;
+}
+
+/**
+ * Fits weights to a network, its head aside.
+ *
+ * @throws {UserError} naming the first tensor that does not fit.
+ */
+export function fineTuning(module: Module, tensors: StateDict): FineTuning {
+  const wanted = new Map([...module.stateEntries()].flatMap(([name, entry]) => {
+    return entry instanceof Counter ? [] : [[name, entry.shape] as const];
+  }));
+  const own = tensors.get(HEAD[0])?.shape ?? [], next = wanted.get(HEAD[0]) ?? [];
+  const replaced = own.length === 2 && own[1] === next[1] && own[0] !== next[0];
+  if (!replaced) return { state: fittedState(module, tensors) };
+  const state = new Map(tensors);
+  // Fitted with a stand-in of the right size, which is then left out.
+  for (const name of HEAD) {
+    const shape = wanted.get(name)!;
+    const bytes = new Uint8Array(shape.reduce((product, size) => product * size, 4));
+    if (tensors.has(name)) state.set(name, { dtype: "F32", shape, bytes });
+  }
+  const fitted = new Map(fittedState(module, state));
+  for (const name of HEAD) fitted.delete(name);
+  return { state: fitted, replacedClasses: own[0] };
+}
