@@ -1,0 +1,64 @@
+import { assert, assertEquals } from "@std/assert";
+import protobuf from "protobufjs";
+import { crc32c, EVENT_SCHEMA, EventFile, histogram } from "../../data/tensorboard.ts";
+
+/** Reads the records of a file, checksums checked by a plain loop over bits. */
+function events(bytes: Uint8Array): Record<string, unknown>[] {
+  const type = protobuf.Root.fromJSON(EVENT_SCHEMA).lookupType("Event");
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), found = [];
+  const sum = (part: Uint8Array) => {
+    let crc = 0xffffffff;
+    for (const byte of part) {
+      crc ^= byte;
+      for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0x82f63b78 : crc >>> 1;
+    }
+    crc = ~crc >>> 0;
+    return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
+  };
+  for (let at = 0; at < bytes.length;) {
+    const length = Number(view.getBigUint64(at, true));
+    assertEquals(view.getUint32(at + 8, true), sum(bytes.subarray(at, at + 8)));
+    const data = bytes.subarray(at + 12, at + 12 + length);
+    assertEquals(view.getUint32(at + 12 + length, true), sum(data));
+    found.push(type.toObject(type.decode(data), { longs: Number }));
+    at += length + 16;
+  }
+  return found;
+}
+
+Deno.test("CRC-32C is RFC 3720's", () => {
+  assertEquals(crc32c(new TextEncoder().encode("123456789")), 0xe3069283);
+  assertEquals(crc32c(new Uint8Array(32)), 0x8a9136aa);
+});
+
+Deno.test("an event file holds scalars, pictures and histograms by step", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const file = EventFile.create(folder);
+    const png = new Uint8Array([137, 80, 78, 71]);
+    file.write(0, [{ tag: "loss", scalar: 0 }]);
+    file.write(2 ** 40, [{ tag: "loss", scalar: 1.5 }, { tag: "images", png, width: 3, height: 2 }]);
+    file.write(3, [{ tag: "weights", values: Float32Array.of(-1, 0, 0.5, 1, NaN) }]);
+    const [head, zero, two, three] = events(await Deno.readFile(file.path));
+    assertEquals(head.fileVersion, "brain.Event:2");
+    assert(Math.abs(head.wallTime as number - Date.now() / 1000) < 60);
+    assertEquals(zero.summary, { value: [{ tag: "loss", simpleValue: 0 }] });
+    assertEquals([two.step, (two.summary as { value: { simpleValue: number }[] }).value[0].simpleValue], [
+      2 ** 40,
+      1.5,
+    ]);
+    const { image } = (two.summary as { value: { image: Record<string, unknown> }[] }).value[1];
+    assertEquals([image.height, image.width, [...image.encodedImageString as Uint8Array]], [2, 3, [...png]]);
+    const { histo } = (three.summary as { value: { histo: { num: number; bucket: number[] } }[] }).value[0];
+    assertEquals([histo.num, histo.bucket.reduce((a, b) => a + b)], [4, 4]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("a histogram has a bucket for each number, of equal numbers and of none too", () => {
+  const { bucketLimit, bucket, sum, sumSquares } = histogram(Float32Array.of(0, 1, 2, 3));
+  assertEquals([bucket[0], bucket.at(-1), bucketLimit.at(-1), sum, sumSquares], [1, 1, 3, 6, 14]);
+  assertEquals(histogram(Float32Array.of(2, 2)).bucket[0], 2);
+  assertEquals(histogram(Float32Array.of(NaN)).num, 0);
+});
