@@ -7,12 +7,14 @@ import { formatBytes } from "./progress.ts";
 import { epochLine } from "./train_report.ts";
 
 const elements = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
+/** A file's words without what would steer the terminal. */
+const plain = (text: string) => text.replace(/[\p{Cc}\p{Cf}]/gu, "\u{fffd}");
 const grouped = (count: number) => count.toLocaleString("en-US");
 
 /** Names, shapes and types, in columns. */
 function tensorTable(tensors: StateDict): string[] {
   const rows = [...tensors].map(([name, { dtype, shape }]) => [
-    name,
+    plain(name),
     dtype,
     `[${shape.join(", ")}]`,
     grouped(elements(shape)),
@@ -27,7 +29,9 @@ function tensorTable(tensors: StateDict): string[] {
 /** `arch`, `num_classes`, ... as a column of names and one of values. */
 function fieldLines(fields: Readonly<Record<string, unknown>>): string[] {
   return Object.entries(fields).filter(([, value]) => value !== undefined)
-    .map(([name, value]) => `  ${name.padEnd(16)} ${Array.isArray(value) ? value.join(", ") : value}`);
+    .map(([name, value]) =>
+      `  ${plain(name).padEnd(16)} ${plain(Array.isArray(value) ? value.join(", ") : `${value}`)}`
+    );
 }
 
 /** A checkpoint for people. */
@@ -51,7 +55,7 @@ export function checkpointText(file: string, bytes: number, { description, state
 
 function classLines(names: readonly string[]): string[] {
   const shown = names.slice(0, 10).join(", ");
-  return [`  ${"class_names".padEnd(16)} ${names.length > 10 ? `${shown}, ...` : shown}`];
+  return [`  ${"class_names".padEnd(16)} ${plain(names.length > 10 ? `${shown}, ...` : shown)}`];
 }
 
 /** Any other file of weights for people; `what` says of which kind. */

@@ -6,6 +6,8 @@
  * Opcodes: CPython's `Lib/pickletools.py`; protocols 2 to 5, without sets and buffers outside of the stream.
  */
 
+import { quoted } from "./json.ts";
+
 /** A Python tuple; a list is a plain array. */
 export class Tuple {
   constructor(readonly items: readonly PickleValue[]) {}
@@ -264,7 +266,7 @@ class Machine {
     const full = `${module}.${name}`, known = this.#world.globals.get(full);
     if (known) return known;
     // Files come from anywhere: their words go to a terminal.
-    const shown = JSON.stringify(full.slice(0, 100)).slice(1, -1);
+    const shown = quoted(full.slice(0, 100)).slice(1, -1);
     const common = /^(posix|nt)\./.test(shown) ? ` (${shown.replace(/^\w+/, "os")})` : "";
     throw new PickleError(`it wants to call ${shown}${common}: refused, and nothing of it was run`);
   }

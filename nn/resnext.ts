@@ -52,7 +52,11 @@ export class ResNeXtBlock extends Module {
   readonly shortcut?: Sequential;
   readonly #shortcutName: string;
 
-  /** @throws {RangeError} when `cardinality` does not divide the bottleneck's channels. */
+  /**
+   * Makes the layers.
+   *
+   * @throws {RangeError} when `cardinality` does not divide the bottleneck's channels.
+   */
   constructor(options: ResNeXtBlockOptions) {
     super();
     const { inChannels, bottleneckChannels: width, outChannels, stride = 1, cardinality: groups = 32, bias = true } =
@@ -136,7 +140,11 @@ export class ResNeXt extends Module {
   readonly fc: Linear;
   readonly #stem: Stem;
 
-  /** @throws {RangeError} for sizes that make no network. */
+  /**
+   * Makes stem, stages and linear layer.
+   *
+   * @throws {RangeError} for sizes that make no network.
+   */
   constructor(options: ResNeXtOptions = {}) {
     super();
     const { layers = [3, 4, 6, 3], cardinality = 32, numClasses = 10, inChannels = 3, stem = "imagenet" } = options;

@@ -8,6 +8,7 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import type { ByteSource } from "./byte_source.ts";
+import { quoted } from "./json.ts";
 import {
   Global,
   PickleError,
@@ -116,11 +117,11 @@ async function readArchive(source: ByteSource): Promise<Loaded> {
   const order = entries.get(`${prefix}byteorder`);
   if (order && order.size <= 16) {
     const text = new TextDecoder().decode(await readZipEntry(source, order));
-    if (text !== "little") throw new PickleError(`its numbers are ${JSON.stringify(text)}-endian, little is known`);
+    if (text !== "little") throw new PickleError(`its numbers are ${quoted(text)}-endian, little is known`);
   }
   const storageOf = (key: string): ZipEntry => {
     const found = entries.get(`${prefix}data/${key}`);
-    if (!found) throw new PickleError(`it is damaged: its storage ${JSON.stringify(key)} is missing`);
+    if (!found) throw new PickleError(`it is damaged: its storage ${quoted(key)} is missing`);
     return found;
   };
   const { value } = readPickle(await readZipEntry(source, entry), world());
@@ -129,7 +130,7 @@ async function readArchive(source: ByteSource): Promise<Loaded> {
     load: async (storage) => {
       const found = storageOf(storage.key);
       if (found.size !== storage.elements * storage.itemBytes) {
-        throw new PickleError(`it is damaged: its storage ${JSON.stringify(storage.key)} has ${found.size} bytes`);
+        throw new PickleError(`it is damaged: its storage ${quoted(storage.key)} has ${found.size} bytes`);
       }
       return await readZipEntry(source, found);
     },
@@ -163,7 +164,7 @@ async function readLegacy(source: ByteSource): Promise<Loaded> {
         value,
         load: async ({ key, elements, itemBytes }) => {
           const offset = places.get(key);
-          if (offset === undefined) throw new PickleError(`it is damaged: its storage "${key}" is missing`);
+          if (offset === undefined) throw new PickleError(`it is damaged: its storage ${quoted(key)} is missing`);
           return await source.read(offset, elements * itemBytes);
         },
       };
@@ -239,7 +240,7 @@ function world(storages = new Map<string, Storage>()): PickleWorld {
       if (part !== undefined && part !== null) throw new PickleError("its storages are parts of others: save it anew");
       const before = storages.get(key);
       if (before && (before.dtype !== kind[0] || before.elements !== elements)) {
-        throw new PickleError(`it is damaged: it tells two sizes of the storage ${JSON.stringify(key)}`);
+        throw new PickleError(`it is damaged: it tells two sizes of the storage ${quoted(key)}`);
       }
       const storage = before ?? new Storage(...kind, key, elements);
       storages.set(key, storage);

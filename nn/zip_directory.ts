@@ -6,6 +6,7 @@
  */
 
 import type { ByteSource } from "./byte_source.ts";
+import { quoted } from "./json.ts";
 
 /** A file in an archive. */
 export interface ZipEntry {
@@ -45,11 +46,11 @@ export async function readZipDirectory(source: ByteSource): Promise<Map<string, 
       view.getUint32(at + 20, true),
       view.getUint32(at + 42, true),
     ]);
-    if (flags & 1) throw new ZipError(`its entry "${name}" is encrypted`);
+    if (flags & 1) throw new ZipError(`its entry ${quoted(name)} is encrypted`);
     if (method !== 0 || stored !== entrySize) {
-      throw new ZipError(`its entry "${name}" is compressed, which PyTorch's are not`);
+      throw new ZipError(`its entry ${quoted(name)} is compressed, which PyTorch's are not`);
     }
-    if (entries.has(name)) throw new ZipError(`it has two entries "${name}"`);
+    if (entries.has(name)) throw new ZipError(`it has two entries ${quoted(name)}`);
     entries.set(name, { name, size: entrySize, crc32: view.getUint32(at + 16, true), offset: local });
     at = end;
   }
@@ -59,10 +60,12 @@ export async function readZipDirectory(source: ByteSource): Promise<Map<string, 
 /** An entry's bytes, checked. @throws {ZipError} where they are not what the directory says. */
 export async function readZipEntry(source: ByteSource, entry: ZipEntry): Promise<Uint8Array<ArrayBuffer>> {
   const header = viewOf(await read(source, entry.offset, 30));
-  if (header.getUint32(0, true) !== LOCAL) throw new ZipError(`its entry "${entry.name}" is not where it should be`);
+  if (header.getUint32(0, true) !== LOCAL) {
+    throw new ZipError(`its entry ${quoted(entry.name)} is not where it should be`);
+  }
   const start = entry.offset + 30 + header.getUint16(26, true) + header.getUint16(28, true);
   const bytes = await read(source, start, entry.size);
-  if (crc32(bytes) !== entry.crc32) throw new ZipError(`its entry "${entry.name}" is damaged (checksum)`);
+  if (crc32(bytes) !== entry.crc32) throw new ZipError(`its entry ${quoted(entry.name)} is damaged (checksum)`);
   return bytes;
 }
 
