@@ -12,16 +12,14 @@ import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
 import { gemm } from "./gemm.ts";
-import type { Gemm, GemmStrategy } from "./gemm_problem.ts";
+import type { Gemm, GemmVariant } from "./gemm_problem.ts";
 import { padded, storedElements } from "./layout.ts";
 import { itemGrid } from "./wgsl.ts";
 
 /** Settings of the dense kernels beside the geometry. */
 export interface DenseOptions {
-  /** Forces a strategy; for tests and measurements. */
-  readonly strategy?: GemmStrategy;
-  /** Forces the subgroup strategy's tile; for tests and measurements. */
-  readonly tile?: Gemm["tile"];
+  /** Forces a variant; for tests and measurements. */
+  readonly variant?: GemmVariant;
 }
 
 /** What a dense convolution can do to its output on the way to memory, at no pass of its own. */

@@ -6,6 +6,7 @@
 
 import type { Dispatch } from "./dispatch.ts";
 import { shaderText } from "./dispatch.ts";
+import type { Tuning } from "./tuning.ts";
 import { UserError } from "./user_error.ts";
 
 /** What kernels may rely on. */
@@ -24,6 +25,8 @@ export interface Capabilities {
   readonly maxStorageBuffers: number;
   /** Dispatches can be timed on the device. */
   readonly timestamps: boolean;
+  /** What measuring on this adapter has found; rules choose where it is absent. */
+  readonly tuning?: Tuning;
 }
 
 /** Options of {@linkcode openDevice}. */

@@ -23,30 +23,55 @@
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { RELU } from "./elementwise.ts";
-import type { Gemm, GemmStrategy, Tile } from "./gemm_problem.ts";
+import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
 import { hasColumns } from "./gemm_step.ts";
-import { registerTile } from "./gemm_registers.ts";
-import { sharedTile } from "./gemm_shared.ts";
-import { subgroupTile } from "./gemm_subgroup.ts";
+import { registerTile, registerVariants } from "./gemm_registers.ts";
+import { sharedTile, sharedVariants } from "./gemm_shared.ts";
+import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
 import { partialSums } from "./partial_sums.ts";
 import { ceilDiv, itemGrid } from "./wgsl.ts";
 
-const STRATEGIES: Record<GemmStrategy, (problem: Gemm, caps: Capabilities) => Tile> = {
+const TILES: Record<GemmStrategy, (problem: Gemm, variant: GemmVariant, caps: Capabilities) => Tile> = {
   subgroup: subgroupTile,
   shared: sharedTile,
   registers: registerTile,
 };
 
-/** The strategy for an adapter. */
+/** The strategy that rules choose for an adapter. */
 export function chooseStrategy(caps: Capabilities): GemmStrategy {
   if (!caps.software) return "shared";
-  return caps.subgroupSize >= 4 && caps.subgroupSize <= 32 ? "subgroup" : "registers";
+  return subgroupsServe(caps) ? "subgroup" : "registers";
+}
+
+function subgroupsServe({ subgroupSize }: Capabilities): boolean {
+  return subgroupSize >= 4 && subgroupSize <= 32;
+}
+
+/** All ways to compute a product on an adapter, the one that rules choose first. */
+export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
+  const variants = [
+    ...sharedVariants(problem, caps),
+    ...(subgroupsServe(caps) ? subgroupVariants(problem, caps) : []),
+    ...registerVariants(),
+  ];
+  const chosen = chooseStrategy(caps);
+  return [
+    ...variants.filter(({ strategy }) => strategy === chosen),
+    ...variants.filter(({ strategy }) => strategy !== chosen),
+  ];
+}
+
+/** What tells a product from others, for a table of tuned variants. */
+export function gemmKey({ m, n, k, a, b, constants }: Gemm): string {
+  const window = constants ? ` ${Object.values(constants).join(",")}` : "";
+  return `gemm ${a.along}${b.along} ${m}x${n}x${k}${window}`;
 }
 
 /** The dispatches that compute a product. */
 export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
   const { label, m, n, k, out, columnSums } = problem;
-  const tile = STRATEGIES[problem.strategy ?? chooseStrategy(caps)](problem, caps);
+  const variant = problem.variant ?? caps.tuning?.choose(problem, caps) ?? gemmVariants(problem, caps)[0];
+  const tile = TILES[variant.strategy](problem, variant, caps);
   const tiles = ceilDiv(m, tile.rows) * ceilDiv(n, tile.columns);
   const chunk = ceilDiv(ceilDiv(k, splitCount(problem, tiles, caps)), tile.kStep) * tile.kStep;
   const pieces = ceilDiv(k, chunk);

@@ -5,6 +5,20 @@ import type { Binding, Operand } from "./dispatch.ts";
 /** Ways to compute a product. */
 export type GemmStrategy = "subgroup" | "shared" | "registers";
 
+/** One way to compute a product: a strategy, and the block of the result that one thread computes. */
+export interface GemmVariant {
+  readonly strategy: GemmStrategy;
+  /** Rows of a thread. */
+  readonly rows: number;
+  /** Columns of a thread, in fours. */
+  readonly columns4: number;
+}
+
+/** A variant's name in tables and options, such as `shared 8x2`. */
+export function variantName({ strategy, rows, columns4 }: GemmVariant): string {
+  return `${strategy} ${rows}x${columns4}`;
+}
+
 /** A product to compute. All of its WGSL sees `bindings` and `constants`. */
 export interface Gemm {
   readonly label: string;
@@ -39,10 +53,8 @@ export interface Gemm {
   readonly relu?: boolean;
   /** Receives the column sums of B, `[n]`; B loaded along n. */
   readonly columnSums?: Operand;
-  /** Forced by tests; else chosen by {@linkcode chooseStrategy}. */
-  readonly strategy?: GemmStrategy;
-  /** Forced by tests: rows and columns / 4 of a lane's tile of the subgroup strategy. */
-  readonly tile?: { readonly rows: number; readonly columns4: number };
+  /** Forced by tests; else the tuned one, else the one that rules choose. */
+  readonly variant?: GemmVariant;
   /** Least bytes moved. */
   readonly bytes: number;
 }

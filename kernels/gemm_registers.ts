@@ -1,12 +1,12 @@
 /** Matrix multiplication by the strategy `registers`; see `gemm.ts`. */
 
-import type { Gemm, Tile } from "./gemm_problem.ts";
+import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, step, stores } from "./gemm_step.ts";
 import { unroll } from "./wgsl.ts";
 
-/** Eight rows by eight columns a thread, straight from memory; eight threads side by side in n. */
-export function registerTile(problem: Gemm): Tile {
-  const rows = 8, columns4 = 2, lanes = 8;
+/** A block of registers a thread, straight from memory; eight threads side by side in n. */
+export function registerTile(problem: Gemm, { rows, columns4 }: GemmVariant): Tile {
+  const lanes = 8;
   const alongK = problem.a.along === "k";
   const last = (k: string) => `min(${k}, K - 1u)`;
   const loadA = alongK ? unroll(rows, (i) => `let a_${i} = load_a(row_${i}, k / 4u);`) : unroll(rows, (i) => {
@@ -59,4 +59,9 @@ export function registerTile(problem: Gemm): Tile {
         : ""
     }`,
   };
+}
+
+/** The variants, the best guess first. */
+export function registerVariants(): GemmVariant[] {
+  return [[8, 2], [4, 2], [8, 1]].map(([rows, columns4]) => ({ strategy: "registers", rows, columns4 }));
 }

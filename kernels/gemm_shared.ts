@@ -1,7 +1,7 @@
 /** Matrix multiplication by the strategy `shared`; see `gemm.ts`. */
 
 import type { Capabilities } from "./device.ts";
-import type { Gemm, Tile } from "./gemm_problem.ts";
+import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, step, stores } from "./gemm_step.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
@@ -17,9 +17,8 @@ const DEPTH4 = DEPTH / 4;
  * A thread's rows lie 16 apart (along k) or in fours (along m), its columns in fours, so that neighbours read neighbouring
  * banks. While a tile is used, the next one is already on its way to registers.
  */
-export function sharedTile(problem: Gemm, caps: Capabilities): Tile {
+export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: GemmVariant): Tile {
   const { a: { along: aAlong }, b: { along: bAlong } } = problem;
-  const { rowsPerThread, columns4 } = tileSize(problem, caps);
   const rows = rowsPerThread * 16, columns = columns4 * 64;
   // Along k a row of the tile is one longer than needed: threads that store different k then meet different banks.
   const aStride = aAlong === "k" ? rows + 1 : rows / 4, bStride = bAlong === "k" ? columns + 1 : columns / 4;
@@ -108,16 +107,17 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
   };
 }
 
-/** The largest tile that still makes enough workgroups and does not lie mostly outside of the result. */
-function tileSize({ m, n, k }: Gemm, caps: Capabilities): { rowsPerThread: 4 | 8; columns4: 1 | 2 } {
-  const tiles = (rows: number, columns: number) => ceilDiv(m, rows) * ceilDiv(n, columns);
+/** The variants, the best guess first: the largest tile that makes enough workgroups and lies mostly inside the result. */
+export function sharedVariants({ m, n, k }: Gemm, caps: Capabilities): GemmVariant[] {
   // Sums that are long enough to be split make workgroups of their own.
   const pieces = Math.max(1, Math.floor(k / 1024));
-  const enough = (rows: number, columns: number) => tiles(rows, columns) * pieces >= ENOUGH_TILES;
+  const busy = ([rows, columns4]: readonly number[]) =>
+    ceilDiv(m, rows * 16) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
   const roomy = caps.maxWorkgroupStorageBytes >= 2 * 129 * DEPTH4 * 16;
-  if (n > 64 && roomy && enough(128, 128)) return { rowsPerThread: 8, columns4: 2 };
-  if (enough(128, 64)) return { rowsPerThread: 8, columns4: 1 };
-  return { rowsPerThread: 4, columns4: 1 };
+  const sizes = [[8, 2], [8, 1], [4, 2], [4, 1]].filter(([, columns4]) => columns4 === 1 || (n > 64 && roomy));
+  const guess = sizes.filter(([rows, columns4]) => rows === 8 || columns4 === 1).find(busy) ?? [4, 1];
+  const ordered = [guess, ...sizes.filter((size) => String(size) !== String(guess))];
+  return ordered.map(([rows, columns4]) => ({ strategy: "shared", rows, columns4 }));
 }
 
 /** Workgroups that keep a large GPU busy. */

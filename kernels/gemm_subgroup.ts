@@ -1,7 +1,7 @@
 /** Matrix multiplication by the strategy `subgroup`; see `gemm.ts`. */
 
 import type { Capabilities } from "./device.ts";
-import type { Gemm, Tile } from "./gemm_problem.ts";
+import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, step, stores } from "./gemm_step.ts";
 import { unroll } from "./wgsl.ts";
 
@@ -10,9 +10,8 @@ import { unroll } from "./wgsl.ts";
  * the lanes, so that a step of four k costs `rows / lanes` loads of A and `4 columns4` of B for `16 rows columns4`
  * multiply-adds a lane.
  */
-export function subgroupTile(problem: Gemm, caps: Capabilities): Tile {
+export function subgroupTile(problem: Gemm, { rows, columns4 }: GemmVariant, caps: Capabilities): Tile {
   const lanes = caps.subgroupSize;
-  const { rows, columns4 } = problem.tile ?? subgroupTileSize(problem, lanes);
   const alongK = problem.a.along === "k";
   const loads = rows / lanes;
   // Along m, a load of all lanes covers `span` rows at `depth` elements of k.
@@ -78,10 +77,15 @@ export function subgroupTile(problem: Gemm, caps: Capabilities): Tile {
 }
 
 /**
- * The tile of a subgroup. Measured on a software adapter of eight lanes: 32 rows load half as much a multiplication as 8
- * and beat 64, whose code is twice as long, but for products of few rows.
+ * The variants, the best guess first. Measured on a software adapter of eight lanes: 32 rows load half as much a
+ * multiplication as 8 and beat 64, whose code is twice as long, but for products of few rows.
  */
-function subgroupTileSize({ m, b }: Gemm, lanes: number): { rows: number; columns4: number } {
-  if (m > 16 || lanes > 16) return { rows: 32, columns4: 1 };
-  return { rows: 16, columns4: b.along === "n" ? 2 : 1 };
+export function subgroupVariants({ m, b }: Gemm, { subgroupSize: lanes }: Capabilities): GemmVariant[] {
+  const wide = b.along === "n" ? 2 : 1;
+  const sizes = m > 16 || lanes > 16 ? [[32, 1], [32, 2], [16, 2], [16, 1]] : [[16, wide], [16, 3 - wide], [32, 1]];
+  return sizes.filter(([rows]) => rows % lanes === 0).map(([rows, columns4]) => ({
+    strategy: "subgroup",
+    rows,
+    columns4,
+  }));
 }
