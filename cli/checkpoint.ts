@@ -1,9 +1,15 @@
 /** `resnext checkpoint ...`: shows, converts and checks checkpoints. */
 
 import { UserError } from "../kernels/user_error.ts";
-import { type CheckpointDescription, decodeCheckpoint, encodeCheckpoint } from "../nn/checkpoint.ts";
+import {
+  type CheckpointDescription,
+  decodeCheckpoint,
+  encodeCheckpoint,
+  type InputDescription,
+} from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
-import { ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import { IMAGENET_COLOURS, type KnownNetwork, NETWORK_FACTS } from "../nn/networks.ts";
+import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { encodeOnnx } from "../nn/onnx.ts";
 import { encodeSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
@@ -127,11 +133,18 @@ const importWeights = defineCommand({
     const cardinality = options.cardinality ?? groups(tensors);
     const network = networkDescription(arch, numClasses, { ...options, cardinality }, IMPORT);
     const state = fittedState(describedNetwork(network), tensors);
-    await writeNewFile(options.to, await encodeCheckpoint({ description: { network }, state }), options);
+    const description = { network, input: inputOf(arch, network.num_classes) };
+    await writeNewFile(options.to, await encodeCheckpoint({ description, state }), options);
     for (const note of notes) console.error(`${note[0].toUpperCase()}${note.slice(1)}`);
     console.log(`Wrote ${state.size} tensors of ${arch} with ${network.num_classes} classes to ${options.to}`);
   },
 });
+
+/** How pictures are prepared for weights of ImageNet's 1000 classes, as their publishers do; other weights do not tell. */
+function inputOf(arch: Architecture, classes: number): InputDescription | undefined {
+  const facts = classes === 1000 ? NETWORK_FACTS[arch as KnownNetwork] : undefined;
+  return facts && facts.weights.length > 0 ? { image_size: facts.imageSize, ...IMAGENET_COLOURS } : undefined;
+}
 
 /** Groups of the first grouped convolution: its weight is `[width, width / groups, 3, 3]`. */
 function groups(tensors: StateDict): number | undefined {
