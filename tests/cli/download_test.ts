@@ -20,7 +20,7 @@ Deno.test("progress is told with size, speed and time left, as far as they are k
 });
 
 Deno.test("a data set that is not known, or none, is a wrong call", async () => {
-  const wrong = await resnext("cifar100");
+  const wrong = await resnext("cifar1000");
   assertEquals([wrong.code, wrong.stdout], [2, ""]);
   assertStringIncludes(wrong.stderr, "cifar10");
   assertEquals((await resnext()).code, 2);
