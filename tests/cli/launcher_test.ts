@@ -44,6 +44,9 @@ exec "$@"`,
   uname: `echo "\${FAKE_SYSTEM:-Linux}"`,
 } as const;
 
+/** What every command may know. */
+const VARIABLES = "--allow-env=HOME,LOCALAPPDATA,RESNEXT_DATA,TERM,XDG_CACHE_HOME,XDG_RUNTIME_DIR --allow-sys=hostname";
+
 interface Machine {
   /** Fakes on the PATH. */
   readonly tools: readonly (keyof typeof FAKES)[];
@@ -125,10 +128,42 @@ launcherTest("a new enough Deno on the PATH is used, from any folder, with the a
     await onMachine({ deno: version, tools: ["npm", "apt-get"] }, async (run, { project, root }) => {
       const { code, out, err, calls } = await run(["train", "--out", "a b"]);
       assertEquals([code, err], [0, ""]);
-      assertEquals(calls, [`deno run -A --config ${project}/deno.json ${project}/main.ts train --out a b`]);
+      const permissions = `--no-prompt --allow-read --allow-write=a b,${root}/.cache/resnext ${VARIABLES}`;
+      assertEquals(calls, [
+        `deno run ${permissions} --config ${project}/deno.json ${project}/main.ts train --out a b`,
+      ]);
       assertEquals(out, `cwd ${root}/elsewhere, home /tmp, update check off: 1, driver \n`);
     });
   }
+});
+
+launcherTest("each command may do what it needs, and no more", async () => {
+  await onMachine({ deno: "2.9.6", tools: [] }, async (run, { root }) => {
+    await Deno.writeTextFile(join(root, "elsewhere", "c.json"), '{"epochs": 3, "out" : "runs/by config"}');
+    const cache = `${root}/.cache/resnext`, least = `--no-prompt --allow-read ${VARIABLES}`;
+    const cases: [string[], string][] = [
+      [["eval", "x"], least],
+      [["train"], `--no-prompt --allow-read --allow-write=runs,${cache} ${VARIABLES}`],
+      [["train", "--resume", "a/b.safetensors"], `--no-prompt --allow-read --allow-write=a,${cache} ${VARIABLES}`],
+      [["train", "--out=x,y/z"], `--no-prompt --allow-read --allow-write=.,${cache} ${VARIABLES}`],
+      [["train", "--config", "c.json"], `--no-prompt --allow-read --allow-write=runs/by config,${cache} ${VARIABLES}`],
+      [
+        ["checkpoint", "export", "x", "--to", "d/e.safetensors"],
+        `--no-prompt --allow-read --allow-write=d ${VARIABLES}`,
+      ],
+      [
+        ["download", "cifar10", "--url", "http://me@host:81/x?y"],
+        `--no-prompt --allow-read --allow-write=${cache} --allow-net=host:81 --allow-env --allow-sys`,
+      ],
+      [["summary", "resnext50"], least],
+      [["bench"], "-A"],
+      [["--help"], least],
+    ];
+    for (const [args, permissions] of cases) {
+      const { calls } = await run(args);
+      assertEquals(calls[0].replace(/ --config .*?deno\.json .*/, ""), `deno run ${permissions}`, args.join(" "));
+    }
+  });
 });
 
 launcherTest("`test` and `task` call the tasks of deno.json", async () => {
@@ -154,7 +189,7 @@ launcherTest("without Deno, or with an old one, npm installs the pinned one, onc
       assertMatch(first.err, /^resnext: installing Deno 2\.9\.6 into .*\/\.deno\/2\.9\.6 \(npm/);
       assertEquals(first.calls.length, 2);
       assertMatch(first.calls[0], /^npm install --prefix .*\/\.deno\/part\.\w+ .*deno@2\.9\.6$/);
-      assertMatch(first.calls[1], /^deno run -A .*main\.ts train$/);
+      assertMatch(first.calls[1], /^deno run --no-prompt .*main\.ts train$/);
 
       const second = await run(["train"], { FAKE_EXIT: "3" });
       assertEquals([second.code, second.err], [3, ""]);
@@ -169,7 +204,10 @@ launcherTest("without npm Deno's installer does it, once", async () => {
     const first = await run(["eval", "x"]);
     assertEquals(first.code, 0);
     assertStringIncludes(first.err, "Deno's installer");
-    assertMatch(first.calls.join("\n"), /^curl .*install\.sh.*\ninstall\.sh v2\.9\.6\ndeno run -A .*main\.ts eval x$/);
+    assertMatch(
+      first.calls.join("\n"),
+      /^curl .*install\.sh.*\ninstall\.sh v2\.9\.6\ndeno run --no-prompt .*main\.ts eval x$/,
+    );
     assertEquals((await run(["eval", "x"])).calls, first.calls.slice(2));
   });
 });
