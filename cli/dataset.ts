@@ -3,10 +3,16 @@
 import { hasCifar, readCifar } from "../data/cifar.ts";
 import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
-import { type Dataset, limit } from "../data/dataset.ts";
+import { type AnyImageSet, type Dataset, limit } from "../data/dataset.ts";
 import { dataDirectory } from "../data/directory.ts";
+import { readFolder } from "../data/folder.ts";
+import type { SkippedPicture } from "../data/pictures/cache.ts";
 import { shapes } from "../data/shapes.ts";
 import { UserError } from "../kernels/user_error.ts";
+import { resolve } from "@std/path";
+import { usageError } from "./command.ts";
+import { nearest } from "./nearest.ts";
+import { formatDuration, formatRate, ProgressLine } from "./progress.ts";
 
 /** How many images to take, and where from. */
 export interface DatasetRequest {
@@ -14,6 +20,20 @@ export interface DatasetRequest {
   readonly testLimit?: number;
   /** As given by `--data-dir`. */
   readonly dataDir?: string;
+  /** Of the network: what is kept of pictures follows from it. Only folders of pictures need it. */
+  readonly imageSize?: number;
+  /** Share of a folder's pictures to test on, and the seed of the choice. */
+  readonly valSplit?: number;
+  readonly seed?: number;
+  /** Stop at a picture that cannot be used. */
+  readonly strict?: boolean;
+  /** Tell nothing of what is being done. */
+  readonly quiet?: boolean;
+}
+
+/** The images, and what of them could not be used. */
+export interface LoadedDataset extends Dataset<AnyImageSet> {
+  readonly skipped?: readonly SkippedPicture[];
 }
 
 /** What a run does where the user says nothing else. */
@@ -30,7 +50,7 @@ interface Entry {
   /** What it is, for people. */
   readonly title: string;
   readonly defaults: RunDefaults;
-  readonly load: (request: DatasetRequest) => Promise<Dataset>;
+  readonly load: (request: DatasetRequest) => Promise<LoadedDataset>;
 }
 
 /** Of the images drawn; the run's own seed leaves them as they are, so that runs can be compared. */
@@ -76,9 +96,44 @@ export async function defaultDataset(dataDir?: string): Promise<DatasetName> {
   return await hasCifar(cifar10, directory) ? "cifar10" : "shapes";
 }
 
-/** A data set's defaults. */
-export function runDefaults(name: DatasetName): RunDefaults {
-  return DATASETS[name].defaults;
+/** How a folder of pictures is named. */
+const FOLDER = "folder:";
+
+/** Such as `shapes, cifar10, cifar100 or folder:PATH`. */
+export const datasetForms = `${datasetNames.join(", ")} or ${FOLDER}PATH`;
+
+/** What a run on a folder of pictures does. */
+const folderDefaults: RunDefaults = { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01 };
+
+/**
+ * Reads the value of `--dataset`: a name, or `folder:PATH`, whose path becomes absolute.
+ *
+ * @param path Of the command, for messages.
+ * @throws {UserError} with exit code 2 for anything else.
+ */
+export function readDatasetName(text: string, path: string): string {
+  if (text.startsWith(FOLDER) && text.length > FOLDER.length) return FOLDER + resolve(text.slice(FOLDER.length));
+  if (Object.hasOwn(DATASETS, text)) return text;
+  const match = nearest(text, datasetNames);
+  const hint = match ? `; did you mean ${match}?` : "";
+  throw usageError(`Option --dataset must be ${datasetForms}, not ${JSON.stringify(text)}${hint}`, path);
+}
+
+/** A data set's defaults; of one that is not known there are none. */
+export function runDefaults(name: string): RunDefaults | undefined {
+  if (name.startsWith(FOLDER)) return folderDefaults;
+  return Object.hasOwn(DATASETS, name) ? DATASETS[name as DatasetName].defaults : undefined;
+}
+
+/** What a data set is, for people. */
+export function datasetTitle(name: string): string {
+  return Object.hasOwn(DATASETS, name) ? DATASETS[name as DatasetName].title : name.replace(FOLDER, "pictures of ");
+}
+
+/** A data set's name as part of a file's. */
+export function datasetFileName(name: string): string {
+  if (!name.startsWith(FOLDER)) return name;
+  return name.split(/[\\/]/).at(-1)!.replaceAll(/[^\w.-]+/g, "_") || "pictures";
 }
 
 /**
@@ -86,13 +141,35 @@ export function runDefaults(name: DatasetName): RunDefaults {
  *
  * @throws {UserError} for a name that is not known (of a checkpoint, say), and for files missing or damaged.
  */
-export async function loadDataset(name: string, request: DatasetRequest): Promise<Dataset> {
+export async function loadDataset(name: string, request: DatasetRequest): Promise<LoadedDataset> {
+  if (name.startsWith(FOLDER)) return await loadFolder(name.slice(FOLDER.length), request);
   if (!Object.hasOwn(DATASETS, name)) {
-    throw new UserError(
-      `Unknown data set "${name}": this version knows ${datasetNames.join(" and ")}; choose one with --dataset`,
-    );
+    throw new UserError(`Unknown data set "${name}": this version knows ${datasetForms}; choose one with --dataset`);
+  }
+  if (request.valSplit !== undefined) {
+    throw new UserError(`Cannot split ${name}: it has its own test set; leave out --val-split`, { exitCode: 2 });
   }
   const dataset = await DATASETS[name as DatasetName].load(request);
   const { trainLimit = Infinity, testLimit = Infinity } = request;
   return { ...dataset, train: limit(dataset.train, trainLimit), test: limit(dataset.test, testLimit) };
+}
+
+/** A folder of pictures; while they are decoded, stderr tells how far it is. */
+async function loadFolder(path: string, request: DatasetRequest): Promise<LoadedDataset> {
+  const { imageSize = folderDefaults.imageSize, dataDir, quiet, ...options } = request;
+  const line = new ProgressLine(), started = performance.now();
+  const onProgress = (done: number, total: number) => {
+    const rate = done / ((performance.now() - started) / 1000);
+    const left = formatDuration((total - done) / rate);
+    line.update(`Decoding pictures ${done}/${total}  ${formatRate(rate, "img")}  ${left} left`);
+  };
+  const onNotice = (text: string) => line.update(`${text[0].toUpperCase()}${text.slice(1)} ...`);
+  try {
+    return await readFolder({
+      ...{ path, imageSize, ...options, ...(!quiet && { onProgress, onNotice }) },
+      dataDirectory: dataDirectory(dataDir),
+    });
+  } finally {
+    line.clear();
+  }
 }

@@ -8,7 +8,7 @@ import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/trainer.ts";
 import { defineCommand } from "./command.ts";
-import { type DatasetName, datasetNames, loadDataset, runDefaults } from "./dataset.ts";
+import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
 import { readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
@@ -21,7 +21,20 @@ export const evalCommand = defineCommand({
   details: "The network and how images are prepared come from the checkpoint, the images from its data set's test set.",
   positionals: [{ name: "checkpoint", doc: "A checkpoint of `train`, or of `checkpoint import`" }],
   options: {
-    dataset: { type: "choice", choices: datasetNames, otherwise: "the checkpoint's", doc: "Images" },
+    dataset: {
+      type: "string",
+      placeholder: "NAME",
+      otherwise: "the checkpoint's",
+      doc: `Images: ${datasetForms}`,
+    },
+    valSplit: {
+      type: "number",
+      above: 0,
+      below: 1,
+      otherwise: "the run's",
+      doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
+    },
+    strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
     dataDir: {
       type: "string",
       placeholder: "DIR",
@@ -43,23 +56,28 @@ export const evalCommand = defineCommand({
   run: async ({ args: { checkpoint: file }, options }) => {
     const { description, state } = await readCheckpoint(file);
     const { settings } = description;
-    const name = options.dataset ?? settings?.dataset;
+    const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, "resnext eval");
     if (name === undefined) {
       throw new UserError(`Cannot evaluate "${file}": it names no data set; choose one with --dataset`, {
         exitCode: 2,
       });
     }
     const own = name === settings?.dataset;
-    const known = (datasetNames as readonly string[]).includes(name) ? runDefaults(name as DatasetName) : undefined;
+    const known = runDefaults(name);
     // A data set of its own is the one that was tested while training.
     const testLimit = options.testLimit ?? (own ? settings.test_limit : known?.testLimit);
-    const data = await loadDataset(name, { trainLimit: 0, testLimit, dataDir: options.dataDir });
+    const imageSize = options.imageSize ?? description.input?.image_size ?? known?.imageSize;
+    const data = await loadDataset(name, {
+      ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, strict: options.strict, quiet: options.json },
+      ...{ valSplit: options.valSplit ?? (own ? settings.val_split : undefined), seed: settings?.seed },
+    });
+    for (const { path, error } of data.skipped ?? []) console.error(`warning: skipped ${path}: ${error}`);
     checkClasses(file, name, description, data.classNames);
     const input = {
       mean: data.mean,
       std: data.std,
       ...description.input,
-      image_size: options.imageSize ?? description.input?.image_size ?? known!.imageSize,
+      image_size: imageSize ?? known!.imageSize,
     };
     const batchSize = options.batchSize ?? settings?.batch_size ?? known!.batchSize;
 
@@ -70,7 +88,7 @@ export const evalCommand = defineCommand({
       if (!options.json && Deno.stderr.isTerminal()) progress.update("Compiling kernels ...");
       const network = await Network.create(device, describedNetwork(description.network));
       network.loadStateDict(state);
-      const evaluator = await Evaluator.create(network, data.test, imageInput(data, input), batchSize);
+      const evaluator = await Evaluator.create(network, data.test, imageInput(data, input, data.test), batchSize);
       const started = performance.now();
       const pass = evaluator.pass(interruptible.signal);
       for (;;) {

@@ -6,6 +6,7 @@ import { UserError } from "../kernels/user_error.ts";
 import { DivergedError, Trainer } from "../nn/trainer.ts";
 import { BatchSizeError } from "../nn/step.ts";
 import { defineCommand } from "./command.ts";
+import { datasetFileName } from "./dataset.ts";
 import { Interruptible } from "./interrupt.ts";
 import { RunFolder } from "./run_folder.ts";
 import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
@@ -26,6 +27,7 @@ export const trainCommand = defineCommand({
     "train",
     "train --dataset cifar10 --image-size 32 --batch-size 128 --epochs 30 --out runs/small",
     "train --resume runs/small/last.safetensors --epochs 40",
+    "train --dataset folder:pictures --weights resnext50_32x4d.pth --freeze stem,layer1,layer2 --epochs 5",
   ],
   run: train,
 });
@@ -45,7 +47,7 @@ async function train(invocation: TrainInvocation): Promise<number> {
     const out = options.out ?? (options.resume && dirname(options.resume));
     const folder = out
       ? await RunFolder.open(out, options.resume)
-      : await RunFolder.create(network.arch, settings.dataset);
+      : await RunFolder.create(network.arch, datasetFileName(settings.dataset));
     try {
       return await trainInto(folder, plan, report);
     } catch (error) {
@@ -59,7 +61,8 @@ async function train(invocation: TrainInvocation): Promise<number> {
 
 /** Prepares the run; where the user chose no batch size and the default does not fit, with a smaller one. */
 async function createTrainer(device: Device, plan: TrainPlan, report: TrainReport): Promise<Trainer> {
-  const { data, description, from } = plan;
+  const { data, description } = plan;
+  const from = plan.from ?? plan.weights?.checkpoint;
   try {
     return await Trainer.create(device, data, description, from);
   } catch (error) {

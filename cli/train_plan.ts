@@ -1,13 +1,26 @@
 /** What `train` is to do, out of its options or out of the checkpoint that it goes on from. */
 
 import { UserError } from "../kernels/user_error.ts";
+import type { SkippedPicture } from "../data/pictures/cache.ts";
 import type { Checkpoint, NetworkDescription, RunSettings } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
+import { fineTuning } from "../nn/fine_tune.ts";
+import { frozenEntries } from "../nn/freezing.ts";
+import type { Architecture } from "../nn/resnext.ts";
 import type { RunDescription, TrainingData } from "../nn/trainer.ts";
 import { readCheckpoint } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
-import { datasetNames, DATASETS, defaultDataset, loadDataset, runDefaults } from "./dataset.ts";
+import {
+  datasetForms,
+  datasetNames,
+  DATASETS,
+  defaultDataset,
+  loadDataset,
+  readDatasetName,
+  runDefaults,
+} from "./dataset.ts";
+import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 
 const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
   datasetNames.map((name) => `${DATASETS[name].defaults[key]} for ${name}`).join(", ");
@@ -15,10 +28,31 @@ const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
 /** The options of `train`. */
 export const trainOptions = {
   dataset: {
-    type: "choice",
-    choices: datasetNames,
+    type: "string",
+    placeholder: "NAME",
     otherwise: "cifar10 where it has been downloaded, else shapes",
-    doc: "Images",
+    doc: `Images: ${datasetForms}, a folder with train/CLASS/* and val/CLASS/*`,
+  },
+  valSplit: {
+    type: "number",
+    above: 0,
+    below: 1,
+    otherwise: "the folder has a val",
+    doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
+  },
+  strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
+  weights: {
+    type: "string",
+    placeholder: "FILE",
+    otherwise: "drawn by the seed",
+    doc: "First weights: a checkpoint, safetensors, .pth; another number of classes gets a new head",
+  },
+  numClasses: { type: "integer", min: 1, otherwise: "the data set's", doc: "Classes; must be the data set's" },
+  freeze: {
+    type: "string",
+    placeholder: "stem,layer1,...",
+    otherwise: "all stages learn",
+    doc: "First stages that stay as they are, statistics of batch norm too",
   },
   arch: {
     type: "choice",
@@ -79,6 +113,10 @@ export interface TrainPlan {
   readonly data: TrainingData;
   /** The state to go on from. */
   readonly from?: Checkpoint;
+  /** The weights to begin with, and what was done to them, for people. */
+  readonly weights?: { readonly checkpoint: Checkpoint; readonly notes: readonly string[] };
+  /** Pictures that could not be used. */
+  readonly skipped?: readonly SkippedPicture[];
   readonly parameters: number;
   /** The data set was chosen because it has been downloaded. */
   readonly foundDataset: boolean;
@@ -94,12 +132,28 @@ export async function planTraining(invocation: TrainInvocation): Promise<TrainPl
 
 const PATH = "resnext train";
 
-async function planNew({ options }: TrainInvocation): Promise<TrainPlan> {
-  const dataset = options.dataset ?? await defaultDataset(options.dataDir);
-  const standard = runDefaults(dataset);
-  const { trainLimit = standard.trainLimit, testLimit = standard.testLimit, dataDir } = options;
-  const data = await loadDataset(dataset, { trainLimit, testLimit, dataDir });
-  const network = networkDescription(options.arch, data.classNames.length, options, PATH);
+async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
+  const { options } = invocation;
+  const dataset = options.dataset === undefined
+    ? await defaultDataset(options.dataDir)
+    : readDatasetName(options.dataset, PATH);
+  const standard = runDefaults(dataset)!;
+  const { trainLimit = standard.trainLimit, testLimit = standard.testLimit, dataDir, valSplit, strict, seed } = options;
+  const weights = options.weights === undefined
+    ? undefined
+    : await readNetworkFile(options.weights, chosenArch(invocation));
+  const imageSize = options.imageSize ?? weights?.description.input?.image_size ?? standard.imageSize;
+  const quiet = options.json;
+  const data = await loadDataset(dataset, {
+    ...{ trainLimit, testLimit, dataDir, imageSize, valSplit, strict, seed, quiet },
+  });
+  const classes = data.classNames.length;
+  if (options.numClasses !== undefined && options.numClasses !== classes) {
+    throw usageError(`Option --num-classes must be ${classes}: so many classes has the data set`, PATH);
+  }
+  const network = weights
+    ? { ...weights.description.network, num_classes: classes }
+    : networkDescription(options.arch, classes, options, PATH);
   const settings: RunSettings = {
     dataset,
     batch_size: options.batchSize ?? standard.batchSize,
@@ -112,14 +166,19 @@ async function planNew({ options }: TrainInvocation): Promise<TrainPlan> {
     seed: options.seed,
     train_limit: trainLimit,
     test_limit: testLimit,
+    val_split: valSplit,
+    frozen: readStages(options.freeze, network),
   };
   if (settings.nesterov && settings.momentum === 0) {
     throw usageError("Option --nesterov needs a momentum above 0", PATH);
   }
-  const input = { image_size: options.imageSize ?? standard.imageSize, mean: data.mean, std: data.std };
+  const { mean, std } = weights?.description.input ?? data;
+  const input = { image_size: imageSize, mean, std };
   return {
     description: { network, input, settings },
     data,
+    skipped: data.skipped,
+    weights: weights && firstWeights(options.weights!, weights, network),
     parameters: countParameters(network),
     foundDataset: options.dataset === undefined && dataset !== "shapes",
     batchSizeChosen: options.batchSize !== undefined,
@@ -136,6 +195,33 @@ function countParameters(network: NetworkDescription): number {
   }
 }
 
+/** The architecture that the user named, if any; with weights other sizes than theirs make no sense. */
+function chosenArch({ options, given }: TrainInvocation): Architecture | undefined {
+  const sizes = Object.keys(networkOptions).find((key) => given.has(key as keyof typeof networkOptions));
+  if (sizes) {
+    throw usageError(`Option --${flagName(sizes)} does not go with --weights, which tell the network's sizes`, PATH);
+  }
+  return given.has("arch") ? options.arch : undefined;
+}
+
+/** Fits weights to the network, and says which head they get. */
+function firstWeights(file: string, { description, state }: NetworkFile, network: NetworkDescription) {
+  const { state: fitted, replacedClasses } = fineTuning(describedNetwork(network), state);
+  const head = replacedClasses === undefined
+    ? "with their head"
+    : `with a new head: fc had ${replacedClasses} classes, has ${network.num_classes}`;
+  const checkpoint: Checkpoint = { description: { ...description, network, progress: undefined }, state: fitted };
+  return { checkpoint, notes: [`${file}, ${network.arch}, ${head}`] };
+}
+
+/** Reads `stem,layer1`. */
+function readStages(text: string | undefined, network: NetworkDescription): readonly string[] | undefined {
+  if (text === undefined) return undefined;
+  const stages = text.split(",").map((stage) => stage.trim()).filter((stage) => stage !== "");
+  frozenEntries(stages, [...describedNetwork(network).stateEntries()].map(([name]) => name));
+  return stages.length > 0 ? stages : undefined;
+}
+
 async function planResumed(invocation: TrainInvocation, file: string): Promise<TrainPlan> {
   const from = await readCheckpoint(file);
   const { network, input, settings, progress } = from.description;
@@ -145,7 +231,10 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   refuseContradictions(invocation, { network, input, settings });
   const { options, given } = invocation;
   const { train_limit: trainLimit, test_limit: testLimit } = settings;
-  const data = await loadDataset(settings.dataset, { trainLimit, testLimit, dataDir: options.dataDir });
+  const data = await loadDataset(settings.dataset, {
+    ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
+    ...{ imageSize: input.image_size, valSplit: settings.val_split, seed: settings.seed },
+  });
   const names = from.description.class_names;
   if (names && String(names) !== String(data.classNames)) {
     throw new UserError(`Cannot resume "${file}": the classes of ${settings.dataset} are not those it was trained on`);
@@ -154,6 +243,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   return {
     description: { network, input, settings: { ...settings, epochs } },
     data,
+    skipped: data.skipped,
     from,
     parameters: describedNetwork(network).parameterCount,
     foundDataset: false,
@@ -181,10 +271,19 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     stem: network.stem,
     trainLimit: settings.train_limit,
     testLimit: settings.test_limit,
+    valSplit: settings.val_split,
+    freeze: settings.frozen?.join(),
     seed: settings.seed,
   };
+  if (given.has("weights")) {
+    throw usageError("Cannot resume with --weights: the checkpoint has its own; leave the option out", PATH);
+  }
   for (const [key, value] of Object.entries(begun) as [keyof typeof begun, unknown][]) {
-    if (!given.has(key) || String(options[key]).replaceAll(" ", "") === String(value)) continue;
+    if (!given.has(key)) continue;
+    const chosen = key === "dataset"
+      ? readDatasetName(options.dataset!, PATH)
+      : String(options[key]).replaceAll(" ", "");
+    if (chosen === String(value)) continue;
     const was = value === undefined ? "without it" : value === false ? "without" : `with ${value}`;
     throw usageError(
       `Cannot resume with --${flagName(key)}: the run was begun ${was}; leave the option out or start anew`,

@@ -3,7 +3,7 @@
 import type { Device } from "../kernels/device.ts";
 import type { EpochMetrics } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/trainer.ts";
-import { type DatasetName, DATASETS } from "./dataset.ts";
+import { datasetTitle } from "./dataset.ts";
 import { commandLine } from "./invocation.ts";
 import { formatBytes, formatDuration, formatRate, ProgressLine } from "./progress.ts";
 import type { TrainPlan } from "./train_plan.ts";
@@ -49,13 +49,14 @@ export class TextReport implements TrainReport {
   readonly #progress = new ProgressLine();
   #plan!: TrainPlan;
   #software = false;
+  #skippedNamed = false;
 
   start(plan: TrainPlan, device: Device, folder: string): void {
     this.#plan = plan;
     this.#software = device.capabilities.software;
     const { description: { network, input, settings }, data, from } = plan;
     const size = `${input.image_size}x${input.image_size}`;
-    const title = DATASETS[settings.dataset as DatasetName].title;
+    const title = datasetTitle(settings.dataset);
     const optimizer = [
       `lr ${settings.lr}`,
       `momentum ${settings.momentum}${settings.nesterov ? " (Nesterov)" : ""}`,
@@ -66,12 +67,19 @@ export class TextReport implements TrainReport {
     const rows = [
       ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on`],
       ["Network", `${network.arch}, ${plan.parameters.toLocaleString("en-US")} parameters, input ${size}`],
+      ...(plan.weights?.notes.map((note) => ["Weights", note]) ?? []),
+      ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),
       ["Training", `${counted(settings.epochs, "epoch")}, batch size ${settings.batch_size}, seed ${settings.seed}`],
       ["SGD", optimizer.filter(Boolean).join(", ")],
       ["Device", `${device.name}${this.#software ? ", a software adapter" : ""}`],
       ["Folder", folder],
     ];
     for (const [name, value] of rows) this.#say(`${name.padEnd(9)} ${value}`);
+    if (plan.skipped?.length) {
+      this.#say(
+        `Skipped   ${counted(plan.skipped.length, "picture")} that cannot be read, named after the first epoch`,
+      );
+    }
     if (from) {
       const { epoch, step } = from.description.progress!;
       this.#say(`Going on after epoch ${epoch}${step > 0 ? ` and step ${step} of epoch ${epoch + 1}` : ""}.`);
@@ -125,10 +133,21 @@ export class TextReport implements TrainReport {
         break;
       case "epoch":
         this.#say(epochLine(event.metrics, epochs));
+        this.#nameSkipped();
         break;
       case "interrupted":
         break;
     }
+  }
+
+  /** After the first epoch of this call: pictures that were left out. */
+  #nameSkipped(): void {
+    const { skipped = [] } = this.#plan;
+    if (this.#skippedNamed || skipped.length === 0) return;
+    this.#skippedNamed = true;
+    this.#say(`Skipped ${counted(skipped.length, "picture")}:`);
+    for (const { path, error } of skipped.slice(0, NAMED)) this.#say(`  ${path}: ${error}`);
+    if (skipped.length > NAMED) this.#say(`  ... and ${skipped.length - NAMED} more; --json names them all`);
   }
 
   /** A command that ends sooner. */
@@ -176,6 +195,9 @@ function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** How many skipped pictures are named. */
+const NAMED = 50;
+
 /** Seconds from which on a quicker job is named. */
 const LONG = 3600;
 
@@ -207,13 +229,15 @@ export class JsonReport implements TrainReport {
     console.log(JSON.stringify({ type, ...fields }));
   }
 
-  start({ description, data, parameters, from }: TrainPlan, device: Device, folder: string): void {
+  start({ description, data, parameters, from, weights, skipped }: TrainPlan, device: Device, folder: string): void {
     const progress = from?.description.progress;
     this.#print("start", {
       ...description,
       train_images: data.train.count,
       test_images: data.test.count,
       class_names: data.classNames,
+      weights: weights?.notes,
+      skipped,
       parameters,
       device: device.name,
       software: device.capabilities.software,

@@ -1,0 +1,55 @@
+/** A network out of a file: a checkpoint, or weights that are recognised. */
+
+import { UserError } from "../kernels/user_error.ts";
+import type { CheckpointDescription } from "../nn/checkpoint.ts";
+import { recognise } from "../nn/recognise.ts";
+import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import type { StateDict } from "../nn/weights.ts";
+import { imagenetLabels } from "../data/imagenet_labels.ts";
+import { imagenetStatistics } from "../data/folder.ts";
+import { readCheckpoint } from "./files.ts";
+import { isCheckpoint, readWeights } from "./weights_input.ts";
+
+/** What a file tells of a network; weights alone tell no settings and no progress. */
+export interface NetworkFile {
+  readonly description: CheckpointDescription;
+  readonly state: StateDict;
+  /** What was done to find the weights, for people. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Reads a checkpoint, safetensors or PyTorch's file. Weights of a thousand classes are taken for ImageNet's.
+ *
+ * @param arch What the user says that the network is.
+ * @throws {UserError} for other files, damaged ones, and networks that are not known.
+ */
+export async function readNetworkFile(path: string, arch?: Architecture): Promise<NetworkFile> {
+  if (await isCheckpoint(path)) {
+    const { description, state } = await readCheckpoint(path);
+    if (arch !== undefined && arch !== description.network.arch) {
+      throw new UserError(
+        `Cannot take "${path}" as ${arch}: it is of ${description.network.arch}; leave out --arch`,
+        { exitCode: 2 },
+      );
+    }
+    return { description: known(description), state, notes: [] };
+  }
+  const { tensors, notes } = await readWeights(path);
+  const network = arch === undefined ? recognise(tensors, path) : {
+    arch,
+    num_classes: tensors.get("fc.weight")?.shape[0] ?? (ARCHITECTURES[arch] as ResNeXtOptions).numClasses ?? 10,
+    cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
+  };
+  return { description: known({ network }), state: tensors, notes };
+}
+
+/** What goes without saying of weights of a thousand classes. */
+function known(description: CheckpointDescription): CheckpointDescription {
+  if (description.network.num_classes !== imagenetLabels.length) return description;
+  return {
+    input: { image_size: 224, ...imagenetStatistics },
+    class_names: imagenetLabels,
+    ...description,
+  };
+}
