@@ -122,17 +122,22 @@ async function verdictOf(
   const progress = new ProgressLine();
   try {
     const { dataDir, testLimit = settings.test_limit } = options;
-    const data = await loadDataset(settings.dataset, { trainLimit: 0, testLimit, dataDir });
+    const data = await loadDataset(settings.dataset, {
+      ...{ trainLimit: 0, testLimit, dataDir, imageSize: input.image_size },
+      ...{ valSplit: settings.val_split, seed: settings.seed },
+    });
     device = await openDevice();
     const network = await Network.create(device, describedNetwork(described));
     network.loadStateDict(checkpoint.state);
     const judgements: Judgement[] = [];
-    for await (const batch of judge(network, data.test, imageInput(data, input), settings.batch_size, signal)) {
+    for await (
+      const batch of judge(network, data.test, imageInput(data, input, data.test), settings.batch_size, signal)
+    ) {
       judgements.push(...batch);
       progress.update(`Testing ${judgements.length}/${data.test.count}`);
     }
     const wrong = judgements.filter(({ label, prediction }) => label !== prediction);
-    const { height, width } = (data.test as AnyImageSet).size ?? data;
+    const { height, width } = data.test.size ?? data;
     const pictures = wrong.sort((a, b) => a.labelProbability - b.labelProbability).slice(0, WRONG).map(
       async ({ image, label, prediction, confidence, labelProbability }): Promise<WrongPicture> => ({
         url: dataUrl(await png(imageBytes(data.test, image, height * width * 3), width, height)),
