@@ -55,6 +55,11 @@ export const commands: readonly ListedCommand[] = [
     load: async () => (await import("./cli/summary.ts")).summaryCommand,
   },
   {
+    name: "doctor",
+    summary: "Check this machine: GPU, its speed, Deno, data sets, disk; say what mends what",
+    load: async () => (await import("./cli/doctor.ts")).doctorCommand,
+  },
+  {
     name: "completions",
     summary: "Print a script that completes commands in a shell",
     load: async () => (await import("./cli/completions.ts")).completionsCommand(commands),

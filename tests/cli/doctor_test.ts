@@ -1,0 +1,68 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { adapterAdvice, type SystemFacts } from "../../cli/advice.ts";
+import { dataFinding, denoFinding, doctorText } from "../../cli/doctor.ts";
+import { cifar10 } from "../../data/cifar10.ts";
+import { resnext, withFolder } from "./support.ts";
+
+const plain: SystemFacts = { os: "linux", nvidia: false, wsl: false, container: false, dri: false, packages: "apt" };
+const steps = (changes: Partial<SystemFacts>, software = false) =>
+  adapterAdvice({ ...plain, ...changes }, software).steps.join("\n");
+
+Deno.test("the advice is the system's", () => {
+  assertStringIncludes(steps({}), "sudo apt-get install mesa-vulkan-drivers (gives a software adapter)");
+  assertStringIncludes(steps({ packages: "dnf" }), "sudo dnf install");
+  assertStringIncludes(steps({ packages: undefined }), "your distribution's");
+  assertStringIncludes(steps({ nvidia: true }), "nvidia-smi");
+  assertStringIncludes(steps({ nvidia: true, container: true }), "NVIDIA_DRIVER_CAPABILITIES=all");
+  assert(!steps({ nvidia: true, container: true }).includes("/dev/dri"));
+  assertStringIncludes(steps({ container: true }), "--device /dev/dri");
+  assertStringIncludes(steps({ wsl: true, nvidia: true }), "wsl --update");
+  assertStringIncludes(steps({ dri: true }), "usermod -aG render");
+  assertStringIncludes(steps({ os: "darwin" }), "update macOS");
+  assertStringIncludes(steps({ os: "windows" }), "graphics driver");
+  assert(!steps({}, true).includes("apt-get"), "a software adapter is there already");
+});
+
+Deno.test("an old Deno is bad, and the command mends it", () => {
+  assertEquals([denoFinding("2.9.0").verdict, denoFinding("3.0.0").verdict], ["ok", "ok"]);
+  assertEquals([denoFinding("2.8.9").verdict, denoFinding("2.8.9").steps], ["bad", ["deno upgrade"]]);
+});
+
+Deno.test("a data set that is not there, in part, or damaged", async () => {
+  await withFolder(async (folder) => {
+    assertEquals((await dataFinding(cifar10, folder)).verdict, "note");
+    const place = join(folder, cifar10.folder);
+    await Deno.mkdir(place);
+    assertMatch((await dataFinding(cifar10, folder)).text, /files are missing/);
+    for (const { name, size } of [...cifar10.trainFiles, ...cifar10.testFiles]) {
+      await Deno.writeFile(join(place, name), new Uint8Array(0));
+      await Deno.truncate(join(place, name), size);
+    }
+    const { verdict, text, steps } = await dataFinding(cifar10, folder);
+    assertEquals(verdict, "bad");
+    assertMatch(text, /data_batch_1\.bin has other bytes/);
+    assertMatch(steps![0], /download cifar10$/);
+  });
+});
+
+Deno.test("doctor tells of this machine, and its exit code says whether it will do", async () => {
+  await withFolder(async (folder) => {
+    const { code, stdout, stderr } = await resnext(["doctor", "--data-dir", folder, "--no-measure"]);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /^ok {4}Deno +2\.\d+/m);
+    assertMatch(stdout, /^(ok {2}|note) {2}GPU +\S/m);
+    assertMatch(stdout, /^note {2}cifar10 +not downloaded/m);
+    assertStringIncludes(stdout, "This machine is ready.");
+  });
+});
+
+Deno.test("the text names each problem with what mends it", () => {
+  const text = doctorText([{ name: "A", verdict: "ok", text: "x" }, {
+    name: "GPU",
+    verdict: "bad",
+    text: "none",
+    steps: ["do"],
+  }]);
+  assertEquals(text, "ok    A    x\nBAD   GPU  none\n           -> do\n\nOne thing needs mending.");
+});
