@@ -2,10 +2,15 @@
  * A checkpoint: one safetensors file with a network's `state_dict` under PyTorch's names, the optimizer's momenta under
  * `optimizer.momentum.`, and what the run was and had reached as JSON in the metadata. Any safetensors reader opens it.
  *
- * The metadata carries the SHA-256 of the tensors' bytes, so that a damaged file is found out.
+ * The metadata carries a SHA-256 of all of it, so that a damaged file is found out. What a file claims is checked, sizes
+ * bounded, before anything is made of it: whoever wrote it need not be trusted.
  */
 
 import { UserError } from "../kernels/user_error.ts";
+import { describedNetwork, fittedState } from "./described_network.ts";
+import { parseStrictJson, quoted } from "./json.ts";
+import type { AugmentSettings } from "./augment.ts";
+import { type ScheduleSettings, SCHEDULES } from "./schedule.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "./safetensors.ts";
 import { type Stem, STEMS } from "./resnext.ts";
 import type { StateDict } from "./weights.ts";
@@ -56,6 +61,18 @@ export interface RunSettings {
   readonly nesterov: boolean;
   /** Share of the target that is spread over all classes. */
   readonly label_smoothing: number;
+  /** The norm that all gradients together are scaled down to; absent: they are left as they are. */
+  readonly clip_grad_norm?: number;
+  /** How the learning rate changes; absent: it stays. */
+  readonly schedule?: ScheduleSettings;
+  /** False: batch norm's parameters and biases do not decay. Absent: they do. */
+  readonly decay_vectors?: boolean;
+  /** What is kept of the weights' moving average at each step; absent: there is none. */
+  readonly ema_decay?: number;
+  /** Epochs without a better one after which the run stops; absent: it does not. */
+  readonly patience?: number;
+  /** What is done to training images; absent: nothing. */
+  readonly augment?: AugmentSettings;
   /** Of the first weights and the order of the images. */
   readonly seed: number;
   /** Images used of each set; absent: all. */
@@ -116,28 +133,27 @@ export interface Checkpoint {
   readonly state: StateDict;
   /** By parameter name; absent for weights alone. */
   readonly momenta?: StateDict;
+  /** The moving average of `state`, where the run keeps one: what was tested. */
+  readonly average?: StateDict;
 }
 
-const MOMENTUM = "optimizer.momentum.";
+const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.";
 const FORMAT = 1;
 
 /** The bytes of a checkpoint's file. */
-export async function encodeCheckpoint({ description, state, momenta }: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
+export async function encodeCheckpoint({ description, state, momenta, average }: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
   const tensors = new Map(state);
   for (const [name, tensor] of momenta ?? []) tensors.set(MOMENTUM + name, tensor);
-  const metadata = {
-    format: "pt",
-    resnext: JSON.stringify({ format: FORMAT, ...description }),
-    sha256: await digest(tensors),
-  };
-  return encodeSafetensors({ tensors, metadata });
+  for (const [name, tensor] of average ?? []) tensors.set(AVERAGE + name, tensor);
+  const resnext = JSON.stringify({ format: FORMAT, ...description });
+  return encodeSafetensors({ tensors, metadata: { format: "pt", resnext, sha256: await digest(resnext, tensors) } });
 }
 
 /**
  * Reads a checkpoint's bytes; the tensors share their memory.
  *
  * @param name Stands in error messages.
- * @throws {UserError} for other files, damaged ones, and those of a newer version.
+ * @throws {UserError} for other files, damaged ones, those of a newer version, and weights of another network than theirs.
  */
 export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: string): Promise<Checkpoint> {
   const { tensors, metadata } = parseSafetensors(bytes, name);
@@ -148,19 +164,35 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
     refuse("it holds weights without a description; `checkpoint import` makes a checkpoint of them");
   }
   const description = parseDescription(metadata.resnext, refuse);
-  if (metadata.sha256 !== await digest(tensors)) refuse("its data do not match its checksum; the file is damaged");
+  if (metadata.sha256 !== await digest(metadata.resnext, tensors)) {
+    refuse("its data do not match its checksum; the file is damaged");
+  }
   const state = new Map<string, TensorData>(), momenta = new Map<string, TensorData>();
+  const average = new Map<string, TensorData>();
   for (const [key, tensor] of tensors) {
     if (key.startsWith(MOMENTUM)) momenta.set(key.slice(MOMENTUM.length), tensor);
+    else if (key.startsWith(AVERAGE)) average.set(key.slice(AVERAGE.length), tensor);
     else state.set(key, tensor);
   }
-  return { description, state, momenta: momenta.size > 0 ? momenta : undefined };
+  // A network is made, and memory taken, only for weights that are there.
+  try {
+    fittedState(describedNetwork(description.network), state);
+  } catch (error) {
+    if (error instanceof UserError) refuse(`its weights are not its network's: ${error.message}`);
+    throw error;
+  }
+  return {
+    description,
+    state,
+    momenta: momenta.size > 0 ? momenta : undefined,
+    ...(average.size > 0 && { average }),
+  };
 }
 
-/** SHA-256 of the tensors' names and bytes, in order, in hexadecimal. */
-async function digest(tensors: StateDict): Promise<string> {
+/** SHA-256 of the description and of the tensors' names and bytes, in order, in hexadecimal. */
+async function digest(description: string, tensors: StateDict): Promise<string> {
   // Each tensor's own digest first, so that nothing has to be copied into one piece.
-  const parts: Uint8Array[] = [];
+  const parts: Uint8Array[] = [new TextEncoder().encode(description)];
   for (const [name, { dtype, shape, bytes }] of tensors) {
     parts.push(new TextEncoder().encode(JSON.stringify([name, dtype, shape])));
     parts.push(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
@@ -182,44 +214,78 @@ const flag: Check = (value) => typeof value === "boolean";
 const number: Check = (value) => typeof value === "number" && Number.isFinite(value);
 const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
 const positive: Check = (value) => count(value) && (value as number) > 0;
-const list = (item: Check): Check => (value) => Array.isArray(value) && value.every(item);
-const triple: Check = (value) => list(number)(value) && (value as unknown[]).length === 3;
+/** Sizes that a machine could hold: a file must not ask for more work than it is worth. */
+const upTo = (most: number): Check => (value) => positive(value) && (value as number) <= most;
+const between = (least: number, most: number): Check => (value) =>
+  number(value) && (value as number) >= least && (value as number) <= most;
+const list = (item: Check, most = Infinity): Check => (value) =>
+  Array.isArray(value) && value.length <= most && value.every(item);
+/** The largest float32. */
+const MAX_FLOAT = 3.4028234e38;
+const triple: Check = (value) => list(between(-MAX_FLOAT, MAX_FLOAT))(value) && (value as unknown[]).length === 3;
 const optional = (check: Check): Check => (value) => value === undefined || check(value);
 const fields = (checks: Fields): Check => (value) =>
   typeof value === "object" && firstWrong(value, checks) === undefined;
 
 const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
 
+const SCHEDULE: Fields = {
+  kind: (value) => (SCHEDULES as readonly unknown[]).includes(value),
+  by: optional((value) => value === "epoch" || value === "step"),
+  warmup: optional(between(0, MAX_FLOAT)),
+  warmup_start: optional(between(0, 1)),
+  milestones: optional(list(between(0, MAX_FLOAT))),
+  gamma: optional(between(0, MAX_FLOAT)),
+  min_lr: optional(between(0, MAX_FLOAT)),
+  rise: optional(between(0, 1)),
+  div_factor: optional(between(0, MAX_FLOAT)),
+  final_div_factor: optional(between(0, MAX_FLOAT)),
+  anneal: optional((value) => value === "cos" || value === "linear"),
+};
+
+const amount = optional(between(0, MAX_FLOAT));
+const AUGMENT: Fields = {
+  ...{ flip: optional(flag), reflect: optional(flag), crop: optional(count), cutout: optional(count) },
+  ...{ erasing: optional(between(0, 1)), brightness: amount, contrast: amount, saturation: amount },
+  ...{ hue: optional(between(0, 0.5)), mixup: amount, cutmix: amount },
+};
+
 const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonly fields: Fields }>> = {
   network: {
     required: true,
     fields: {
       arch: text,
-      num_classes: positive,
-      cardinality: positive,
-      layers: optional(list(positive)),
-      channels: optional(list(positive)),
-      base_width: optional(positive),
+      num_classes: upTo(1_000_000),
+      cardinality: upTo(65536),
+      layers: optional(list(upTo(1024), 8)),
+      channels: optional(list(upTo(65536), 8)),
+      base_width: optional(upTo(65536)),
       stem: optional((value) => (STEMS as readonly unknown[]).includes(value)),
     },
   },
-  input: { required: false, fields: { image_size: positive, mean: triple, std: triple } },
+  input: { required: false, fields: { image_size: upTo(65536), mean: triple, std: triple } },
   settings: {
     required: false,
     fields: {
       dataset: text,
-      batch_size: positive,
+      batch_size: upTo(2 ** 20),
       epochs: count,
-      lr: number,
-      momentum: number,
-      weight_decay: number,
+      lr: between(0, MAX_FLOAT),
+      momentum: between(0, 1),
+      weight_decay: between(0, MAX_FLOAT),
       nesterov: flag,
-      label_smoothing: number,
+      label_smoothing: between(0, 1),
+      clip_grad_norm: optional(between(0, MAX_FLOAT)),
       seed: count,
       train_limit: optional(positive),
       test_limit: optional(positive),
-      val_split: optional(number),
+      val_split: optional(between(0, 1)),
       frozen: optional(list(text)),
+      schedule: optional(fields(SCHEDULE)),
+      decay_vectors: optional(flag),
+      ema_decay: optional(between(0, 1)),
+      patience: optional(positive),
+      augment: optional(fields(AUGMENT)),
     },
   },
   progress: {
@@ -236,13 +302,13 @@ function firstWrong(value: unknown, checks: Fields): string | undefined {
 function parseDescription(json: string, refuse: (why: string) => never): CheckpointDescription {
   let value: Record<string, unknown>;
   try {
-    value = JSON.parse(json);
-  } catch {
-    return refuse("its description is not JSON");
+    value = parseStrictJson(json) as Record<string, unknown>;
+  } catch (error) {
+    return refuse(`its description ${(error as Error).message}`);
   }
   if (typeof value !== "object" || value === null) refuse("its description is not a JSON object");
   if (value.format !== FORMAT) {
-    refuse(`it is of format ${JSON.stringify(value.format)}, this version reads ${FORMAT}; use a newer version`);
+    refuse(`it is of format ${quoted(value.format)}, this version reads ${FORMAT}; use a newer version`);
   }
   for (const [section, { required, fields: checks }] of Object.entries(DESCRIPTION)) {
     if (value[section] === undefined && !required) continue;

@@ -5,6 +5,7 @@ import type { NetworkDescription } from "./checkpoint.ts";
 import type { Module } from "./module.ts";
 import { Counter } from "./state.ts";
 import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
+import { quoted } from "./json.ts";
 import { checkNames, type StateDict } from "./weights.ts";
 import { ARCHITECTURES, isArchitecture, resnext } from "./resnext.ts";
 
@@ -17,7 +18,9 @@ export function describedNetwork(
   { arch, num_classes: numClasses, cardinality, layers, channels, base_width: baseWidth, stem }: NetworkDescription,
 ): Module {
   if (!isArchitecture(arch)) {
-    throw new UserError(`Unknown architecture "${arch}": this version knows ${Object.keys(ARCHITECTURES).join(", ")}`);
+    throw new UserError(
+      `Unknown architecture ${quoted(arch)}: this version knows ${Object.keys(ARCHITECTURES).join(", ")}`,
+    );
   }
   try {
     const given = Object.entries({ layers, channels, baseWidth, stem }).filter(([, value]) => value !== undefined);

@@ -2,22 +2,8 @@ import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { RunFolder } from "../../cli/run_folder.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import type { Checkpoint } from "../../nn/checkpoint.ts";
-import { float32Tensor } from "../../nn/safetensors.ts";
+import { smallCheckpoint } from "../checkpoint_support.ts";
 import { names, withFolder } from "../data/archive_support.ts";
-
-/** Of no network: the folder does not care. */
-function checkpoint(epoch: number, step: number): Checkpoint {
-  const tensors = new Map([["w", float32Tensor(Float32Array.of(epoch, step), [2])]]);
-  return {
-    description: {
-      network: { arch: "resnext50", num_classes: 10, cardinality: 32 },
-      progress: { epoch, step, loss_sum: 0, rows: 0, history: [] },
-    },
-    state: tensors,
-    momenta: tensors,
-  };
-}
 
 Deno.test("one process at a time trains into a folder; the second is told who does", async () => {
   await withFolder(async (path) => {
@@ -33,7 +19,7 @@ Deno.test("one process at a time trains into a folder; the second is told who do
 Deno.test("another run's folder is refused and left unlocked; the run's own is gone on with", async () => {
   await withFolder(async (path) => {
     const first = await RunFolder.open(path);
-    await first.save(checkpoint(0, 3), true);
+    await first.save(smallCheckpoint(0, 3), true);
     await first[Symbol.asyncDispose]();
     for (let i = 0; i < 2; i++) await assertRejects(() => RunFolder.open(path), UserError, "it holds a run already");
     for (const resumed of [first.last, first.best]) {
@@ -48,8 +34,8 @@ Deno.test("the newest checkpoint is the furthest whole one", async () => {
     assertEquals(await RunFolder.newestCheckpoint(join(path, "nowhere")), { newest: undefined, damaged: [] });
     assertEquals(await RunFolder.newestCheckpoint(path), { newest: undefined, damaged: [] });
     const folder = await RunFolder.open(path);
-    await folder.save(checkpoint(1, 0), true);
-    await folder.save(checkpoint(1, 7), false);
+    await folder.save(smallCheckpoint(1, 0), true);
+    await folder.save(smallCheckpoint(1, 7), false);
     assertEquals((await RunFolder.newestCheckpoint(path)).newest, folder.last);
     const bytes = await Deno.readFile(folder.last);
     bytes[bytes.length - 1] ^= 1;
