@@ -18,6 +18,8 @@ export interface BatchSource<B> {
   readonly x: Operand;
   /** A `u32` a row. */
   readonly labels: Operand;
+  /** Where images are mixed of two: `vec4f(weight, the other's label, 0, 0)` a row, as `crossEntropy` takes it. */
+  readonly mixes?: Operand;
   /** The place of what the source owns. */
   place(operand: Operand): Placement | undefined;
   /** What makes the input. */

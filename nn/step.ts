@@ -248,7 +248,7 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
   const { n: rows, c: classes } = graph.output.shape;
   const dlogits = operand("dlogits", storedElements(graph.output.shape));
   emit(crossEntropy(
-    { logits: lowered.output, labels: source.labels, dlogits, metrics, settings },
+    { logits: lowered.output, labels: source.labels, mixes: source.mixes, dlogits, metrics, settings },
     { rows, classes, labelSmoothing },
     caps,
   ));
