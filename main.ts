@@ -30,6 +30,11 @@ export const commands: readonly ListedCommand[] = [
     load: async () => (await import("./cli/eval.ts")).evalCommand,
   },
   {
+    name: "predict",
+    summary: "Name what is on pictures",
+    load: async () => (await import("./cli/predict.ts")).predictCommand,
+  },
+  {
     name: "runs",
     summary: "List the runs, or put two side by side",
     load: async () => (await import("./cli/runs.ts")).runsCommand,
@@ -53,6 +58,11 @@ export const commands: readonly ListedCommand[] = [
     name: "summary",
     summary: "Show a network's layers: output shape, parameters, multiply-adds, memory",
     load: async () => (await import("./cli/summary.ts")).summaryCommand,
+  },
+  {
+    name: "tune",
+    summary: "Measure the variants of a network's kernels on this adapter and remember the fastest",
+    load: async () => (await import("./cli/tune.ts")).tuneCommand,
   },
   {
     name: "doctor",

@@ -127,7 +127,7 @@ export interface Suspect {
 export class Device {
   /** The adapter's name, such as `NVIDIA H100`. */
   readonly name: string;
-  readonly capabilities: Capabilities;
+  #capabilities: Capabilities;
   readonly gpu: GPUDevice;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
   #failure: Error | undefined;
@@ -140,7 +140,7 @@ export class Device {
     this.name = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ") || "GPU";
     const { subgroupMinSize: min = 0, subgroupMaxSize: max = 0, isFallbackAdapter } = info;
     const granted = gpu.features.has("subgroups" as GPUFeatureName) && min === max;
-    this.capabilities = Object.freeze({
+    this.#capabilities = Object.freeze({
       software: Boolean(isFallbackAdapter) || /llvmpipe|lavapipe|swiftshader|basic render/i.test(this.name),
       subgroupSize: granted ? max : 0,
       maxBindingBytes: gpu.limits.maxStorageBufferBindingSize,
@@ -184,6 +184,16 @@ export class Device {
     await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
     await this.#investigated;
     return this.#failure ?? error;
+  }
+
+  /** What kernels may rely on. */
+  get capabilities(): Capabilities {
+    return this.#capabilities;
+  }
+
+  /** From now on kernels are chosen by a tuning where it knows one; steps compiled before stay as they are. */
+  useTuning(tuning: Tuning | undefined): void {
+    this.#capabilities = Object.freeze({ ...this.#capabilities, tuning });
   }
 
   /** Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. */

@@ -72,8 +72,7 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
   const { label, m, n, k, out, columnSums } = problem;
   const variant = problem.variant ?? caps.tuning?.choose(problem, caps) ?? gemmVariants(problem, caps)[0];
   const tile = TILES[variant.strategy](problem, variant, caps);
-  const tiles = ceilDiv(m, tile.rows) * ceilDiv(n, tile.columns);
-  const chunk = ceilDiv(ceilDiv(k, splitCount(problem, tiles, caps)), tile.kStep) * tile.kStep;
+  const chunk = ceilDiv(ceilDiv(k, splitCount(problem, caps)), SPLIT_STEP) * SPLIT_STEP;
   const pieces = ceilDiv(k, chunk);
   if (pieces === 1) {
     const sums = columnSums && { binding: write(columnSums), at: "n4" };
@@ -90,8 +89,12 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
   ];
 }
 
-/** How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. */
-function splitCount({ k, bias, norm, addend, relu }: Gemm, tiles: number, caps: Capabilities): number {
+/**
+ * How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. By the
+ * product alone, not its variant: with that, every variant adds in the same order and gives the same bits.
+ */
+function splitCount({ m, n, k, bias, norm, addend, relu }: Gemm, caps: Capabilities): number {
+  const tiles = ceilDiv(m, 64) * ceilDiv(n, 64);
   if (caps.software || bias || norm || addend || relu || tiles >= FEW_WORKGROUPS) return 1;
   return Math.max(1, Math.min(ceilDiv(ENOUGH_WORKGROUPS, tiles), Math.floor(k / LEAST_SPLIT), MOST_SPLITS));
 }
@@ -99,6 +102,8 @@ function splitCount({ k, bias, norm, addend, relu }: Gemm, tiles: number, caps: 
 /** From here on a large GPU is busy enough for partial results to cost more than they bring. */
 const FEW_WORKGROUPS = 128;
 const ENOUGH_WORKGROUPS = 384;
+/** Pieces are cut at multiples of every strategy's step. */
+const SPLIT_STEP = 16;
 const LEAST_SPLIT = 256;
 const MOST_SPLITS = 256;
 

@@ -72,8 +72,6 @@ export interface ColumnNorm {
 export interface Tile {
   readonly rows: number;
   readonly columns: number;
-  /** Sums advance by so many elements of k. */
-  readonly kStep: number;
   readonly workgroupSize: number;
   /** WGSL at module scope. */
   readonly declarations: string;

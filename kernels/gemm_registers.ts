@@ -1,7 +1,7 @@
 /** Matrix multiplication by the strategy `registers`; see `gemm.ts`. */
 
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
-import { accumulators, step, stores } from "./gemm_step.ts";
+import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { unroll } from "./wgsl.ts";
 
 /** A block of registers a thread, straight from memory; eight threads side by side in n. */
@@ -21,13 +21,9 @@ export function registerTile(problem: Gemm, { rows, columns4 }: GemmVariant): Ti
       ? `let b_${j}_${kk} = load_b(${last(`k + ${kk}u`)}, n4_${j});`
       : `let b_${j}_${kk} = load_b(k / 4u, n4_${j} * 4u + ${kk}u);`;
   });
-  const sums = problem.columnSums
-    ? unroll(4 * columns4, (i) => {
-      const j = i >> 2, kk = i & 3;
-      return `sums_${j} += select(vec4f(), b_${j}_${kk}, k + ${kk}u < k_end);`;
-    })
-    : "";
-  const inner = step({ ...problem, columnSums: undefined }, {
+  // What lies beyond the sum's end is loaded from inside of it, and must not count.
+  const sums = addColumnSums(problem, columns4, (j, kk) => `select(vec4f(), b_${j}_${kk}, k + ${kk}u < k_end)`);
+  const inner = step(problem, {
     rows,
     columns4,
     a: (i, kk) => alongK ? `a_${i}` : `a_${i}_${kk}`,
@@ -36,7 +32,6 @@ export function registerTile(problem: Gemm, { rows, columns4 }: GemmVariant): Ti
   return {
     rows,
     columns: lanes * columns4 * 4,
-    kStep: 4,
     workgroupSize: lanes,
     declarations: "",
     body: /* wgsl */ `

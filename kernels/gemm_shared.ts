@@ -2,7 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
-import { accumulators, step, stores } from "./gemm_step.ts";
+import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
 /** Threads of a workgroup, 16 by 16. */
@@ -77,7 +77,6 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
   return {
     rows,
     columns,
-    kStep: DEPTH,
     workgroupSize: THREADS,
     declarations: /* wgsl */ `
 var<workgroup> tile_a: array<vec4f, ${aStride * (aAlong === "k" ? DEPTH4 : DEPTH)}>;
@@ -98,6 +97,7 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
     for (var s = 0u; s < ${DEPTH4}u; s++) {
       ${readA}
       ${readB}
+      ${addColumnSums(problem, columns4, (j, kk) => `b_${j}_${kk}`)}
       ${inner}
     }
     workgroupBarrier();

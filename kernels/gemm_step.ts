@@ -15,15 +15,10 @@ export interface Step {
 
 /** WGSL that adds the products of four elements of k to the accumulators. */
 export function step(
-  { a: { along: aAlong }, b: { along: bAlong }, columnSums }: Gemm,
+  { a: { along: aAlong }, b: { along: bAlong } }: Gemm,
   { rows, columns4, a, b }: Step,
 ): string {
   const lines: string[] = [];
-  if (columnSums) {
-    for (let j = 0; j < columns4; j++) {
-      lines.push(`sums_${j} += (${b(j, 0)} + ${b(j, 1)}) + (${b(j, 2)} + ${b(j, 3)});`);
-    }
-  }
   const each = (body: (i: number, j: number) => string) => {
     for (let i = 0; i < rows; i++) {
       if (aAlong === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
@@ -49,6 +44,12 @@ export function step(
 export function accumulators(problem: Gemm, rows: number, columns4: number): string {
   const sums = problem.columnSums ? unroll(columns4, (j) => `var sums_${j} = vec4f();`) : "";
   return unroll(rows * columns4, (i) => `var acc_${Math.floor(i / columns4)}_${i % columns4} = vec4f();`) + sums;
+}
+
+/** WGSL that adds four elements of k, `b(j, kk)`, to the column sums: in one order, whatever the strategy. */
+export function addColumnSums({ columnSums }: Gemm, columns4: number, b: (j: number, kk: number) => string): string {
+  if (!columnSums) return "";
+  return unroll(columns4, (j) => `sums_${j} += (${b(j, 0)} + ${b(j, 1)}) + (${b(j, 2)} + ${b(j, 3)});`);
 }
 
 /** Whether storing needs something of each column: loaded once, not once a row. */

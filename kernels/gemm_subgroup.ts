@@ -2,7 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
-import { accumulators, step, stores } from "./gemm_step.ts";
+import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { unroll } from "./wgsl.ts";
 
 /**
@@ -29,13 +29,9 @@ export function subgroupTile(problem: Gemm, { rows, columns4 }: GemmVariant, cap
     if (problem.b.along === "k") return `let b_${j}_${kk} = load_b(k / 4u, n4_${j} * 4u + ${kk}u);`;
     return `let b_${j}_${kk} = load_b(${alongK ? `k + ${kk}u` : `min(k + ${kk}u, K - 1u)`}, n4_${j});`;
   });
-  const sums = problem.columnSums
-    ? unroll(4 * columns4, (i) => {
-      const j = i >> 2, kk = i & 3;
-      return `sums_${j} += select(vec4f(), b_${j}_${kk}, k + ${kk}u < k_end);`;
-    })
-    : "";
-  const inner = step({ ...problem, columnSums: undefined }, {
+  // What lies beyond the sum's end is loaded from inside of it, and must not count.
+  const sums = addColumnSums(problem, columns4, (j, kk) => `select(vec4f(), b_${j}_${kk}, k + ${kk}u < k_end)`);
+  const inner = step(problem, {
     rows,
     columns4,
     a: alongK ? (i) => `subgroupBroadcast(a_${Math.floor(i / lanes)}, ${i % lanes}u)` : aName,
@@ -44,7 +40,6 @@ export function subgroupTile(problem: Gemm, { rows, columns4 }: GemmVariant, cap
   return {
     rows,
     columns: lanes * columns4 * 4,
-    kStep: 4,
     workgroupSize: lanes,
     declarations: "",
     body: /* wgsl */ `

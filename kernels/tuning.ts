@@ -48,3 +48,16 @@ export class Tuning {
     return Object.fromEntries([...this.#known].sort(([a], [b]) => a < b ? -1 : 1));
   }
 }
+
+/** A tuning that takes one variant wherever a product has it: for tests and measurements. */
+export class ForcedVariant extends Tuning {
+  /** @param name As `variantName` gives it, such as `shared 8x2`. */
+  constructor(readonly name: string) {
+    super();
+  }
+
+  /** The variant; undefined where the product has none of that name. */
+  override choose(problem: Gemm, caps: Capabilities): GemmVariant | undefined {
+    return gemmVariants(problem, caps).find((variant) => variantName(variant) === this.name);
+  }
+}

@@ -1,0 +1,74 @@
+/** `resnext tune`: measures the variants of a network's heavy kernels on this adapter, and shows what was tried. */
+
+import { openDevice } from "../kernels/device.ts";
+import type { Trial } from "../kernels/tuner.ts";
+import { dataDirectory } from "../data/directory.ts";
+import { defineCommand } from "./command.ts";
+import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
+import { ProgressLine } from "./progress.ts";
+import { forgetTuning, tuneFor, tuningFile } from "./tuning.ts";
+
+const PATH = "resnext tune";
+
+/** The command. */
+export const tuneCommand = defineCommand({
+  name: "tune",
+  summary: "Measure the variants of a network's kernels on this adapter and remember the fastest",
+  details:
+    "What is found is kept in tuning.json of the data directory, by adapter and Deno version, and used by train, " +
+    "eval and predict unless --tune off. On a GPU train measures by itself what it does not know yet.",
+  positionals: [{ name: "arch", doc: "The network", choices: architectureNames, optional: true }],
+  options: {
+    imageSize: { type: "integer", min: 1, max: 4096, default: 224, doc: "Height and width of the images" },
+    batchSize: { type: "integer", min: 1, max: 65536, default: 64, doc: "Images a step" },
+    numClasses: { type: "integer", min: 1, max: 1_000_000, default: 10, doc: "Classes" },
+    ...networkOptions,
+    allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
+    again: { type: "boolean", doc: "Forget what is known of this adapter first" },
+    dataDir: {
+      type: "string",
+      placeholder: "DIR",
+      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
+      doc: "The data directory",
+    },
+    json: { type: "boolean", doc: "Print a JSON object a product instead" },
+  },
+  examples: ["tune", "tune resnext50 --image-size 32 --batch-size 16"],
+  async run({ args: { arch = "resnext50" }, options }) {
+    const module = describedByOptions(networkDescription(arch, options.numClasses, options, PATH), PATH);
+    const directory = dataDirectory(options.dataDir);
+    const device = await openDevice();
+    const progress = new ProgressLine();
+    try {
+      if (options.again) await forgetTuning(device, directory);
+      const input = { n: options.batchSize, c: 3, h: options.imageSize, w: options.imageSize };
+      const trials = await tuneFor(device, module, [input], {
+        mode: "full",
+        directory,
+        sameStrategy: !options.allStrategies,
+        onTrial: (trial, done, all) => {
+          progress.update(`${done}/${all} ${trial.key}: ${trial.won}`);
+        },
+      });
+      progress.clear();
+      for (const trial of trials) console.log(options.json ? JSON.stringify(trial) : describe(trial));
+      if (!options.json) console.log(summary(trials, device.name, tuningFile(directory)));
+    } finally {
+      progress.clear();
+      device.close();
+    }
+  },
+});
+
+function describe({ key, tried, won }: Trial): string {
+  const times = tried.map(({ variant, milliseconds }) =>
+    `${variant === won ? "*" : " "}${variant} ${milliseconds.toFixed(3)} ms`
+  );
+  return `${key.padEnd(28)} ${times.join("  ")}`;
+}
+
+function summary(trials: readonly Trial[], device: string, file: string): string {
+  if (trials.length === 0) return `Nothing to measure: all products are known for ${device} (--again measures anew)`;
+  const changed = trials.filter(({ tried, won }) => tried[0].variant !== won).length;
+  return `${trials.length} products measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`;
+}

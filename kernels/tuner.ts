@@ -1,0 +1,96 @@
+/** Measures the variants of products on the adapter at hand: the other half of `tuning.ts`. */
+
+import type { Device } from "./device.ts";
+import type { Dispatch, Operand } from "./dispatch.ts";
+import { gemm, gemmKey, gemmVariants } from "./gemm.ts";
+import { type GemmVariant, variantName } from "./gemm_problem.ts";
+import { Program } from "./program.ts";
+import type { Tuning } from "./tuning.ts";
+
+/** What was tried for one product. */
+export interface Trial {
+  readonly key: string;
+  /** Milliseconds of each variant, in the order tried: the one that rules choose first. */
+  readonly tried: readonly { readonly variant: string; readonly milliseconds: number }[];
+  readonly won: string;
+}
+
+/** How a tuner goes about it. */
+export interface TunerOptions {
+  /** Only variants of the strategy that rules choose: quicker, and nearly always the winner's. Default true. */
+  readonly sameStrategy?: boolean;
+  /** Called after each product. */
+  readonly onTrial?: (trial: Trial, done: number, all: number) => void;
+}
+
+/** Timed work of one variant in one round, in milliseconds: long beside the noise of a read. */
+const ROUND = 25;
+const ROUNDS = 3;
+/** What a challenger must save to win: less is noise. */
+const MARGIN = 0.05;
+
+/** Measures every product that a tuning has noted, and teaches it the winners. */
+export async function tune(device: Device, tuning: Tuning, options: TunerOptions = {}): Promise<Trial[]> {
+  const trials: Trial[] = [];
+  const { unknown } = tuning;
+  for (const { problem, caps } of unknown) {
+    // Asked without the tuning itself: its own rules would answer.
+    const rules = { ...caps, tuning: undefined };
+    const all = gemmVariants(problem, rules);
+    const variants = options.sameStrategy ?? true ? all.filter(({ strategy }) => strategy === all[0].strategy) : all;
+    const times = await measure(device, variants.map((variant) => gemm({ ...problem, variant }, rules)));
+    const fastest = times.indexOf(Math.min(...times));
+    const winner: GemmVariant = times[fastest] < times[0] * (1 - MARGIN) ? variants[fastest] : variants[0];
+    tuning.learn(problem, winner);
+    const trial = {
+      key: gemmKey(problem),
+      tried: variants.map((variant, i) => ({ variant: variantName(variant), milliseconds: times[i] })),
+      won: variantName(winner),
+    };
+    trials.push(trial);
+    options.onTrial?.(trial, trials.length, unknown.length);
+  }
+  return trials;
+}
+
+/** Milliseconds of each list of dispatches: the least of some rounds, in turns. */
+async function measure(device: Device, lists: readonly (readonly Dispatch[])[]): Promise<number[]> {
+  const buffers = new Map<Operand, GPUBuffer>();
+  const programs: Program[] = [];
+  try {
+    for (const { bindings } of lists.flat()) {
+      for (const { operand } of Object.values(bindings)) {
+        if (!buffers.has(operand)) buffers.set(operand, await device.buffer(operand.label, operand.byteLength));
+      }
+    }
+    const place = (operand: Operand) => ({ buffer: buffers.get(operand)!, offset: 0 });
+    for (const list of lists) programs.push(await Program.create(device, list, place));
+    const [probe] = buffers.values();
+    const run = async (program: Program, repeats: number) => {
+      const encoder = device.gpu.createCommandEncoder();
+      for (let i = 0; i < repeats; i++) program.encode(encoder);
+      const started = performance.now();
+      device.gpu.queue.submit([encoder.finish()]);
+      await device.read(probe, 0, 16);
+      return performance.now() - started;
+    };
+    // A read alone costs several milliseconds: it is measured too, and taken off.
+    const idle = Math.min(await run(programs[0], 0), await run(programs[0], 0), await run(programs[0], 0));
+    const repeats: number[] = [];
+    for (const program of programs) {
+      await run(program, 1);
+      const rough = Math.max(0.01, (await run(program, 4) - idle) / 4);
+      repeats.push(Math.max(2, Math.min(4096, Math.ceil(ROUND / rough))));
+    }
+    const least = programs.map(() => Infinity);
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const [i, program] of programs.entries()) {
+        least[i] = Math.min(least[i], Math.max(1e-4, await run(program, repeats[i]) - idle) / repeats[i]);
+      }
+    }
+    return least;
+  } finally {
+    for (const program of programs) program.destroy();
+    for (const buffer of buffers.values()) buffer.destroy();
+  }
+}

@@ -1,0 +1,107 @@
+import { assert, assertEquals } from "@std/assert";
+import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
+import { denseForward, denseInputGradient, denseWeightGradient } from "../../kernels/dense_conv.ts";
+import type { Capabilities, Device } from "../../kernels/device.ts";
+import { type Operand, operand } from "../../kernels/dispatch.ts";
+import { gemmKey, gemmVariants } from "../../kernels/gemm.ts";
+import { type Gemm, type GemmVariant, variantName } from "../../kernels/gemm_problem.ts";
+import { runOnce } from "../../kernels/program.ts";
+import { tune } from "../../kernels/tuner.ts";
+import { Tuning } from "../../kernels/tuning.ts";
+import { formula, gpuTest } from "../support.ts";
+
+const GEOMETRY: ConvGeometry = {
+  input: { n: 2, h: 9, w: 23, c: 20 },
+  outChannels: 36,
+  kernelHeight: 1,
+  kernelWidth: 1,
+  stride: 1,
+  padding: 0,
+  groups: 1,
+};
+
+/** Operands of all three passes, with seeded values. */
+function operands() {
+  const pixels = 2 * 9 * 23;
+  const sizes = { x: pixels * 20, weight: 20 * 36, bias: 36, dy: pixels * 36, y: pixels * 36, dx: pixels * 20 };
+  const places = Object.fromEntries(
+    Object.entries({ ...sizes, dweight: 20 * 36, dbias: 36 }).map(([name, size]) => [name, operand(name, size)]),
+  );
+  const inputs = new Map(
+    ["x", "weight", "bias", "dy"].map((name, stream) =>
+      [places[name], formula(places[name].byteLength / 4, stream + 1)] as const
+    ),
+  );
+  return { places, inputs };
+}
+
+/** The products that a pass makes, caught on their way. */
+function products(caps: Capabilities): Gemm[] {
+  const tuning = new Tuning();
+  const { places: { x, weight, bias, dy, y, dx, dweight, dbias } } = operands();
+  const noting = { ...caps, tuning };
+  denseForward({ x, weight, bias, y }, GEOMETRY, noting);
+  denseInputGradient({ dy, weight, dx }, GEOMETRY, noting);
+  denseWeightGradient({ x, dy, dweight, dbias }, GEOMETRY, noting);
+  return tuning.unknown.map(({ problem }) => problem);
+}
+
+async function results(device: Device, caps: Capabilities, variant: GemmVariant): Promise<Uint8Array[]> {
+  const { places: { x, weight, bias, dy, y, dx, dweight, dbias }, inputs } = operands();
+  const wanted: Operand[] = [y, dx, dweight, dbias];
+  const dispatches = [
+    ...denseForward({ x, weight, bias, y }, GEOMETRY, caps, { variant }),
+    ...denseInputGradient({ dy, weight, dx }, GEOMETRY, caps, { variant }),
+    ...denseWeightGradient({ x, dy, dweight, dbias }, GEOMETRY, caps, { variant }),
+  ];
+  return (await runOnce(device, dispatches, inputs, wanted)).map((bytes) => new Uint8Array(bytes));
+}
+
+gpuTest("every variant of a product gives the same bits, in software and as on a GPU", async (device) => {
+  for (const software of [true, false]) {
+    const caps = { ...device.capabilities, software };
+    const variants = new Map<string, GemmVariant>();
+    for (const problem of products(caps)) {
+      for (const variant of gemmVariants(problem, caps)) variants.set(variantName(variant), variant);
+    }
+    assert(variants.size >= 7, `${[...variants.keys()]}`);
+    const [first, ...others] = [...variants.values()];
+    const expected = await results(device, caps, first);
+    for (const variant of others) {
+      assertEquals(await results(device, caps, variant), expected, `${variantName(variant)}, software ${software}`);
+    }
+  }
+});
+
+gpuTest("a tuning notes what it does not know, and chooses what it has learned", ({ capabilities }) => {
+  const [problem] = products(capabilities);
+  const tuning = new Tuning();
+  assertEquals(tuning.choose(problem, capabilities), undefined);
+  assertEquals(tuning.unknown.map((noted) => gemmKey(noted.problem)), [gemmKey(problem)]);
+  const last = gemmVariants(problem, capabilities).at(-1)!;
+  tuning.learn(problem, last);
+  assertEquals(tuning.choose(problem, capabilities), last);
+  assertEquals(tuning.unknown.length, 0);
+  assertEquals(new Tuning(tuning.entries).choose(problem, capabilities), last, "entries come back from a file");
+  assertEquals(new Tuning({ [gemmKey(problem)]: "warp 9x9" }).choose(problem, capabilities), undefined);
+  return Promise.resolve();
+});
+
+gpuTest("the tuner measures each product once, and what it found is what kernels then do", async (device) => {
+  const tuning = new Tuning();
+  const caps = { ...device.capabilities, tuning };
+  const { places: { x, weight, y } } = operands();
+  denseForward({ x, weight, y }, GEOMETRY, caps);
+  const trials = await tune(device, tuning, { sameStrategy: true });
+  assertEquals(trials.length, 1);
+  const [{ key, tried, won }] = trials;
+  assert(tried.length > 1 && tried.every(({ milliseconds }) => milliseconds > 0));
+  assert(tried.some(({ variant }) => variant === won));
+  assertEquals(tuning.entries, { [key]: won });
+  assertEquals(await tune(device, tuning), []);
+  const forced = tuning.choose(products(device.capabilities)[0], device.capabilities)!;
+  assertEquals(
+    denseForward({ x, weight, y }, GEOMETRY, caps)[0].source,
+    denseForward({ x, weight, y }, GEOMETRY, device.capabilities, { variant: forced })[0].source,
+  );
+});
