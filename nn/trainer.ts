@@ -21,7 +21,8 @@ import { Network } from "./network.ts";
 import { describedNetwork } from "./described_network.ts";
 import { frozenEntries } from "./freezing.ts";
 import { toFloat32 } from "./safetensors.ts";
-import { RING_SLOTS, type TrainStep, trainStep } from "./step.ts";
+import { type StepResult, type TrainStep, trainStep } from "./step.ts";
+import { TrainingClock } from "./training_clock.ts";
 
 /** Images to learn from and to test on. */
 export interface TrainingData {
@@ -56,6 +57,8 @@ export type TrainEvent =
     readonly step: number;
     readonly steps: number;
     readonly loss: number;
+    /** A pause that was asked for: see {@linkcode TrainerOptions}. */
+    readonly pause: boolean;
     readonly imagesPerSecond: number;
     /** For all of the job that is left, evaluation included. */
     readonly secondsLeft: number;
@@ -74,13 +77,13 @@ export class DivergedError extends UserError {
   override name = "DivergedError";
 }
 
-/** How long steps are queued before their results are read, in seconds: a compromise of reading costs and reaction. */
-const COLLECT_EVERY = 0.5;
-/** Steps measured for the estimate, the first (which compiles) left out. */
-const MEASURED_STEPS = 3;
-
-/** Seconds from which on a first step, too, says how long the others take. */
-const SLOW_STEP = 5;
+/** How a run is watched and paused: of no influence on its bits. */
+export interface TrainerOptions {
+  /** After so many steps, counted from the first epoch on, results are read, so that a checkpoint can be made there. */
+  readonly pauseEvery?: number;
+  /** Look for the first value that is not finite, after each kernel. Default false. */
+  readonly detectAnomaly?: boolean;
+}
 
 /** A training run on a device. */
 export class Trainer {
@@ -92,6 +95,7 @@ export class Trainer {
   readonly #evaluator: Evaluator;
   readonly #steps: ReadonlyMap<number, TrainStep<ImageBatch>>;
   readonly #sources: readonly ImageSource[];
+  readonly #options: TrainerOptions;
   #epoch: number;
   #step: number;
   #lossSum: number;
@@ -107,7 +111,9 @@ export class Trainer {
     steps: ReadonlyMap<number, TrainStep<ImageBatch>>,
     sources: readonly ImageSource[],
     progress: RunProgress,
+    options: TrainerOptions,
   ) {
+    this.#options = options;
     this.network = network;
     this.#description = description;
     this.#data = data;
@@ -130,6 +136,7 @@ export class Trainer {
     data: TrainingData,
     description: RunDescription,
     from?: Checkpoint,
+    options: TrainerOptions = {},
   ): Promise<Trainer> {
     const { network: { num_classes }, input: { image_size: imageSize }, settings } = description;
     if (num_classes < data.classNames.length) {
@@ -146,7 +153,7 @@ export class Trainer {
     }
     const network = await Network.create(device, describedNetwork(description.network), { seed: settings.seed });
     try {
-      return await Trainer.#prepare(network, data, description, from);
+      return await Trainer.#prepare(network, data, description, from, options);
     } catch (error) {
       network.destroy();
       throw error;
@@ -157,7 +164,8 @@ export class Trainer {
     network: Network,
     data: TrainingData,
     description: RunDescription,
-    from?: Checkpoint,
+    from: Checkpoint | undefined,
+    options: TrainerOptions,
   ): Promise<Trainer> {
     const { device } = network, { input, settings } = description;
     const images = await DeviceImages.create(device, data.train);
@@ -172,7 +180,8 @@ export class Trainer {
     const windows = data.train.crop !== undefined;
     for (const rows of canNormalize(rest, description) ? [batchSize, rest] : [batchSize]) {
       const source = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
-      const step = await trainStep(network, { source, optimizer, labelSmoothing, frozen });
+      const watched = { clipGradNorm: settings.clip_grad_norm, detectAnomaly: options.detectAnomaly };
+      const step = await trainStep(network, { source, optimizer, labelSmoothing, frozen, ...watched });
       steps.set(rows, step);
       sources.push(source);
     }
@@ -186,7 +195,7 @@ export class Trainer {
     }
     const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
     const progress = from?.description.progress ?? start;
-    return new Trainer(network, description, data, images, evaluator, steps, sources, progress);
+    return new Trainer(network, description, data, images, evaluator, steps, sources, progress, options);
   }
 
   /** The order of an epoch's images, cut into batches; a rest that cannot be normalized is left out. */
@@ -227,7 +236,7 @@ export class Trainer {
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
     const { epochs, lr } = this.#description.settings;
-    const clock = new Clock(), warm = new Set<TrainStep<ImageBatch>>();
+    const clock = new TrainingClock(), warm = new Set<TrainStep<ImageBatch>>();
     while (this.#epoch < epochs) {
       const started = performance.now();
       const epoch = this.#epoch + 1;
@@ -240,15 +249,21 @@ export class Trainer {
         queued.push(step);
         this.#step++;
         const last = this.#step === batches.length;
-        if (!last && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
+        const { pauseEvery = Infinity } = this.#options;
+        const pause = (this.#epoch * batches.length + this.#step) % pauseEvery === 0;
+        if (!last && !pause && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
         const { loss, rows } = await this.#collect(queued, epoch);
         clock.count(queued.length, rows, queued.some((each) => !warm.has(each)));
         for (const each of queued) warm.add(each);
         queued = [];
         const { imagesPerSecond } = clock;
         const secondsLeft = this.#remaining(imagesPerSecond);
-        yield { type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond, secondsLeft };
+        yield {
+          ...{ type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond, secondsLeft },
+          pause: pause && !last,
+        };
         if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
+        if (pause) clock.restart();
         if (signal?.aborted && !last) {
           yield { type: "interrupted", epoch, step: this.#step };
           return;
@@ -295,14 +310,22 @@ export class Trainer {
 
   /** Results of queued steps; the epoch's sums grow by them, in order. */
   async #collect(queued: readonly TrainStep<ImageBatch>[], epoch: number): Promise<{ loss: number; rows: number }> {
-    const results = new Map<TrainStep<ImageBatch>, Iterator<{ lossSum: number; rows: number }>>();
+    const results = new Map<TrainStep<ImageBatch>, Iterator<StepResult>>();
     for (const step of new Set(queued)) results.set(step, (await step.collect()).values());
     let lossSum = 0, rows = 0;
     for (const [index, step] of queued.entries()) {
       const result = results.get(step)!.next().value!;
-      if (!Number.isFinite(result.lossSum)) {
-        throw diverged("loss", `at step ${this.#step - queued.length + index + 1} of epoch ${epoch}`);
+      const { lossSum: loss, gradientNorm = 0, anomaly } = result;
+      const when = `at step ${this.#step - queued.length + index + 1} of epoch ${epoch}`;
+      if (anomaly !== undefined) {
+        throw new DivergedError(
+          `The first value that is not finite appeared ${when}, in ${anomaly}: training has diverged; ` +
+            "use a smaller learning rate",
+        );
       }
+      const hint = this.#options.detectAnomaly ? "" : "; --detect-anomaly names the layer";
+      if (!Number.isFinite(loss)) throw diverged("loss", when, hint);
+      if (!Number.isFinite(gradientNorm)) throw diverged("gradients' norm", when, hint);
       lossSum += result.lossSum;
       rows += result.rows;
       this.#lossSum += result.lossSum;
@@ -388,55 +411,8 @@ function canNormalize(rows: number, { network, input }: RunDescription): boolean
   return rows * Math.ceil(input.image_size / 2 ** (stages + 1)) ** 2 > 1;
 }
 
-function diverged(what: string, when: string): DivergedError {
+function diverged(what: string, when: string, hint = ""): DivergedError {
   return new DivergedError(
-    `The ${what} is not finite any more ${when}: training has diverged; use a smaller learning rate`,
+    `The ${what} is not finite any more ${when}: training has diverged; use a smaller learning rate${hint}`,
   );
-}
-
-/** Speed of training, pauses and first runs (which compile) left out; how many steps to queue. */
-class Clock {
-  #steps = 0;
-  #rows = 0;
-  #seconds = 0;
-  #since = performance.now();
-  /** Of the first step: until another is measured there is nothing else to tell. */
-  #first: number | undefined;
-  #slow = false;
-  #announced = false;
-
-  /** Steps until results are read again. */
-  get stepsPerCollect(): number {
-    if (this.#steps < MEASURED_STEPS) return 1;
-    return Math.max(1, Math.min(RING_SLOTS / 2, Math.round(COLLECT_EVERY / (this.#seconds / this.#steps))));
-  }
-
-  get imagesPerSecond(): number {
-    return this.#seconds > 0 ? this.#rows / this.#seconds : this.#first ?? 0;
-  }
-
-  /** Whether enough was measured for an estimate; true once. Where steps are slow the first is enough. */
-  justMeasured(): boolean {
-    if (this.#announced || (this.#steps < MEASURED_STEPS && !this.#slow)) return false;
-    return this.#announced = true;
-  }
-
-  /** Steps have been finished. `cold`: one of them ran for the first time, when drivers still compile. */
-  count(steps: number, rows: number, cold: boolean): void {
-    const now = performance.now(), seconds = (now - this.#since) / 1000;
-    this.#since = now;
-    if (cold) {
-      this.#first ??= rows / seconds;
-      this.#slow ||= seconds / steps > SLOW_STEP;
-      return;
-    }
-    this.#steps += steps;
-    this.#rows += rows;
-    this.#seconds += seconds;
-  }
-
-  /** Time that passes until now is not training's. */
-  restart(): void {
-    this.#since = performance.now();
-  }
 }
