@@ -49,6 +49,8 @@ export interface PositionalSpec {
   readonly choices?: readonly string[];
   /** It may be left out. Only the last ones may. */
   readonly optional?: boolean;
+  /** It may be given several times: a list, of at least one. Only the last one may. */
+  readonly several?: boolean;
 }
 
 type OptionValue<O extends OptionSpec> = O extends { type: "boolean" } ? boolean
@@ -67,6 +69,7 @@ type PositionalValue<P extends PositionalSpec> = P extends { choices: readonly (
 /** The values of declared positional arguments, by name. */
 export type PositionalValues<P extends readonly PositionalSpec[]> = {
   readonly [Spec in P[number] as Spec["name"]]: Spec extends { optional: true } ? PositionalValue<Spec> | undefined
+    : Spec extends { several: true } ? readonly PositionalValue<Spec>[]
     : PositionalValue<Spec>;
 };
 
@@ -169,7 +172,7 @@ export function readArguments(
   declared: { options: OptionSpecs; positionals: readonly PositionalSpec[] },
   args: readonly string[],
   path: string,
-): { options: Record<string, unknown>; args: Record<string, string>; given: Set<string> } {
+): { options: Record<string, unknown>; args: Record<string, string | string[]>; given: Set<string> } {
   const specs = Object.entries(declared.options).map(([key, spec]) => ({ key, flag: flagName(key), spec }));
   const flags = new Map(specs.map((entry) => [entry.flag, entry]));
   const complain = (message: string) => usageError(message, path);
@@ -271,14 +274,19 @@ function readPositionals(
   values: readonly string[],
   specs: readonly PositionalSpec[],
   complain: Complain,
-): Record<string, string> {
-  const args: Record<string, string> = {};
+): Record<string, string | string[]> {
+  const args: Record<string, string | string[]> = {};
   specs.forEach((spec, i) => {
     const value = values[i], what = `Argument ${spec.name.toUpperCase()}`;
     if (value === undefined) {
       if (!spec.optional) throw complain(`Missing argument ${spec.name.toUpperCase()}: ${spec.doc}`);
-    } else args[spec.name] = spec.choices ? readChoice(value, what, spec.choices, complain) : value;
+      return;
+    }
+    const read = (value: string) => spec.choices ? readChoice(value, what, spec.choices, complain) : value;
+    args[spec.name] = spec.several ? values.slice(i).map(read) : read(value);
   });
-  if (values.length > specs.length) throw complain(`Unexpected argument ${JSON.stringify(values[specs.length])}`);
+  if (values.length > specs.length && !specs.at(-1)?.several) {
+    throw complain(`Unexpected argument ${JSON.stringify(values[specs.length])}`);
+  }
   return args;
 }

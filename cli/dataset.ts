@@ -130,6 +130,11 @@ export function datasetTitle(name: string): string {
   return Object.hasOwn(DATASETS, name) ? DATASETS[name as DatasetName].title : name.replace(FOLDER, "pictures of ");
 }
 
+/** Whether a data set is a folder of pictures. */
+export function isPictures(name: string): boolean {
+  return name.startsWith(FOLDER);
+}
+
 /** A data set's name as part of a file's. */
 export function datasetFileName(name: string): string {
   if (!name.startsWith(FOLDER)) return name;

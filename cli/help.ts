@@ -7,8 +7,8 @@ const WIDTH = 100;
 
 /** Usage, arguments, every option with its default, examples. */
 export function commandHelp(command: Command, path: string): string {
-  const positionals = command.positionals.map(({ name, optional }) =>
-    optional ? `[${name.toUpperCase()}]` : name.toUpperCase()
+  const positionals = command.positionals.map(({ name, optional, several }) =>
+    `${optional ? `[${name.toUpperCase()}]` : name.toUpperCase()}${several ? "..." : ""}`
   );
   const required = Object.entries(command.options)
     .filter(([, spec]) => "required" in spec && spec.required)

@@ -1,5 +1,6 @@
 /** Workers that decode pictures, as many at a time as there are processors. */
 
+import { UserError } from "../../kernels/user_error.ts";
 import type { PreparedPicture } from "./decode.ts";
 import type { PictureTransform } from "./transform.ts";
 
@@ -79,7 +80,7 @@ export class PicturePool {
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      this.#fail(new Error(`Cannot decode pictures: ${event.message}`));
+      this.#fail(new UserError(`Cannot decode pictures: ${event.message.split("\n")[0]}`));
     };
     const slot = { worker, busy: 0 };
     this.#workers.push(slot);

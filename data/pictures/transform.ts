@@ -11,6 +11,8 @@ export interface PictureTransform {
    */
   readonly kind: "centre" | "whole";
   readonly size: number;
+  /** Of `centre`: another length of the shorter side. */
+  readonly side?: number;
 }
 
 /** Where a picture's sides go, and what is cut out there; in pixels. */
@@ -39,9 +41,12 @@ export function resizedSide(imageSize: number): number {
 }
 
 /** Where a picture of `width` by `height` goes. */
-export function placement(width: number, height: number, { kind, size }: PictureTransform): Placement {
+export function placement(
+  width: number,
+  height: number,
+  { kind, size, side = resizedSide(size) }: PictureTransform,
+): Placement {
   if (kind === "whole") return { width: size, height: size, left: 0, top: 0 };
-  const side = resizedSide(size);
   // As torchvision's Resize does: the longer side is cut off to a whole number.
   const scaled = width <= height
     ? { width: side, height: Math.trunc(side * height / width) }
