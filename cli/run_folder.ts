@@ -98,10 +98,13 @@ export class RunFolder implements AsyncDisposable {
 
   /** Saves `last`, and `best` where it is. @throws {UserError} when the disk refuses; what was there before stays. */
   async save(checkpoint: Checkpoint, best: boolean): Promise<void> {
+    const { description, average } = checkpoint;
     const bytes = await encodeCheckpoint(checkpoint);
-    for (const path of best ? [this.last, this.best] : [this.last]) {
-      await touching(`save "${path}"`, () => saveFile(path, bytes));
-    }
+    await touching(`save "${this.last}"`, () => saveFile(this.last, bytes));
+    if (!best) return;
+    // What was tested is what is to be used: of a run with a moving average that, and not a state to go on from.
+    const tested = average ? await encodeCheckpoint({ description, state: average }) : bytes;
+    await touching(`save "${this.best}"`, () => saveFile(this.best, tested));
   }
 
   /** Locks the folder. @throws {UserError} naming who trains into it. */

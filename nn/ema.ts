@@ -85,14 +85,23 @@ export class MovingAverage {
     return this.#updates;
   }
 
-  /** Runs `work` while the network has the averaged weights; before the first update it has its own. */
-  async use<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#updates === 0) return await work();
+  /**
+   * Gives the network the averaged weights until the function that it returns is called; before the first update it keeps
+   * its own.
+   */
+  take(): () => void {
+    if (this.#updates === 0) return () => {};
     this.#swap(["source", "spare"], ["average", "source"]);
+    return () => this.#swap(["spare", "source"]);
+  }
+
+  /** Runs `work` while the network has the averaged weights. */
+  async use<T>(work: () => Promise<T>): Promise<T> {
+    const restore = this.take();
     try {
       return await work();
     } finally {
-      this.#swap(["spare", "source"]);
+      restore();
     }
   }
 

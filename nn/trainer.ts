@@ -4,9 +4,18 @@
  */
 
 import type { Device } from "../kernels/device.ts";
+import type { RowChange } from "../kernels/augment.ts";
 import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { DeviceImages, type ImageBatch, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import { type AugmentedBatch, AugmentedSource, checkAugment, drawChanges, isAugmented } from "./augment.ts";
+import {
+  type BatchSource,
+  DeviceImages,
+  type ImageBatch,
+  type ImageInput,
+  ImageSource,
+  type LabelledImages,
+} from "./batch_source.ts";
 import type {
   Checkpoint,
   CheckpointDescription,
@@ -16,11 +25,13 @@ import type {
   RunProgress,
   RunSettings,
 } from "./checkpoint.ts";
+import { MovingAverage } from "./ema.ts";
 import { type EvaluationReport, Evaluator, residentBytes } from "./evaluator.ts";
 import { Network } from "./network.ts";
 import { describedNetwork } from "./described_network.ts";
 import { frozenEntries } from "./freezing.ts";
 import { toFloat32 } from "./safetensors.ts";
+import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
 import { type StepResult, type TrainStep, trainStep } from "./step.ts";
 import { TrainingClock } from "./training_clock.ts";
 
@@ -57,6 +68,8 @@ export type TrainEvent =
     readonly step: number;
     readonly steps: number;
     readonly loss: number;
+    /** Of the last of them. */
+    readonly learningRate: number;
     /** A pause that was asked for: see {@linkcode TrainerOptions}. */
     readonly pause: boolean;
     readonly imagesPerSecond: number;
@@ -68,6 +81,8 @@ export type TrainEvent =
   /** `done` of the test set's `images` are judged. */
   | { readonly type: "evaluating"; readonly epoch: number; readonly done: number; readonly images: number }
   | { readonly type: "epoch"; readonly metrics: EpochMetrics; readonly best: boolean; readonly seconds: number }
+  /** No epoch has been better than the best for as many as the settings' patience: the run ends before its last epoch. */
+  | { readonly type: "stopped"; readonly epoch: number; readonly patience: number }
   /** The signal was given: the step begun is finished, a checkpoint made now goes on from here. */
   | { readonly type: "interrupted"; readonly epoch: number; readonly step: number };
 
@@ -85,6 +100,9 @@ export interface TrainerOptions {
   readonly detectAnomaly?: boolean;
 }
 
+/** What a step is given: images, and where they are augmented what is done to each. */
+type TrainBatch = ImageBatch | AugmentedBatch<ImageBatch>;
+
 /** A training run on a device. */
 export class Trainer {
   /** What is trained. */
@@ -93,8 +111,9 @@ export class Trainer {
   readonly #data: TrainingData;
   readonly #images: DeviceImages;
   readonly #evaluator: Evaluator;
-  readonly #steps: ReadonlyMap<number, TrainStep<ImageBatch>>;
-  readonly #sources: readonly ImageSource[];
+  readonly #steps: ReadonlyMap<number, TrainStep<TrainBatch>>;
+  readonly #sources: readonly BatchSource<TrainBatch>[];
+  readonly #average: MovingAverage | undefined;
   readonly #options: TrainerOptions;
   #epoch: number;
   #step: number;
@@ -108,8 +127,9 @@ export class Trainer {
     data: TrainingData,
     images: DeviceImages,
     evaluator: Evaluator,
-    steps: ReadonlyMap<number, TrainStep<ImageBatch>>,
-    sources: readonly ImageSource[],
+    steps: ReadonlyMap<number, TrainStep<TrainBatch>>,
+    sources: readonly BatchSource<TrainBatch>[],
+    average: MovingAverage | undefined,
     progress: RunProgress,
     options: TrainerOptions,
   ) {
@@ -121,6 +141,7 @@ export class Trainer {
     this.#evaluator = evaluator;
     this.#steps = steps;
     this.#sources = sources;
+    this.#average = average;
     ({ epoch: this.#epoch, step: this.#step, loss_sum: this.#lossSum, rows: this.#rows } = progress);
     this.#history = [...progress.history];
   }
@@ -144,6 +165,8 @@ export class Trainer {
         `Cannot train: the data set has ${data.classNames.length} classes, the network ${num_classes}`,
       );
     }
+    if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
+    if (settings.augment) checkAugment(settings.augment);
     const batchSize = Math.min(settings.batch_size, data.train.count);
     if (!canNormalize(batchSize, description)) {
       throw new UserError(
@@ -171,15 +194,18 @@ export class Trainer {
     const images = await DeviceImages.create(device, data.train);
     const batchSize = Math.min(settings.batch_size, data.train.count);
     const rest = data.train.count % batchSize;
-    const steps = new Map<number, TrainStep<ImageBatch>>();
-    const sources: ImageSource[] = [];
+    const steps = new Map<number, TrainStep<TrainBatch>>();
+    const sources: BatchSource<TrainBatch>[] = [];
     const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
-    const optimizer = { momentum, weightDecay, nesterov };
+    const optimizer = { momentum, weightDecay, nesterov, decayVectors: settings.decay_vectors };
     const names = [...network.module.stateEntries()].map(([name]) => name);
     const frozen = settings.frozen && frozenEntries(settings.frozen, names);
     const windows = data.train.crop !== undefined;
     for (const rows of canNormalize(rest, description) ? [batchSize, rest] : [batchSize]) {
-      const source = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
+      const plain = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
+      const source: BatchSource<TrainBatch> = isAugmented(settings.augment)
+        ? await AugmentedSource.create(device, plain, settings.augment, input)
+        : plain;
       const watched = { clipGradNorm: settings.clip_grad_norm, detectAnomaly: options.detectAnomaly };
       const step = await trainStep(network, { source, optimizer, labelSmoothing, frozen, ...watched });
       steps.set(rows, step);
@@ -193,9 +219,14 @@ export class Trainer {
       network.loadStateDict(whole ? from.state : new Map([...await network.stateDict(), ...from.state]));
       if (from.momenta) await network.weights.loadMomenta(from.momenta);
     }
+    const average = settings.ema_decay === undefined
+      ? undefined
+      : await MovingAverage.create(network, settings.ema_decay);
+    // How many updates it has seen matters only in that the first one copies.
+    if (from?.average) await average?.load(from.average, 1);
     const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
     const progress = from?.description.progress ?? start;
-    return new Trainer(network, description, data, images, evaluator, steps, sources, progress, options);
+    return new Trainer(network, description, data, images, evaluator, steps, sources, average, progress, options);
   }
 
   /** The order of an epoch's images, cut into batches; a rest that cannot be normalized is left out. */
@@ -208,7 +239,16 @@ export class Trainer {
     return batches.filter(({ length }) => this.#steps.has(length));
   }
 
-  /** What a step is given: the images, and of each the part that it sees in this epoch. */
+  /** What a step is given, a function of seed, epoch and images. */
+  #trainBatch(indices: Uint32Array): TrainBatch {
+    const batch = this.#imageBatch(indices), { input, settings: { augment, seed } } = this.#description;
+    if (!isAugmented(augment)) return batch;
+    const run = { seed, epoch: this.#epoch, count: this.#data.train.count };
+    const changes: RowChange[] = drawChanges(augment, indices, run, [input.image_size, input.image_size]);
+    return { batch, changes };
+  }
+
+  /** The images, and of each the part that is seen in this epoch. */
   #imageBatch(indices: Uint32Array): ImageBatch {
     const { crop } = this.#data.train;
     if (!crop) return indices;
@@ -235,17 +275,20 @@ export class Trainer {
    * @throws {DivergedError} when a loss is not finite.
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
-    const { epochs, lr } = this.#description.settings;
-    const clock = new TrainingClock(), warm = new Set<TrainStep<ImageBatch>>();
+    const { epochs, lr, schedule, patience } = this.#description.settings;
+    const clock = new TrainingClock(), warm = new Set<TrainStep<TrainBatch>>();
     while (this.#epoch < epochs) {
       const started = performance.now();
       const epoch = this.#epoch + 1;
       const batches = this.#batches(this.#epoch);
-      let queued: TrainStep<ImageBatch>[] = [];
+      const scheduled = { lr, epochs, stepsPerEpoch: batches.length };
+      let queued: TrainStep<TrainBatch>[] = [];
       while (this.#step < batches.length) {
         const batch = batches[this.#step];
         const step = this.#steps.get(batch.length)!;
-        step.run(this.#imageBatch(batch), { learningRate: lr });
+        const rate = learningRate(schedule, scheduled, this.#epoch * batches.length + this.#step);
+        step.run(this.#trainBatch(batch), { learningRate: rate });
+        this.#average?.update();
         queued.push(step);
         this.#step++;
         const last = this.#step === batches.length;
@@ -260,6 +303,7 @@ export class Trainer {
         const secondsLeft = this.#remaining(imagesPerSecond);
         yield {
           ...{ type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond, secondsLeft },
+          learningRate: rate,
           pause: pause && !last,
         };
         if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
@@ -287,6 +331,12 @@ export class Trainer {
       this.#step = this.#lossSum = this.#rows = 0;
       yield { type: "epoch", metrics, best, seconds: (performance.now() - started) / 1000 };
       clock.restart();
+      if (patience !== undefined && epoch < epochs) {
+        if (shouldStop(this.#history.map(({ test_acc }) => test_acc), patience)) {
+          yield { type: "stopped", epoch, patience };
+          return;
+        }
+      }
       if (signal?.aborted && epoch < epochs) {
         yield { type: "interrupted", epoch, step: 0 };
         return;
@@ -300,17 +350,23 @@ export class Trainer {
   ): AsyncGenerator<TrainEvent, EvaluationReport | undefined, void> {
     const images = this.#data.test.count;
     yield { type: "evaluating", epoch, done: 0, images };
-    const pass = this.#evaluator.pass(signal);
-    for (;;) {
-      const { done, value } = await pass.next();
-      if (done) return value;
-      yield { type: "evaluating", epoch, done: value, images };
+    // The averaged weights are those that are judged, where there are any.
+    const restore = this.#average?.take();
+    try {
+      const pass = this.#evaluator.pass(signal);
+      for (;;) {
+        const { done, value } = await pass.next();
+        if (done) return value;
+        yield { type: "evaluating", epoch, done: value, images };
+      }
+    } finally {
+      restore?.();
     }
   }
 
   /** Results of queued steps; the epoch's sums grow by them, in order. */
-  async #collect(queued: readonly TrainStep<ImageBatch>[], epoch: number): Promise<{ loss: number; rows: number }> {
-    const results = new Map<TrainStep<ImageBatch>, Iterator<StepResult>>();
+  async #collect(queued: readonly TrainStep<TrainBatch>[], epoch: number): Promise<{ loss: number; rows: number }> {
+    const results = new Map<TrainStep<TrainBatch>, Iterator<StepResult>>();
     for (const step of new Set(queued)) results.set(step, (await step.collect()).values());
     let lossSum = 0, rows = 0;
     for (const [index, step] of queued.entries()) {
@@ -364,6 +420,7 @@ export class Trainer {
       progress,
     };
     const state = await this.network.stateDict(), momenta = await this.network.weights.momenta();
+    const average = this.#average?.updates ? await this.#average.stateDict() : undefined;
     for (const tensors of [state, momenta ?? []]) {
       for (const [name, tensor] of tensors) {
         if (tensor.dtype === "F32" && !toFloat32(tensor).every(Number.isFinite)) {
@@ -371,19 +428,21 @@ export class Trainer {
         }
       }
     }
-    return { description, state, momenta };
+    return { description, state, momenta, ...(average && { average }) };
   }
 
   /** Bytes on the device: weights and what belongs to them, the steps' intermediate values, resident images. */
   get deviceBytes(): { readonly weights: number; readonly activations: number; readonly images: number } {
     const images = residentBytes(this.#images) + this.#evaluator.imageBytes;
-    return { weights: this.network.weights.bytes, activations: this.network.arena.bytes, images };
+    const weights = this.network.weights.bytes + (this.#average?.bytes ?? 0);
+    return { weights, activations: this.network.arena.bytes, images };
   }
 
   /** Frees the device's memory. */
   destroy(): void {
     for (const part of [...this.#steps.values(), ...this.#sources]) part.destroy();
     this.#evaluator.destroy();
+    this.#average?.destroy();
     this.#images.destroy();
     this.network.destroy();
   }
