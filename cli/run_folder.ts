@@ -96,6 +96,11 @@ export class RunFolder implements AsyncDisposable {
     }
   }
 
+  /** The last checkpoint. @throws {UserError} where it cannot be read. */
+  async readLast(): Promise<Checkpoint> {
+    return await readCheckpoint(this.last);
+  }
+
   /** Saves `last`, and `best` where it is. @throws {UserError} when the disk refuses; what was there before stays. */
   async save(checkpoint: Checkpoint, best: boolean): Promise<void> {
     const { description, average } = checkpoint;

@@ -2,15 +2,20 @@
 
 import { dirname } from "@std/path";
 import { type Device, openDevice } from "../kernels/device.ts";
-import { UserError } from "../kernels/user_error.ts";
-import { DivergedError, Trainer } from "../nn/trainer.ts";
-import { BatchSizeError } from "../nn/step.ts";
+import type { Checkpoint } from "../nn/checkpoint.ts";
+import { DivergedError, Trainer, type TrainEvent } from "../nn/trainer.ts";
+import { BatchSizeError } from "../nn/batch_size.ts";
 import { defineCommand } from "./command.ts";
 import { datasetFileName } from "./dataset.ts";
+import { describedNetwork } from "../nn/described_network.ts";
+import { ProgressLine } from "./progress.ts";
+import { tuneFor, type TuneSettings } from "./tuning.ts";
+import { dataDirectory } from "../data/directory.ts";
 import { Interruptible } from "./interrupt.ts";
 import { RunFolder } from "./run_folder.ts";
 import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
 import { JsonReport, TextReport, type TrainReport } from "./train_report.ts";
+import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, Saver } from "./train_safety.ts";
 
 /** The command. */
 export const trainCommand = defineCommand({
@@ -27,15 +32,16 @@ export const trainCommand = defineCommand({
     "train",
     "train --dataset cifar10 --image-size 32 --batch-size 128 --epochs 30 --out runs/small",
     "train --resume runs/small/last.safetensors --epochs 40",
+    "train --out runs/night --resume auto --checkpoint-every 500",
     "train --dataset folder:pictures --weights resnext50_32x4d.pth --freeze stem,layer1,layer2 --epochs 5",
   ],
   run: train,
 });
 
-async function train(invocation: TrainInvocation): Promise<number> {
-  const { options } = invocation;
-  const report = options.json ? new JsonReport() : new TextReport();
+async function train(called: TrainInvocation): Promise<number> {
+  const report = called.options.json ? new JsonReport() : new TextReport();
   try {
+    const invocation = await withResumeFound(called, report), { options } = invocation;
     const plan = await planTraining(invocation);
     const { description: { network, settings }, from } = plan;
     if (from && from.description.progress!.epoch >= settings.epochs) {
@@ -49,22 +55,36 @@ async function train(invocation: TrainInvocation): Promise<number> {
       ? await RunFolder.open(out, options.resume)
       : await RunFolder.create(network.arch, datasetFileName(settings.dataset));
     try {
-      return await trainInto(folder, plan, report);
+      const tune = { mode: options.tune, directory: dataDirectory(options.dataDir) };
+      return await trainInto(folder, plan, options, report, tune);
     } catch (error) {
       await folder.removeIfEmpty();
       throw error;
+    } finally {
+      await folder[Symbol.asyncDispose]();
     }
   } finally {
     report.close();
   }
 }
 
+/** Puts the checkpoint that `--resume auto` finds in its place. */
+async function withResumeFound(invocation: TrainInvocation, report: TrainReport): Promise<TrainInvocation> {
+  if (invocation.options.resume !== "auto") return invocation;
+  const resume = await newestOf(invocation.options.out, report);
+  const given = new Set(invocation.given);
+  // The first weights are in the checkpoint by now.
+  if (resume !== undefined) given.delete("weights");
+  return { ...invocation, options: { ...invocation.options, resume }, given };
+}
+
 /** Prepares the run; where the user chose no batch size and the default does not fit, with a smaller one. */
-async function createTrainer(device: Device, plan: TrainPlan, report: TrainReport): Promise<Trainer> {
+async function createTrainer(device: Device, plan: TrainPlan, safety: Safety, report: TrainReport): Promise<Trainer> {
   const { data, description } = plan;
+  const { checkpointEvery: pauseEvery, detectAnomaly } = safety;
   const from = plan.from ?? plan.weights?.checkpoint;
   try {
-    return await Trainer.create(device, data, description, from);
+    return await Trainer.create(device, data, description, from, { pauseEvery, detectAnomaly });
   } catch (error) {
     if (!(error instanceof BatchSizeError) || error.fits < 1 || plan.batchSizeChosen) throw error;
     const batchSize = 2 ** Math.floor(Math.log2(error.fits));
@@ -73,63 +93,93 @@ async function createTrainer(device: Device, plan: TrainPlan, report: TrainRepor
       { ...plan, description: smaller },
       `Batches of ${description.settings.batch_size} do not fit this device; the run takes batches of ${batchSize}`,
     );
-    return await Trainer.create(device, data, smaller, from);
+    return await Trainer.create(device, data, smaller, from, { pauseEvery, detectAnomaly });
   }
 }
 
-/** Seconds after which a checkpoint is made within an epoch too. */
-const SAVE_EVERY = 600;
-
-async function trainInto(folder: RunFolder, plan: TrainPlan, report: TrainReport): Promise<number> {
-  using interruptible = new Interruptible({ notice: report.stoppingNotice, onFirst: () => report.stopping() });
-  const device = await openDevice();
-  report.start(plan, device, folder.path);
-  const trainer = await createTrainer(device, plan, report);
-  report.prepared({ stepsPerEpoch: trainer.stepsPerEpoch, deviceBytes: trainer.deviceBytes });
-
-  const started = performance.now();
-  let savedAt = started, refusal: UserError | undefined;
-  const save = async (best = false) => {
-    await folder.save(await trainer.checkpoint(), best);
-    savedAt = performance.now();
-    refusal = undefined;
-    report.saved(folder.last, false);
-    if (best) report.saved(folder.best, true);
-  };
-  /** What is saved later anew may fail: the run is worth more than one checkpoint. */
-  const trySave = async (best = false) => {
-    try {
-      await save(best);
-    } catch (error) {
-      if (!(error instanceof UserError) || error instanceof DivergedError) throw error;
-      refusal = error;
-      report.unsaved(error.message);
-    }
-  };
+/** Lets kernels be chosen by what is measured on this adapter; which one is chosen never changes a bit of the result. */
+async function tuneRun(device: Device, { description, data }: TrainPlan, tune: TuneSettings): Promise<void> {
+  const { network, input, settings } = description;
+  const rows = Math.min(settings.batch_size, data.train.count), size = input.image_size;
+  const shape = { n: rows, c: 3, h: size, w: size };
+  const progress = new ProgressLine();
   try {
-    // Before the first step, so that a folder that takes no checkpoint is found out now.
-    await save();
-    for await (const event of trainer.run(interruptible.signal)) {
-      report.event(event);
-      if (event.type === "epoch") {
-        await trySave(event.best);
-      } else if (event.type === "step" && performance.now() - savedAt > SAVE_EVERY * 1000) {
-        await trySave();
-      } else if (event.type === "interrupted") {
-        await save();
-        report.interrupted(event, folder.last);
+    await tuneFor(device, describedNetwork(network), [shape], {
+      ...tune,
+      onTrial: ({ key, won }, done, all) => progress.update(`Measuring kernels ${done}/${all}: ${key}, ${won}`),
+    });
+  } finally {
+    progress.clear();
+  }
+}
+
+async function trainInto(
+  folder: RunFolder,
+  plan: TrainPlan,
+  safety: Safety,
+  report: TrainReport,
+  tune: TuneSettings,
+): Promise<number> {
+  using interruptible = new Interruptible({ notice: report.stoppingNotice, onFirst: () => report.stopping() });
+  const { signal } = interruptible;
+  const saver = new Saver(folder, report, safety), losses = new LossPolicy(saver, folder, report, safety);
+  const started = performance.now();
+  let device = await openDevice();
+  report.start(plan, device, folder.path);
+  for (let from = plan.from;;) {
+    let trainer: Trainer | undefined;
+    try {
+      await tuneRun(device, plan, tune);
+      trainer = await createTrainer(device, goingOnFrom(plan, from), safety, report);
+      report.prepared({ stepsPerEpoch: trainer.stepsPerEpoch, deviceBytes: trainer.deviceBytes });
+      const stopped = await runEpochs(trainer, saver, report, signal);
+      if (stopped) {
+        report.interrupted(stopped, folder.last);
         return interruptible.came!.exitCode;
       }
+      const seconds = (performance.now() - started) / 1000;
+      report.end({ seconds, history: trainer.history, last: folder.last, best: folder.best });
+      return 0;
+    } catch (error) {
+      if (error instanceof DivergedError) throw diverged(error, folder);
+      const loss = await lossBehind(error, device);
+      if (!loss) throw error;
+      from = await losses.recover(loss) ?? plan.from;
+    } finally {
+      trainer?.destroy();
+      device.close();
     }
-  } catch (error) {
-    if (!(error instanceof DivergedError)) throw error;
-    throw new DivergedError(`${error.message}; the last good checkpoint is ${folder.last}`, { cause: error });
-  } finally {
-    trainer.destroy();
-    device.close();
+    device = await reopenDevice(signal);
   }
-  if (refusal) throw refusal;
-  const seconds = (performance.now() - started) / 1000;
-  report.end({ seconds, history: trainer.history, last: folder.last, best: folder.best });
-  return 0;
+}
+
+/** The plan of a run whose device was lost: as it was, from where it had got to. */
+function goingOnFrom(plan: TrainPlan, from: Checkpoint | undefined): TrainPlan {
+  if (!from || from === plan.from) return plan;
+  // The batch size may have become smaller.
+  const settings = from.description.settings!;
+  return { ...plan, description: { ...plan.description, settings }, from, batchSizeChosen: true };
+}
+
+/** Trains to the end, or until the user stops it, and saves. */
+async function runEpochs(
+  trainer: Trainer,
+  saver: Saver,
+  report: TrainReport,
+  signal: AbortSignal,
+): Promise<TrainEvent & { type: "interrupted" } | undefined> {
+  // Before the first step, so that a folder that takes no checkpoint is found out now.
+  if (saver.count === 0) await saver.save(trainer);
+  for await (const event of trainer.run(signal)) {
+    report.event(event);
+    if (event.type === "epoch") await saver.trySave(trainer, event.best);
+    else if (event.type === "step" && (event.pause || saver.due)) await saver.trySave(trainer);
+    else if (event.type === "interrupted") {
+      await saver.trySave(trainer);
+      await saver.flush();
+      return event;
+    }
+  }
+  await saver.flush();
+  return undefined;
 }

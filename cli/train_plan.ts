@@ -20,7 +20,9 @@ import {
   readDatasetName,
   runDefaults,
 } from "./dataset.ts";
+import { tuneOption } from "./tuning.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
+import { safetyOptions } from "./train_safety.ts";
 
 const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
   datasetNames.map((name) => `${DATASETS[name].defaults[key]} for ${name}`).join(", ");
@@ -94,7 +96,14 @@ export const trainOptions = {
     otherwise: "runs/TIME-ARCH-DATASET, or the folder of the checkpoint resumed",
     doc: "Folder of the checkpoints",
   },
-  resume: { type: "string", placeholder: "FILE", otherwise: "start anew", doc: "Go on from this checkpoint" },
+  resume: {
+    type: "string",
+    placeholder: "FILE",
+    otherwise: "start anew",
+    doc: "Go on from this checkpoint; auto: from the newest of --out, if there is one",
+  },
+  ...safetyOptions,
+  tune: tuneOption,
   dataDir: {
     type: "string",
     placeholder: "DIR",
@@ -163,6 +172,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     weight_decay: options.weightDecay,
     nesterov: options.nesterov,
     label_smoothing: options.labelSmoothing,
+    clip_grad_norm: options.clipGradNorm,
     seed: options.seed,
     train_limit: trainLimit,
     test_limit: testLimit,
@@ -263,6 +273,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     weightDecay: settings.weight_decay,
     nesterov: settings.nesterov,
     labelSmoothing: settings.label_smoothing,
+    clipGradNorm: settings.clip_grad_norm,
     cardinality: network.cardinality,
     layers: network.layers?.join(),
     depths: network.layers?.join(),

@@ -33,6 +33,8 @@ export interface TrainReport {
   saved(path: string, best: boolean): void;
   /** A checkpoint could not be saved; training goes on. */
   unsaved(message: string): void;
+  /** Something else that the user should know. */
+  warning(message: string): void;
   /** Said on stderr as soon as the user wants to stop. */
   readonly stoppingNotice?: string;
   /** The user wants to stop; the step is being finished. */
@@ -161,6 +163,11 @@ export class TextReport implements TrainReport {
 
   saved(): void {}
 
+  warning(message: string): void {
+    this.#progress.clear();
+    console.error(`warning: ${message}`);
+  }
+
   unsaved(message: string): void {
     this.#progress.clear();
     console.error(`warning: ${message}; training goes on and tries again`);
@@ -276,6 +283,10 @@ export class JsonReport implements TrainReport {
   }
 
   unsaved(message: string): void {
+    this.#print("warning", { message });
+  }
+
+  warning(message: string): void {
     this.#print("warning", { message });
   }
 

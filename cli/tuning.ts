@@ -13,6 +13,21 @@ export const TUNE_MODES = ["off", "auto", "full"] as const;
 /** See {@linkcode TUNE_MODES}. */
 export type TuneMode = typeof TUNE_MODES[number];
 
+/** Whether to tune, and the data directory, where it is remembered. */
+export interface TuneSettings {
+  readonly mode: TuneMode;
+  readonly directory: string;
+}
+
+/** An option of commands that run networks. */
+export const tuneOption = {
+  type: "choice",
+  choices: TUNE_MODES,
+  default: "auto",
+  doc:
+    "Kernels by measurement: off, auto (what is known; on a GPU what is not is measured) or full (measured anywhere)",
+} as const;
+
 /** The file of tunings in a data directory. */
 export function tuningFile(dataDirectory: string): string {
   return join(dataDirectory, "tuning.json");
@@ -40,7 +55,7 @@ export async function tuneFor(
   device: Device,
   module: Module,
   inputs: readonly Shape[],
-  { mode, directory, ...options }: TunerOptions & { readonly mode: TuneMode; readonly directory: string },
+  { mode, directory, ...options }: TunerOptions & TuneSettings,
 ): Promise<Trial[]> {
   if (mode === "off") return [];
   const file = tuningFile(directory), key = tuningKey(device);
