@@ -21,7 +21,7 @@ import { Interruptible } from "./interrupt.ts";
 import { touching } from "../data/files.ts";
 import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
 import { type Picture, reportPage, type Verdict, type WrongPicture } from "./report/page.ts";
-import { dataUrl, filterTiles, png, tiled } from "./report/pictures.ts";
+import { dataUrl, filterTiles, imageBytes, png, tiled } from "./report/pictures.ts";
 import { readRun, type RecordedRun } from "./run_files.ts";
 import { bestEpoch, located, runFacts } from "./runs.ts";
 
@@ -165,13 +165,6 @@ async function verdictOf(
     progress.clear();
     device?.close();
   }
-}
-
-function imageBytes({ images }: AnyImageSet, image: number, length: number): Uint8Array {
-  if (images instanceof Uint8Array) return images.subarray(image * length, (image + 1) * length);
-  const bytes = new Uint8Array(length);
-  images.read(image, bytes);
-  return bytes;
 }
 
 /** The first convolution's filters as one picture. */

@@ -81,16 +81,17 @@ export async function findRun(path: string): Promise<RecordedRun | undefined> {
 /** The lines of `metrics.jsonl`; a last line that was cut off is left out. */
 export async function readEpochs(folder: string): Promise<EpochRecord[]> {
   const text = await readText(join(folder, METRICS_FILE)) ?? "";
-  const epochs: EpochRecord[] = [];
+  // An epoch that was done again, as after the device was lost, counts as it was the last time.
+  const epochs = new Map<number, EpochRecord>();
   for (const line of text.split("\n")) {
     try {
       const value = JSON.parse(line);
-      if (Number.isSafeInteger(value?.epoch)) epochs.push(value);
+      if (Number.isSafeInteger(value?.epoch)) epochs.set(value.epoch, value);
     } catch {
       // Empty, or cut off by a crash.
     }
   }
-  return epochs;
+  return [...epochs.values()];
 }
 
 async function readText(path: string): Promise<string | undefined> {

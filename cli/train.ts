@@ -12,7 +12,10 @@ import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { Interruptible } from "./interrupt.ts";
+import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
+import { RunRecorder } from "./run_recorder.ts";
+import { TensorBoardReport } from "./tensorboard_report.ts";
 import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
 import { JsonReport, TextReport, type TrainReport } from "./train_report.ts";
 import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, Saver } from "./train_safety.ts";
@@ -26,8 +29,9 @@ export const trainCommand = defineCommand({
     never stopped, on the same device. Options that say what is trained come from the checkpoint then.
 
     With --json each line of stdout is an object whose "type" is start, prepared, step, estimate, evaluating, epoch,
-    checkpoint, warning, stopping, interrupted or end.`,
+    checkpoint, warning, stopping, stopped, interrupted or end.`,
   options: trainOptions,
+  config: true,
   examples: [
     "train",
     "train --dataset cifar10 --image-size 32 --batch-size 128 --epochs 30 --out runs/small",
@@ -39,7 +43,9 @@ export const trainCommand = defineCommand({
 });
 
 async function train(called: TrainInvocation): Promise<number> {
-  const report = called.options.json ? new JsonReport() : new TextReport();
+  const { json, quiet, tensorboard } = called.options;
+  const shown = json ? new JsonReport() : new TextReport({ quiet });
+  const report = new Reports([shown, new RunRecorder(), ...(tensorboard ? [new TensorBoardReport()] : [])]);
   try {
     const invocation = await withResumeFound(called, report), { options } = invocation;
     const plan = await planTraining(invocation);

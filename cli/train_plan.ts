@@ -22,6 +22,7 @@ import {
 } from "./dataset.ts";
 import { tuneOption } from "./tuning.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
+import { augmentOptions, recipeOf, recipeSettings, scheduleOptions } from "./recipe_options.ts";
 import { safetyOptions } from "./train_safety.ts";
 
 const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
@@ -76,6 +77,8 @@ export const trainOptions = {
   weightDecay: { type: "number", min: 0, default: 0, doc: "Weight decay (L2), added to the gradient" },
   nesterov: { type: "boolean", doc: "Nesterov's momentum" },
   labelSmoothing: { type: "number", min: 0, below: 1, default: 0, doc: "Label smoothing" },
+  ...scheduleOptions,
+  ...augmentOptions,
   ...networkOptions,
   trainLimit: {
     type: "integer",
@@ -110,6 +113,8 @@ export const trainOptions = {
     otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
     doc: "The data directory",
   },
+  tensorboard: { type: "boolean", doc: "Write event files for TensorBoard into the folder too" },
+  quiet: { type: "boolean", doc: "Print the epochs' lines alone" },
   json: { type: "boolean", doc: "Print a JSON object a line instead" },
 } as const satisfies OptionSpecs;
 
@@ -178,6 +183,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     test_limit: testLimit,
     val_split: valSplit,
     frozen: readStages(options.freeze, network),
+    ...recipeSettings(options, options.epochs ?? standard.epochs, PATH),
   };
   if (settings.nesterov && settings.momentum === 0) {
     throw usageError("Option --nesterov needs a momentum above 0", PATH);
@@ -285,6 +291,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     valSplit: settings.val_split,
     freeze: settings.frozen?.join(),
     seed: settings.seed,
+    ...recipeOf(settings),
   };
   if (given.has("weights")) {
     throw usageError("Cannot resume with --weights: the checkpoint has its own; leave the option out", PATH);

@@ -5,7 +5,9 @@ import type { EpochMetrics } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/trainer.ts";
 import { datasetTitle } from "./dataset.ts";
 import { commandLine } from "./invocation.ts";
-import { formatBytes, formatDuration, formatRate, ProgressLine } from "./progress.ts";
+import { canDisplay, Display, type DisplayState } from "./display.ts";
+import { formatBytes, formatDuration, formatRate, ProgressLine, stderrOutput } from "./progress.ts";
+import { augmentText, scheduleText } from "./recipe_options.ts";
 import type { TrainPlan } from "./train_plan.ts";
 
 /** What is known once the run is prepared. */
@@ -48,21 +50,41 @@ export interface TrainReport {
 /** A report for people: results on stdout, progress on stderr. */
 export class TextReport implements TrainReport {
   readonly stoppingNotice = "Stopping: the step is being finished and saved; once more to stop at once";
-  readonly #progress = new ProgressLine();
+  readonly #quiet: boolean;
+  readonly #display = canDisplay() ? new Display() : undefined;
+  /** Where nothing can be redrawn, or must not be, lines. */
+  readonly #progress = new ProgressLine({
+    output: { ...stderrOutput(), isTerminal: Deno.stderr.isTerminal() && !Deno.noColor },
+  });
+  /** What the display shows beside the event. */
+  #shown: Pick<DisplayState, "losses" | "learningRate" | "accuracy" | "best" | "bytes"> = { losses: [] };
+  #lastStep: (TrainEvent & { type: "step" }) | undefined;
   #plan!: TrainPlan;
   #software = false;
   #skippedNamed = false;
 
+  /** @param quiet The epochs' lines and warnings alone are said. */
+  constructor({ quiet = false }: { readonly quiet?: boolean } = {}) {
+    this.#quiet = quiet;
+  }
+
   start(plan: TrainPlan, device: Device, folder: string): void {
     this.#plan = plan;
+    const history = plan.from?.description.progress?.history ?? [];
+    if (history.length > 0) this.#keep(history);
     this.#software = device.capabilities.software;
     const { description: { network, input, settings }, data, from } = plan;
     const size = `${input.image_size}x${input.image_size}`;
     const title = datasetTitle(settings.dataset);
     const optimizer = [
-      `lr ${settings.lr}`,
+      `lr ${settings.lr}${settings.schedule ? ` ${scheduleText(settings.schedule)}` : ""}`,
       `momentum ${settings.momentum}${settings.nesterov ? " (Nesterov)" : ""}`,
-      settings.weight_decay ? `weight decay ${settings.weight_decay}` : "",
+      settings.weight_decay
+        ? `weight decay ${settings.weight_decay}${
+          settings.decay_vectors === false ? " (not of batch norm and biases)" : ""
+        }`
+        : "",
+      settings.ema_decay === undefined ? "" : `averaged by ${settings.ema_decay}`,
       settings.label_smoothing ? `label smoothing ${settings.label_smoothing}` : "",
     ];
     if (plan.foundDataset) this.#say(`${title} has been downloaded: this is the notebook's job.`);
@@ -73,6 +95,7 @@ export class TextReport implements TrainReport {
       ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),
       ["Training", `${counted(settings.epochs, "epoch")}, batch size ${settings.batch_size}, seed ${settings.seed}`],
       ["SGD", optimizer.filter(Boolean).join(", ")],
+      ...(settings.augment ? [["Augment", augmentText(settings.augment)]] : []),
       ["Device", `${device.name}${this.#software ? ", a software adapter" : ""}`],
       ["Folder", folder],
     ];
@@ -97,7 +120,7 @@ export class TextReport implements TrainReport {
 
   /** Elsewhere than on a terminal the header has said enough. */
   #whileCompiling(): void {
-    if (Deno.stderr.isTerminal()) this.#progress.update("Compiling kernels ...");
+    this.#message("Compiling kernels ...");
   }
 
   prepared({ deviceBytes: { weights, activations, images } }: Prepared): void {
@@ -105,14 +128,24 @@ export class TextReport implements TrainReport {
     const parts = { weights, activations, images };
     const list = Object.entries(parts).map(([name, bytes]) => `${name} ${formatBytes(bytes)}`).join(", ");
     this.#say(`Memory    ${total}: ${list}`);
-    if (Deno.stderr.isTerminal()) this.#progress.update("Running the first step ...");
+    this.#shown = { ...this.#shown, bytes: weights + activations + images };
+    this.#message("Running the first step ...");
   }
 
   event(event: TrainEvent): void {
     const { epochs, batch_size: batchSize } = this.#plan.description.settings;
     switch (event.type) {
       case "step": {
-        const { epoch, step, steps, loss, imagesPerSecond, secondsLeft } = event;
+        const { epoch, step, steps, loss, imagesPerSecond, secondsLeft, learningRate } = event;
+        this.#lastStep = event;
+        this.#shown = { ...this.#shown, losses: [...this.#shown.losses.slice(-LOSSES), loss], learningRate };
+        if (this.#display) {
+          if (!this.#quiet) {
+            this.#display.update({ epoch, epochs, step, steps, imagesPerSecond, secondsLeft, ...this.#shown });
+          }
+          break;
+        }
+        if (this.#quiet) break;
         const count = `${String(step).padStart(String(steps).length)}/${steps}`;
         this.#progress.update(
           `${epochOf(epoch, epochs)} ${bar(step / steps)} ${count}  loss ${loss.toFixed(4)}  ` +
@@ -121,12 +154,18 @@ export class TextReport implements TrainReport {
         break;
       }
       case "evaluating":
+        if (this.#quiet) break;
+        if (this.#display && this.#lastStep) {
+          const testing = { done: event.done, images: event.images };
+          this.#display.update({ ...this.#lastStep, epochs, ...this.#shown, testing });
+          break;
+        }
         this.#progress.update(
           `${epochOf(event.epoch, epochs)} ${bar(event.done / event.images)} testing ${event.done}/${event.images}`,
         );
         break;
       case "estimate":
-        if (!this.#software) break;
+        if (!this.#software || this.#quiet) break;
         this.#say(
           `Time      about ${formatDuration(event.seconds)} on this software adapter ` +
             `(${formatRate(event.imagesPerSecond, "img")}, batches of ${batchSize})`,
@@ -134,12 +173,32 @@ export class TextReport implements TrainReport {
         if (event.seconds > LONG) this.#say(`          quicker: ${this.#quicker()}`);
         break;
       case "epoch":
-        this.#say(epochLine(event.metrics, epochs));
+        this.#keep([event.metrics]);
+        this.#print(epochLine(event.metrics, epochs));
         this.#nameSkipped();
+        break;
+      case "stopped":
+        this.#print(`Stopped early: no better epoch for ${event.patience}.`);
         break;
       case "interrupted":
         break;
     }
+  }
+
+  /** Keeps the last accuracy and the best one. */
+  #keep(epochs: readonly EpochMetrics[]): void {
+    for (const { epoch, test_acc: accuracy } of epochs) {
+      const { best } = this.#shown;
+      const better = best === undefined || accuracy > best.accuracy;
+      this.#shown = { ...this.#shown, accuracy, best: better ? { accuracy, epoch } : best };
+    }
+  }
+
+  /** A line for the while, on a terminal alone: elsewhere the head has said enough. */
+  #message(text: string): void {
+    if (this.#quiet || !Deno.stderr.isTerminal()) return;
+    if (this.#display) this.#display.message(text);
+    else this.#progress.update(text);
   }
 
   /** After the first epoch of this call: pictures that were left out. */
@@ -164,12 +223,12 @@ export class TextReport implements TrainReport {
   saved(): void {}
 
   warning(message: string): void {
-    this.#progress.clear();
+    this.#clear();
     console.error(`warning: ${message}`);
   }
 
   unsaved(message: string): void {
-    this.#progress.clear();
+    this.#clear();
     console.error(`warning: ${message}; training goes on and tries again`);
   }
 
@@ -190,10 +249,20 @@ export class TextReport implements TrainReport {
 
   close(): void {
     this.#progress.clear();
+    this.#display?.close();
+  }
+
+  #clear(): void {
+    this.#progress.clear();
+    this.#display?.clear();
   }
 
   #say(line: string): void {
-    this.#progress.clear();
+    if (!this.#quiet) this.#print(line);
+  }
+
+  #print(line: string): void {
+    this.#clear();
     console.log(line);
   }
 }
@@ -201,6 +270,9 @@ export class TextReport implements TrainReport {
 function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
+
+/** Losses that the display's curve is drawn of. */
+const LOSSES = 2000;
 
 /** How many skipped pictures are named. */
 const NAMED = 50;
@@ -264,9 +336,9 @@ export class JsonReport implements TrainReport {
   event(event: TrainEvent): void {
     switch (event.type) {
       case "step": {
-        const { epoch, step, steps, loss, imagesPerSecond, secondsLeft } = event;
+        const { epoch, step, steps, loss, learningRate, imagesPerSecond, secondsLeft } = event;
         const rates = { images_per_second: imagesPerSecond, seconds_left: secondsLeft };
-        return this.#print("step", { epoch, step, steps, loss, ...rates });
+        return this.#print("step", { epoch, step, steps, loss, lr: learningRate, ...rates });
       }
       case "estimate":
         return this.#print("estimate", { seconds: event.seconds, images_per_second: event.imagesPerSecond });
@@ -274,6 +346,8 @@ export class JsonReport implements TrainReport {
         return this.#print("evaluating", { epoch: event.epoch, done: event.done, images: event.images });
       case "epoch":
         return this.#print("epoch", { ...event.metrics, best: event.best, seconds: event.seconds });
+      case "stopped":
+        return this.#print("stopped", { epoch: event.epoch, patience: event.patience });
       case "interrupted":
     }
   }

@@ -1,6 +1,7 @@
 /** Pictures inside a page: PNGs as data addresses. */
 
 import sharp from "sharp";
+import type { AnyImageSet } from "../../data/dataset.ts";
 
 /** RGB or RGBA bytes, interleaved, as a PNG. */
 export async function png(pixels: Uint8Array, width: number, height: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -58,4 +59,12 @@ export function filterTiles(weights: Float32Array, [count, channels, height, wid
     }
     return tile;
   });
+}
+
+/** An image's RGB bytes, `length` of them. */
+export function imageBytes({ images }: Pick<AnyImageSet, "images">, image: number, length: number): Uint8Array {
+  if (images instanceof Uint8Array) return images.subarray(image * length, (image + 1) * length);
+  const bytes = new Uint8Array(length);
+  images.read(image, bytes);
+  return bytes;
 }

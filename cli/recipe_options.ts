@@ -1,0 +1,171 @@
+/** The options of `train` that say how the learning rate moves, what weight decay is for, and what is done to images. */
+
+import { type AugmentSettings, checkAugment, isAugmented } from "../nn/augment.ts";
+import type { RunSettings } from "../nn/checkpoint.ts";
+import { checkSchedule, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "../nn/schedule.ts";
+import { type OptionSpecs, usageError } from "./command.ts";
+
+/** Of schedules, weight decay, averaging and early stopping. */
+export const scheduleOptions = {
+  schedule: { type: "choice", choices: SCHEDULES, default: "constant", doc: "How the learning rate moves" },
+  scheduleBy: {
+    type: "choice",
+    choices: ["epoch", "step"],
+    otherwise: "epoch; step for one-cycle",
+    doc: "When it moves",
+  },
+  warmup: { type: "number", min: 0, default: 0, doc: "Epochs in which the rate rises to its height, linearly" },
+  warmupStart: {
+    type: "number",
+    above: 0,
+    max: 1,
+    default: 0.01,
+    doc: "The share of the rate that warm-up begins with",
+  },
+  milestones: {
+    type: "string",
+    placeholder: "N,N,...",
+    otherwise: "multistep needs them",
+    doc: "Epochs after which multistep multiplies the rate by gamma",
+  },
+  gamma: { type: "number", above: 0, default: 0.1, doc: "Of multistep" },
+  minLr: { type: "number", min: 0, default: 0, doc: "The rate that cosine ends at" },
+  vectorDecay: { type: "boolean", default: true, doc: "No weight decay for batch norm and biases" },
+  ema: {
+    type: "number",
+    min: 0,
+    below: 1,
+    otherwise: "no average",
+    doc: "Test and keep a moving average of the weights, of which a step keeps so much, such as 0.999",
+  },
+  patience: { type: "integer", min: 1, otherwise: "all epochs", doc: "Stop after so many epochs without a better one" },
+} as const satisfies OptionSpecs;
+
+/** Of augmentation. */
+export const augmentOptions = {
+  flip: { type: "boolean", doc: "Mirror half of the training images" },
+  crop: { type: "integer", min: 0, max: 1024, default: 0, doc: "Pad by so many pixels and crop at random" },
+  reflect: { type: "boolean", doc: "Pad with the image's mirror image instead of black" },
+  cutout: { type: "integer", min: 0, max: 4096, default: 0, doc: "Cut out a square of so many pixels" },
+  erasing: { type: "number", min: 0, max: 1, default: 0, doc: "The probability of erasing a rectangle" },
+  jitter: { type: "number", min: 0, default: 0, doc: "Change brightness, contrast and saturation by up to this share" },
+  hue: { type: "number", min: 0, max: 0.5, default: 0, doc: "Turn the hue by up to so many turns" },
+  mixup: { type: "number", min: 0, default: 0, doc: "Mix two images, with this alpha, such as 0.2" },
+  cutmix: { type: "number", min: 0, default: 0, doc: "Paste a rectangle of another image, with this alpha, such as 1" },
+} as const satisfies OptionSpecs;
+
+/** Values of {@linkcode scheduleOptions}. */
+export interface ScheduleOptionValues {
+  readonly schedule: ScheduleKind;
+  readonly scheduleBy?: "epoch" | "step";
+  readonly warmup: number;
+  readonly warmupStart: number;
+  readonly milestones?: string;
+  readonly gamma: number;
+  readonly minLr: number;
+  readonly vectorDecay: boolean;
+  readonly ema?: number;
+  readonly patience?: number;
+}
+
+/** Values of {@linkcode augmentOptions}. */
+export interface AugmentOptionValues {
+  readonly flip: boolean;
+  readonly crop: number;
+  readonly reflect: boolean;
+  readonly cutout: number;
+  readonly erasing: number;
+  readonly jitter: number;
+  readonly hue: number;
+  readonly mixup: number;
+  readonly cutmix: number;
+}
+
+/** The settings that such options make; what is not asked for is absent. @throws {UserError} with exit code 2. */
+export function recipeSettings(
+  options: ScheduleOptionValues & AugmentOptionValues,
+  epochs: number,
+  path: string,
+): Pick<RunSettings, "schedule" | "decay_vectors" | "ema_decay" | "patience" | "augment"> {
+  const { schedule: kind, scheduleBy, warmup, warmupStart, gamma, minLr } = options;
+  const milestones = readNumbers(options.milestones, path);
+  const schedule: ScheduleSettings = {
+    kind,
+    ...(scheduleBy && { by: scheduleBy }),
+    ...(warmup > 0 && { warmup, warmup_start: warmupStart }),
+    ...(milestones && { milestones }),
+    ...(kind === "multistep" && { gamma }),
+    ...(kind === "cosine" && minLr > 0 && { min_lr: minLr }),
+  };
+  const scheduled = kind !== "constant" || warmup > 0;
+  if (scheduled || milestones) checkSchedule(schedule, epochs);
+  const augment = augmentSettings(options);
+  return {
+    ...(scheduled && { schedule }),
+    ...(!options.vectorDecay && { decay_vectors: false }),
+    ...(options.ema !== undefined && { ema_decay: options.ema }),
+    ...(options.patience !== undefined && { patience: options.patience }),
+    ...(augment && { augment }),
+  };
+}
+
+/** What is done to images; undefined where nothing is. @throws {UserError} with exit code 2. */
+export function augmentSettings(options: AugmentOptionValues): AugmentSettings | undefined {
+  const { flip, crop, reflect, cutout, erasing, jitter, hue, mixup, cutmix } = options;
+  const all: AugmentSettings = {
+    ...{ flip, crop, reflect, cutout, erasing, hue, mixup, cutmix },
+    ...{ brightness: jitter, contrast: jitter, saturation: jitter },
+  };
+  checkAugment(all);
+  // Only what is switched on is kept, so that a checkpoint tells it in few words.
+  const used = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== false && value !== 0));
+  return isAugmented(used) ? used : undefined;
+}
+
+function readNumbers(text: string | undefined, path: string): number[] | undefined {
+  if (text === undefined) return undefined;
+  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
+  if (values.every((value) => Number.isFinite(value) && value > 0)) return values;
+  throw usageError(
+    `Option --milestones must be numbers of epochs with commas between, not ${JSON.stringify(text)}`,
+    path,
+  );
+}
+
+/** What such options would have been for a run, by key: for comparing with what a user gives to one that goes on. */
+export function recipeOf(
+  { schedule, decay_vectors = true, ema_decay, patience, augment = {} }: RunSettings,
+): Record<keyof typeof scheduleOptions | keyof typeof augmentOptions, unknown> {
+  const { flip = false, crop = 0, reflect = false, cutout = 0, erasing = 0, brightness = 0 } = augment;
+  const { hue = 0, mixup = 0, cutmix = 0 } = augment;
+  return {
+    schedule: schedule?.kind ?? "constant",
+    scheduleBy: schedule?.by,
+    warmup: schedule?.warmup ?? 0,
+    warmupStart: schedule?.warmup_start ?? 0.01,
+    milestones: schedule?.milestones?.join(),
+    gamma: schedule?.gamma ?? 0.1,
+    minLr: schedule?.min_lr ?? 0,
+    vectorDecay: decay_vectors,
+    ema: ema_decay,
+    patience,
+    ...{ flip, crop, reflect, cutout, erasing, jitter: brightness, hue, mixup, cutmix },
+  };
+}
+
+/** In words, for the head of a run: `cosine after 2 epochs of warm-up`; empty for a rate that stays. */
+export function scheduleText(schedule: ScheduleSettings | undefined): string {
+  if (!schedule) return "";
+  const { kind, by, warmup = 0, milestones, gamma } = schedule;
+  return [
+    kind,
+    milestones && `x ${gamma ?? 0.1} after epochs ${milestones.join(", ")}`,
+    by === "step" && "by step",
+    warmup > 0 && `after warm-up of ${warmup} epoch${warmup === 1 ? "" : "s"}`,
+  ].filter(Boolean).join(" ");
+}
+
+/** In words: `flip, crop 4, mixup 0.2`. */
+export function augmentText(augment: AugmentSettings): string {
+  return Object.entries(augment).map(([name, value]) => value === true ? name : `${name} ${value}`).join(", ");
+}
