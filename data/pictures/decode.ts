@@ -3,7 +3,8 @@
  * workers import it, so that nobody else pays for it.
  */
 
-import sharp from "sharp";
+import sharp, { type SharpOptions } from "sharp";
+import { readJpegHeader } from "./jpeg_header.ts";
 import { resample } from "./resample.ts";
 import { type PictureTransform, placement } from "./transform.ts";
 
@@ -44,14 +45,14 @@ export async function preparePicture(bytes: Uint8Array, transform: PictureTransf
     sequentialRead: true,
     autoOrient: true,
   } as const;
-  const { autoOrient: { width, height }, hasAlpha, space } = await sharp(bytes, input).metadata();
+  const { width, height, cmyk, hasAlpha } = await readHeader(bytes, input);
   const placed = placement(width, height, transform);
   const window = { left: placed.left, top: placed.top, width: transform.size, height: transform.size };
   // Libvips enlarges with its pixels half a pixel off, blends colours with transparency before it resizes, and turns
   // CMYK into RGB by a profile of its own.
   const enlarged = placed.width > width || placed.height > height;
   const whole = sharp(bytes, input).timeout({ seconds: TIMEOUT });
-  const decoded = space === "cmyk"
+  const decoded = cmyk
     ? cmykToRgb(await whole.pipelineColourspace("cmyk").toColourspace("cmyk").raw().toBuffer(), width * height)
     : enlarged || hasAlpha
     ? await whole.toColourspace("srgb").removeAlpha().raw().toBuffer()
@@ -77,6 +78,14 @@ export async function preparePicture(bytes: Uint8Array, transform: PictureTransf
     .toBuffer();
   if (data.length !== transform.size ** 2 * 3) throw new Error(`it decodes to ${data.length} bytes`);
   return { pixels: new Uint8Array(data), width, height };
+}
+
+/** What decides on the way of a picture: its size as shown, and its kind of pixels. */
+async function readHeader(bytes: Uint8Array, input: SharpOptions) {
+  const jpeg = readJpegHeader(bytes);
+  if (jpeg && (jpeg.components === 1 || jpeg.components === 3)) return { ...jpeg, cmyk: false, hasAlpha: false };
+  const { autoOrient: { width, height }, hasAlpha, space } = await sharp(bytes, input).metadata();
+  return { width, height, cmyk: space === "cmyk", hasAlpha };
 }
 
 /** The plain conversion, PIL's: light passes what cyan and black leave of red, and so on. */

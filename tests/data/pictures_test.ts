@@ -2,6 +2,7 @@ import { assert, assertEquals, assertGreater, assertLess, assertRejects, assertS
 import { fromFileUrl, join } from "@std/path";
 import sharp, { type Sharp } from "sharp";
 import { preparePicture } from "../../data/pictures/decode.ts";
+import { readJpegHeader } from "../../data/pictures/jpeg_header.ts";
 import { PicturePool } from "../../data/pictures/pool.ts";
 import { drawCrop, drawWindow } from "../../data/pictures/random_resized_crop.ts";
 import { resample } from "../../data/pictures/resample.ts";
@@ -108,6 +109,28 @@ Deno.test("every format and kind of pixel is read, upright", async () => {
   const turned = await quarters(60, 40).withMetadata({ orientation: 6 }).jpeg().toBuffer();
   const upright = await preparePicture(turned, testTransform(48));
   assertEquals([corners(upright.pixels, 48), upright.width, upright.height], ["blue red white green", 40, 60]);
+});
+
+Deno.test("a JPEG's header tells the size as shown, as sharp does", async () => {
+  for (let orientation = 1; orientation <= 8; orientation++) {
+    for (const progressive of [false, true]) {
+      const bytes = await quarters(60, 40).withMetadata({ orientation }).jpeg({ progressive }).toBuffer();
+      const { autoOrient } = await sharp(bytes).metadata();
+      assertEquals(readJpegHeader(bytes), { ...autoOrient, components: 3 });
+    }
+  }
+  assertEquals(readJpegHeader(await quarters(6, 4).jpeg().toBuffer()), { width: 6, height: 4, components: 3 });
+  assertEquals(readJpegHeader(await quarters(6, 4).toColourspace("b-w").jpeg().toBuffer())?.components, 1);
+  assertEquals(readJpegHeader(await quarters(6, 4).png().toBuffer()), undefined);
+  const bytes = new Uint8Array(await quarters(60, 40).withMetadata({ orientation: 6 }).jpeg().toBuffer());
+  const random = new Random(5);
+  for (let i = 0; i < 2000; i++) {
+    // Whatever the bytes are, there is an answer.
+    const mutated = bytes.slice(0, random.below(700));
+    for (let n = 0; n < 5 && mutated.length > 0; n++) mutated[random.below(mutated.length)] = random.below(256);
+    const header = readJpegHeader(mutated);
+    assert(header === undefined || header.width > 0);
+  }
 });
 
 Deno.test("of a moving picture the first frame is taken", async () => {
