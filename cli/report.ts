@@ -4,7 +4,6 @@ import { join } from "@std/path";
 import config from "../deno.json" with { type: "json" };
 import { type Device, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
-import type { AnyImageSet } from "../data/dataset.ts";
 import { saveFile } from "../nn/checkpoint_file.ts";
 import type { Checkpoint } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";

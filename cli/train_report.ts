@@ -5,6 +5,7 @@ import type { EpochMetrics } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/trainer.ts";
 import { datasetTitle } from "./dataset.ts";
 import { commandLine } from "./invocation.ts";
+import { printLine } from "./print.ts";
 import { canDisplay, Display, type DisplayState } from "./display.ts";
 import { formatBytes, formatDuration, formatRate, ProgressLine, stderrOutput } from "./progress.ts";
 import { augmentText, scheduleText } from "./recipe_options.ts";
@@ -77,14 +78,11 @@ export class TextReport implements TrainReport {
     const size = `${input.image_size}x${input.image_size}`;
     const title = datasetTitle(settings.dataset);
     const optimizer = [
-      `lr ${settings.lr}${settings.schedule ? ` ${scheduleText(settings.schedule)}` : ""}`,
+      `lr ${settings.lr}`,
       `momentum ${settings.momentum}${settings.nesterov ? " (Nesterov)" : ""}`,
       settings.weight_decay
-        ? `weight decay ${settings.weight_decay}${
-          settings.decay_vectors === false ? " (not of batch norm and biases)" : ""
-        }`
+        ? `weight decay ${settings.weight_decay}${settings.decay_vectors === false ? " of matrices alone" : ""}`
         : "",
-      settings.ema_decay === undefined ? "" : `averaged by ${settings.ema_decay}`,
       settings.label_smoothing ? `label smoothing ${settings.label_smoothing}` : "",
     ];
     if (plan.foundDataset) this.#say(`${title} has been downloaded: this is the notebook's job.`);
@@ -95,6 +93,8 @@ export class TextReport implements TrainReport {
       ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),
       ["Training", `${counted(settings.epochs, "epoch")}, batch size ${settings.batch_size}, seed ${settings.seed}`],
       ["SGD", optimizer.filter(Boolean).join(", ")],
+      ...(settings.schedule ? [["Rate", scheduleText(settings.schedule)]] : []),
+      ...(settings.ema_decay === undefined ? [] : [["Average", `of the weights, keeps ${settings.ema_decay} a step`]]),
       ...(settings.augment ? [["Augment", augmentText(settings.augment)]] : []),
       ["Device", `${device.name}${this.#software ? ", a software adapter" : ""}`],
       ["Folder", folder],
@@ -305,7 +305,7 @@ export function bestOf(history: readonly EpochMetrics[]): EpochMetrics {
 /** A report for programs: a JSON object a line on stdout, each with a `type`. Times are in seconds. */
 export class JsonReport implements TrainReport {
   #print(type: string, fields: Record<string, unknown>): void {
-    console.log(JSON.stringify({ type, ...fields }));
+    printLine(JSON.stringify({ type, ...fields }));
   }
 
   start({ description, data, parameters, from, weights, skipped }: TrainPlan, device: Device, folder: string): void {

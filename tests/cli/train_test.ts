@@ -27,7 +27,7 @@ Deno.test("train shows what it does, a line an epoch, and keeps the last and the
     assertMatch(stdout, line(1));
     assertMatch(stdout, line(2));
     assertMatch(stderr, /^Epoch {2}1\/2 \[[#.]{12}\] \d\/3 {2}loss \d/m);
-    assertEquals(names(out), ["best.safetensors", "last.safetensors"]);
+    assertEquals(names(out), ["best.safetensors", "config.json", "last.safetensors", "metrics.jsonl"]);
 
     const again = await resnext(["train", ...SMALL, "--out", out]);
     assertEquals([again.code, again.stdout], [2, ""]);
@@ -47,7 +47,7 @@ Deno.test("train shows what it does, a line an epoch, and keeps the last and the
     ]);
     assertEquals(more.code, 0, more.stderr);
     assertMatch(more.stdout, /^Epoch {2}3\/3 \| /m);
-    assertEquals(names(elsewhere), ["best.safetensors", "last.safetensors"]);
+    assertEquals(names(elsewhere), ["best.safetensors", "config.json", "last.safetensors", "metrics.jsonl"]);
   });
 });
 
@@ -324,12 +324,20 @@ Deno.test({
       await mount(disk, `size=${Math.ceil(size * 1.5 / 4096) * 4}k`);
       try {
         const out = join(disk, "run");
-        const { code, stdout, stderr } = await resnext(["train", ...SMALL, "--epochs", "2", "--out", out]);
+        const { code, stdout, stderr } = await resnext([
+          "train",
+          ...SMALL,
+          "--epochs",
+          "2",
+          "--keep-going",
+          "--out",
+          out,
+        ]);
         assertEquals(code, 1);
         assertMatch(stdout, /^Epoch {2}2\/2 \| /m);
         assertMatch(stderr, /^warning: Cannot save .*: the disk is full; .*training goes on and tries again$/m);
         assertMatch(stderr, /^error: Cannot save .*: the disk is full; [^\n]*\n$/m);
-        assertEquals(names(out), ["last.safetensors"]);
+        assertEquals(names(out), ["config.json", "last.safetensors", "metrics.jsonl"]);
         assertEquals((await resnext(["checkpoint", "verify", join(out, "last.safetensors")])).code, 0);
       } finally {
         await unmount(disk);

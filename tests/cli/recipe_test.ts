@@ -1,0 +1,79 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { readEpochs, readRun } from "../../cli/run_files.ts";
+import { bestEpoch } from "../../cli/runs.ts";
+import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { NARROW, resnext, withFolder } from "./support.ts";
+
+const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "32", "--test-limit", "20"];
+
+Deno.test("a recipe out of a config file: checkpoints, folder, TensorBoard's file, resumed", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "run"), config = join(folder, "run.json");
+    await Deno.writeTextFile(
+      config,
+      JSON.stringify({
+        ...{ schedule: "cosine", warmup: 1, epochs: 3, lr: 0.04, "weight-decay": 0.01, "vector-decay": false },
+        ...{ ema: 0.5, flip: true, crop: 2, mixup: 0.2, tensorboard: true, quiet: true },
+      }),
+    );
+    const { code, stdout, stderr } = await resnext([
+      "train",
+      ...SMALL,
+      "--config",
+      config,
+      "--lr",
+      "0.02",
+      "--out",
+      out,
+    ]);
+    assertEquals([code, stderr], [0, ""]);
+    const lines = stdout.trimEnd().split("\n");
+    assertEquals(lines.length, 3, "--quiet leaves the epochs' lines");
+    assert(lines.every((line) => /^Epoch {2}\d\/3 \| Train Loss: .*Test Acc: \d\.\d{4}$/.test(line)), stdout);
+
+    const run = await readRun(out), { settings } = run.config!;
+    assertEquals(settings.schedule, { kind: "cosine", warmup: 1, warmup_start: 0.01 });
+    assertEquals(settings.augment, { flip: true, crop: 2, mixup: 0.2 });
+    assertEquals([settings.lr, settings.decay_vectors, settings.ema_decay], [0.02, false, 0.5]);
+    assertEquals(run.epochs.map(({ lr }) => lr?.toFixed(6)), ["0.000200", "0.020000", "0.010000"]);
+    assert(run.epochs.every(({ seconds, images_per_second }) => seconds! > 0 && images_per_second! > 0));
+    const files = [...Deno.readDirSync(out)].map(({ name }) => name);
+    assert(files.some((name) => name.startsWith("events.out.tfevents.")), String(files));
+
+    const read = async (name: string) => await decodeCheckpoint(await Deno.readFile(join(out, name)), name);
+    const last = await read("last.safetensors"), best = await read("best.safetensors");
+    assert(last.average !== undefined && best.average === undefined && best.momenta === undefined);
+    assertEquals(best.description.progress!.epoch, bestEpoch(run.epochs)!.epoch);
+
+    const contradiction = await resnext(["train", "--resume", join(out, "last.safetensors"), "--mixup", "0.4"]);
+    assertEquals(contradiction.code, 2);
+    assertMatch(contradiction.stderr, /Cannot resume with --mixup: the run was begun with 0\.2/);
+    const more = await resnext(["train", "--resume", join(out, "last.safetensors"), "--epochs", "4"]);
+    assertEquals(more.code, 0, more.stderr);
+    assertMatch(more.stdout, /^Rate {6}cosine after warm-up of 1 epoch$/m);
+    assertMatch(more.stdout, /^Augment {3}flip, crop 2, mixup 0\.2$/m);
+    const epochs = await readEpochs(out);
+    assertEquals(epochs.map(({ epoch }) => epoch), [1, 2, 3, 4]);
+    assertEquals(epochs.slice(0, 3), run.epochs);
+
+    const known = await resnext(["runs", "--dir", folder]);
+    assertMatch(known.stdout, /^run +resnext50 +shapes +4\/4 +0\.\d{4}/m);
+  });
+});
+
+Deno.test("recipes that are none are a wrong call", async () => {
+  const refused = async (args: string[], text: string) => {
+    const { code, stderr } = await resnext(["train", ...SMALL, ...args]);
+    assertEquals(code, 2, stderr);
+    assertStringIncludes(stderr, text);
+  };
+  await refused(["--schedule", "multistep"], "it needs milestones");
+  await refused(["--milestones", "2"], "milestones belong to multistep");
+  await refused(["--reflect"], "reflect needs a crop");
+  await withFolder(async (folder) => {
+    const config = join(folder, "x.json");
+    await Deno.writeTextFile(config, '{"shedule": "cosine"}');
+    await refused(["--config", config], 'unknown key "shedule"; did you mean "schedule"?');
+  });
+});
