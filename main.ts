@@ -65,6 +65,11 @@ export const commands: readonly ListedCommand[] = [
     load: async () => (await import("./cli/tune.ts")).tuneCommand,
   },
   {
+    name: "augment",
+    summary: "Write a sheet of augmented images, to check them by eye",
+    load: async () => (await import("./cli/augment.ts")).augmentCommand,
+  },
+  {
     name: "doctor",
     summary: "Check this machine: GPU, its speed, Deno, data sets, disk; say what mends what",
     load: async () => (await import("./cli/doctor.ts")).doctorCommand,

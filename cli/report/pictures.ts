@@ -15,6 +15,13 @@ export function dataUrl(png: Uint8Array): string {
   return `data:image/png;base64,${png.toBase64()}`;
 }
 
+/** A picture as it lies in memory. */
+export interface Sheet {
+  readonly rgba: Uint8Array;
+  readonly width: number;
+  readonly height: number;
+}
+
 /** RGB tiles of one size side by side as RGBA, each enlarged `scale` times, `gap` clear pixels between. */
 export function tiled(
   tiles: readonly Uint8Array[],
@@ -25,7 +32,7 @@ export function tiled(
     readonly gap?: number;
     readonly scale?: number;
   },
-): { readonly rgba: Uint8Array; readonly width: number; readonly height: number } {
+): Sheet {
   const across = Math.min(columns, tiles.length), down = Math.ceil(tiles.length / across);
   const [wide, high] = [width * scale, height * scale];
   const whole = { width: across * (wide + gap) - gap, height: down * (high + gap) - gap };

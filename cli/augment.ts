@@ -1,0 +1,133 @@
+/** `resnext augment`: a sheet of augmented images, to be looked at. */
+
+import { type Device, openDevice } from "../kernels/device.ts";
+import type { Operand } from "../kernels/dispatch.ts";
+import { type Placement, Program } from "../kernels/program.ts";
+import { AugmentedSource, type AugmentSettings, drawChanges } from "../nn/augment.ts";
+import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
+import { imageInput, type TrainingData } from "../nn/trainer.ts";
+import { defineCommand, usageError } from "./command.ts";
+import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
+import { writeNewFile } from "./files.ts";
+import { augmentOptions, augmentSettings, augmentText } from "./recipe_options.ts";
+import { png, type Sheet, tiled } from "./report/pictures.ts";
+
+const PATH = "resnext augment";
+
+/** The command. */
+export const augmentCommand = defineCommand({
+  name: "augment",
+  summary: "Write a sheet of augmented images, to check them by eye",
+  details:
+    "A row is an image: first as it is, then as the network would see it, an epoch each. Options of augmentation are " +
+    "those of `train`.",
+  options: {
+    dataset: { type: "string", placeholder: "NAME", default: "shapes", doc: `Images: ${datasetForms}` },
+    out: { type: "string", placeholder: "FILE.png", default: "augment.png", doc: "The picture to write" },
+    images: { type: "integer", min: 1, max: 64, default: 8, doc: "Images, the first ones" },
+    epochs: { type: "integer", min: 1, max: 32, default: 9, doc: "Times that each is augmented" },
+    imageSize: { type: "integer", min: 8, max: 1024, otherwise: "the data set's default", doc: "Size of the images" },
+    seed: { type: "integer", min: 0, default: 0, doc: "Of what is drawn" },
+    ...augmentOptions,
+    dataDir: {
+      type: "string",
+      placeholder: "DIR",
+      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
+      doc: "The data directory",
+    },
+    force: { type: "boolean", doc: "Overwrite the file" },
+  },
+  examples: ["augment --flip --crop 4 --cutout 8", "augment --dataset cifar10 --mixup 0.2 --cutmix 1 --out mixed.png"],
+  config: true,
+  run: async ({ options }) => {
+    const settings = augmentSettings(options);
+    if (!settings) throw usageError("Nothing to do: choose what is done to images, such as --flip --crop 4", PATH);
+    const name = readDatasetName(options.dataset, PATH), { images, epochs, seed, out, force } = options;
+    const imageSize = options.imageSize ?? runDefaults(name)!.imageSize;
+    const data = await loadDataset(name, {
+      trainLimit: images,
+      testLimit: 1,
+      dataDir: options.dataDir,
+      imageSize,
+      seed,
+    });
+    const device = await openDevice();
+    try {
+      const sheet = await contactSheet(device, data, settings, { imageSize, epochs, seed });
+      await writeNewFile(out, await png(sheet.rgba, sheet.width, sheet.height), { force });
+      const count = data.train.count;
+      console.log(`Wrote ${out}: ${count} images, each as it is and in ${epochs} epochs (${augmentText(settings)})`);
+    } finally {
+      device.close();
+    }
+  },
+});
+
+/** What is drawn of each image. */
+export interface SheetOptions {
+  readonly imageSize: number;
+  readonly epochs: number;
+  readonly seed: number;
+}
+
+/** A row for each training image: as it is, then augmented, an epoch each. */
+export async function contactSheet(
+  device: Device,
+  data: TrainingData,
+  settings: AugmentSettings,
+  { imageSize, epochs, seed }: SheetOptions,
+): Promise<Sheet> {
+  const { count } = data.train, normalization = { mean: [0, 0, 0], std: [1, 1, 1] } as const;
+  const images = await DeviceImages.create(device, data.train);
+  const input = imageInput(data, { ...normalization, image_size: imageSize }, data.train);
+  const plain = await ImageSource.create(images, input, count);
+  const source = await AugmentedSource.create(device, plain, settings, normalization);
+  try {
+    const indices = Uint32Array.from({ length: count }, (_, i) => i);
+    const columns = [await made(device, plain, indices)];
+    for (let epoch = 0; epoch < epochs; epoch++) {
+      const changes = drawChanges(settings, indices, { seed, epoch, count }, [imageSize, imageSize]);
+      columns.push(await made(device, source, { batch: indices, changes }));
+    }
+    const tiles = Array.from(indices, (row) => columns.map((pixels) => tile(pixels, row, imageSize))).flat();
+    const scale = Math.max(1, Math.floor(96 / imageSize));
+    return tiled(tiles, { width: imageSize, height: imageSize, columns: columns.length, gap: 4, scale });
+  } finally {
+    source.destroy();
+    images.destroy();
+  }
+}
+
+/** The input that a source makes of a batch. */
+async function made<B>(device: Device, source: BatchSource<B>, batch: B): Promise<Float32Array> {
+  const buffers = new Map<Operand, GPUBuffer>(), dispatches = source.dispatches(device.capabilities);
+  let program: Program | undefined;
+  try {
+    for (const { operand } of dispatches.flatMap(({ bindings }) => Object.values(bindings))) {
+      if (source.place(operand) || buffers.has(operand)) continue;
+      buffers.set(operand, await device.buffer(operand.label, operand.byteLength));
+    }
+    const place = (operand: Operand): Placement =>
+      source.place(operand) ?? { buffer: buffers.get(operand)!, offset: 0 };
+    program = await Program.create(device, dispatches, place);
+    source.load(batch);
+    const encoder = device.gpu.createCommandEncoder();
+    program.encode(encoder);
+    device.gpu.queue.submit([encoder.finish()]);
+    return new Float32Array(await device.read(place(source.x).buffer, 0, source.x.byteLength));
+  } finally {
+    program?.destroy();
+    for (const buffer of buffers.values()) buffer.destroy();
+  }
+}
+
+/** A row of a batch as bytes. */
+function tile(pixels: Float32Array, row: number, size: number): Uint8Array {
+  const bytes = new Uint8Array(size * size * 3), first = row * size * size;
+  for (let pixel = 0; pixel < size * size; pixel++) {
+    for (let k = 0; k < 3; k++) {
+      bytes[pixel * 3 + k] = Math.round(Math.min(Math.max(pixels[(first + pixel) * 4 + k], 0), 1) * 255);
+    }
+  }
+  return bytes;
+}

@@ -1,0 +1,42 @@
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { join } from "@std/path";
+import sharp from "sharp";
+import { contactSheet } from "../../cli/augment.ts";
+import { shapes } from "../../data/shapes.ts";
+import { gpuTest } from "../support.ts";
+import { resnext, withFolder } from "./support.ts";
+
+const data = shapes({ train: 2, test: 1, seed: 0 });
+const options = { imageSize: 32, epochs: 2, seed: 3 };
+
+gpuTest("a sheet shows each image as it is, then augmented, the same for the same seed", async (device) => {
+  const sheet = await contactSheet(device, data, { flip: true, crop: 4 }, options);
+  // Two rows of three tiles, each enlarged three times, with gaps of four.
+  assertEquals([sheet.width, sheet.height], [3 * 96 + 2 * 4, 2 * 96 + 4]);
+  const pixel = (x: number, y: number) => [...sheet.rgba.subarray((y * sheet.width + x) * 4).subarray(0, 4)];
+  for (const [row, column] of [[0, 0], [5, 9], [31, 31]]) {
+    const stored = data.train.images.subarray((row * 32 + column) * 3).subarray(0, 3);
+    assertEquals(pixel(column * 3, row * 3), [...stored, 255]);
+  }
+  assertEquals(pixel(97, 10)[3], 0, "gaps are clear");
+  assertEquals((await contactSheet(device, data, { flip: true, crop: 4 }, options)).rgba, sheet.rgba);
+  const other = await contactSheet(device, data, { flip: true, crop: 4 }, { ...options, seed: 4 });
+  assertNotEquals(other.rgba, sheet.rgba);
+});
+
+Deno.test("augment writes a picture, and says what is missing", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "sheet.png");
+    const args = ["augment", "--images", "2", "--epochs", "3", "--cutout", "8", "--mixup", "0.4", "--out", out];
+    const { code, stdout, stderr } = await resnext(args);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /^Wrote .*sheet\.png: 2 images, .* 3 epochs \(cutout 8, mixup 0\.4\)\n$/);
+    const { width, height, format } = await sharp(await Deno.readFile(out)).metadata();
+    assertEquals([width, height, format], [4 * 96 + 3 * 4, 2 * 96 + 4, "png"]);
+    const again = await resnext(args);
+    assert(again.code === 1 && /it exists; choose another file or add --force/.test(again.stderr));
+    const nothing = await resnext(["augment", "--out", join(folder, "none.png")]);
+    assertEquals(nothing.code, 2);
+    assertMatch(nothing.stderr, /^error: Nothing to do: choose what is done/);
+  });
+});
