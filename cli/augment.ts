@@ -3,7 +3,7 @@
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
-import { AugmentedSource, type AugmentSettings, drawChanges } from "../nn/augment.ts";
+import { AugmentedSource, type AugmentSettings, drawChanges, type Normalization } from "../nn/augment.ts";
 import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
 import { imageInput, type TrainingData } from "../nn/trainer.ts";
 import { defineCommand, usageError } from "./command.ts";
@@ -73,11 +73,11 @@ export interface SheetOptions {
 /** A row for each training image: as it is, then augmented, an epoch each. */
 export async function contactSheet(
   device: Device,
-  data: TrainingData,
+  data: TrainingData & Normalization,
   settings: AugmentSettings,
   { imageSize, epochs, seed }: SheetOptions,
 ): Promise<Sheet> {
-  const { count } = data.train, normalization = { mean: [0, 0, 0], std: [1, 1, 1] } as const;
+  const { count } = data.train, normalization = { mean: data.mean, std: data.std };
   const images = await DeviceImages.create(device, data.train);
   const input = imageInput(data, { ...normalization, image_size: imageSize }, data.train);
   const plain = await ImageSource.create(images, input, count);
@@ -89,7 +89,7 @@ export async function contactSheet(
       const changes = drawChanges(settings, indices, { seed, epoch, count }, [imageSize, imageSize]);
       columns.push(await made(device, source, { batch: indices, changes }));
     }
-    const tiles = Array.from(indices, (row) => columns.map((pixels) => tile(pixels, row, imageSize))).flat();
+    const tiles = Array.from(indices, (row) => columns.map((pixels) => tile(pixels, row, imageSize, data))).flat();
     const scale = Math.max(1, Math.floor(96 / imageSize));
     return tiled(tiles, { width: imageSize, height: imageSize, columns: columns.length, gap: 4, scale });
   } finally {
@@ -122,11 +122,12 @@ async function made<B>(device: Device, source: BatchSource<B>, batch: B): Promis
 }
 
 /** A row of a batch as bytes. */
-function tile(pixels: Float32Array, row: number, size: number): Uint8Array {
+function tile(pixels: Float32Array, row: number, size: number, { mean, std }: Normalization): Uint8Array {
   const bytes = new Uint8Array(size * size * 3), first = row * size * size;
   for (let pixel = 0; pixel < size * size; pixel++) {
     for (let k = 0; k < 3; k++) {
-      bytes[pixel * 3 + k] = Math.round(Math.min(Math.max(pixels[(first + pixel) * 4 + k], 0), 1) * 255);
+      const value = pixels[(first + pixel) * 4 + k] * std[k] + mean[k];
+      bytes[pixel * 3 + k] = Math.round(Math.min(Math.max(value, 0), 1) * 255);
     }
   }
   return bytes;
