@@ -263,7 +263,7 @@ export class TextReport implements TrainReport {
 
   #print(line: string): void {
     this.#clear();
-    console.log(line);
+    printLine(line);
   }
 }
 

@@ -1,0 +1,200 @@
+/**
+ * Disks that are full, read-only or gone while a run writes its checkpoints: one clear line, the old checkpoint whole,
+ * exit code 1; with `--keep-going` the run goes on and saves when the fault has passed. Needs root, for `mount`.
+ */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { Random } from "../../kernels/random.ts";
+import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { program, report, runToEnd, SMALL_RUN, trials, withFolder } from "./support.ts";
+
+const ARGS = [...SMALL_RUN, "--train-limit", "40", "--epochs", "3", "--checkpoint-every", "3"];
+
+async function system(command: string, ...args: string[]): Promise<boolean> {
+  try {
+    return (await new Deno.Command(command, { args, stdout: "null", stderr: "null" }).output()).success;
+  } catch {
+    return false;
+  }
+}
+
+/** Runs with a small file system in memory; false where none may be mounted. */
+async function withSmallDisk(bytes: number, run: (folder: string) => Promise<void>): Promise<boolean> {
+  return await withFolder(async (folder) => {
+    if (!await system("mount", "-t", "tmpfs", "-o", `size=${bytes}`, "tmpfs", folder)) return false;
+    try {
+      await run(folder);
+    } finally {
+      await system("umount", "--lazy", "--recursive", folder);
+    }
+    return true;
+  });
+}
+
+/** A checkpoint's size here, and a page beyond. */
+const CHECKPOINT = 827_900;
+
+/** The checkpoint at the path must be whole. */
+async function whole(path: string): Promise<void> {
+  await decodeCheckpoint(await Deno.readFile(path), path);
+}
+
+/** A child's lines as they come. */
+function lines(child: Deno.ChildProcess): ReadableStreamDefaultReader<string> {
+  let rest = "";
+  return child.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(
+    new TransformStream<string, string>({
+      transform(chunk, controller) {
+        const parts = (rest + chunk).split("\n");
+        rest = parts.pop()!;
+        for (const part of parts) controller.enqueue(part);
+      },
+    }),
+  ).getReader();
+}
+
+async function until(reader: ReadableStreamDefaultReader<string>, text: string, times = 1): Promise<boolean> {
+  for (let seen = 0; seen < times;) {
+    const { done, value } = await reader.read();
+    if (done) return false;
+    if (value.includes(text)) seen++;
+  }
+  return true;
+}
+
+Deno.test("a disk that is full at any byte of a checkpoint: one line, exit 1, the old checkpoint whole", async () => {
+  const random = new Random(8), count = trials(2, 30);
+  let survived = 0, skipped = false;
+  for (let i = 0; i < count && !skipped; i++) {
+    // Room for the first checkpoint and a part of the next one, or of the best one.
+    const room = CHECKPOINT + 4096 * (8 + random.below(Math.floor(CHECKPOINT / 2048) - 8));
+    skipped = !await withSmallDisk(room, async (disk) => {
+      const out = join(disk, "run");
+      const { code, err } = await runToEnd(program([...ARGS, "--out", out]));
+      if (code !== 0) {
+        assertEquals(code, 1, err);
+        assertMatch(err, /^error: Cannot save ".*": the disk is full; make room or choose another directory\n$/);
+      }
+      await whole(join(out, "last.safetensors"));
+      const left = [...Deno.readDirSync(out)].map(({ name }) => name).filter((name) => name.endsWith(".part"));
+      assertEquals(left, []);
+      survived++;
+    });
+  }
+  if (skipped) return console.log("full disks: skipped, nothing may be mounted here");
+  report("a full disk while saving", count, survived);
+});
+
+Deno.test("a folder that takes no checkpoint is found out before the first step", async () => {
+  let survived = 0;
+  const mounted = await withSmallDisk(CHECKPOINT / 2, async (disk) => {
+    const { code, out, err } = await runToEnd(program([...ARGS, "--out", join(disk, "run")]));
+    assertEquals(code, 1, err);
+    assertMatch(err, /^error: Cannot save .*the disk is full.*\n$/);
+    assert(!out.includes('"type":"step"'));
+    survived++;
+  });
+  if (!mounted) return console.log("full disks: skipped, nothing may be mounted here");
+  await withSmallDisk(4 * CHECKPOINT, async (disk) => {
+    await system("mount", "-o", "remount,ro", disk);
+    const { code, err } = await runToEnd(program([...ARGS, "--out", join(disk, "run")]));
+    assertEquals(code, 1, err);
+    assertMatch(err, /^error: Cannot make the folder .*read-only.*\n$/);
+    survived++;
+  });
+  report("a disk that takes nothing", 2, survived);
+});
+
+/** What befalls a folder, and what takes it away again. */
+const FAULTS: Readonly<
+  Record<string, { strike: (disk: string) => Promise<unknown>; heal: (disk: string) => Promise<unknown> }>
+> = {
+  "made read-only": {
+    // Another one over it: what has a file open for writing cannot itself be made read-only.
+    strike: (disk) => system("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", join(disk, "run")),
+    heal: (disk) => system("umount", join(disk, "run")),
+  },
+  "filled up": {
+    strike: (disk) => system("dd", "if=/dev/zero", `of=${join(disk, "ballast")}`, "bs=4096"),
+    heal: (disk) => Deno.remove(join(disk, "ballast")),
+  },
+  "removed": {
+    strike: (disk) => Deno.remove(join(disk, "run"), { recursive: true }),
+    heal: () => Promise.resolve(),
+  },
+};
+
+Deno.test("a folder that is made read-only, filled up or removed while a run goes on", async () => {
+  let tried = 0, survived = 0, mounted = true;
+  for (const [fault, { strike, heal }] of Object.entries(FAULTS)) {
+    for (const keepGoing of [false, true]) {
+      for (let i = 0; i < trials(1, 5) && mounted; i++) {
+        mounted = await withSmallDisk(4 * CHECKPOINT, async (disk) => {
+          tried++;
+          const out = join(disk, "run"), last = join(out, "last.safetensors");
+          const child = program([...ARGS, "--epochs", "8", "--out", out, ...(keepGoing ? ["--keep-going"] : [])])
+            .spawn();
+          const reader = lines(child), errors = new Response(child.stderr).text();
+          await until(reader, '"type":"checkpoint"', 2 + i);
+          await strike(disk);
+          if (!keepGoing && fault !== "removed") {
+            while (!(await reader.read()).done);
+            const [{ code }, err] = await Promise.all([child.status, errors]);
+            assertEquals(code, 1, `${fault}: ${err}`);
+            assertMatch(err, /^error: Cannot save "[^"]*": [^\n]*\n$/, fault);
+            await heal(disk);
+            await whole(last);
+          } else if (!keepGoing) {
+            while (!(await reader.read()).done);
+            const [{ code }, err] = await Promise.all([child.status, errors]);
+            assertEquals(code, 1, err);
+            assertMatch(err, /^error: Cannot save "[^"]*": no such file or directory\n$/);
+          } else {
+            if (fault !== "removed") {
+              assert(await until(reader, '"type":"warning"'), `${fault}: no warning`);
+            }
+            await heal(disk);
+            if (fault !== "removed") await whole(last);
+            assert(
+              await until(reader, '"type":"checkpoint"'),
+              `${fault}: never saved again: ${await Promise.race([errors, ""])}`,
+            );
+            while (!(await reader.read()).done);
+            const [{ code }, err] = await Promise.all([child.status, errors]);
+            assertEquals(code, 0, `${fault}: ${err}`);
+            const { description: { progress } } = await decodeCheckpoint(await Deno.readFile(last), last);
+            assertEquals(progress!.epoch, 8);
+          }
+          survived++;
+        });
+      }
+    }
+  }
+  if (!mounted) return console.log("faults of the folder: skipped, nothing may be mounted here");
+  report("a folder made read-only, filled up or removed", tried, survived, "half of them with --keep-going");
+});
+
+Deno.test("a download that fills the disk: one line, no file under the final name", async () => {
+  const bytes = new Uint8Array(3_000_000).fill(7);
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, () => new Response(bytes));
+  const random = new Random(3), count = trials(2, 20);
+  let survived = 0, mounted = true;
+  try {
+    for (let i = 0; i < count && mounted; i++) {
+      mounted = await withSmallDisk(4096 * (4 + random.below(700)), async (disk) => {
+        const url = `http://127.0.0.1:${server.addr.port}/cifar-10-binary.tar.gz`;
+        const { code, err } = await runToEnd(program(["download", "cifar10", "--url", url, "--data-dir", disk]));
+        assertEquals(code, 1, err);
+        assertStringIncludes(err, "the disk is full");
+        const names = [...Deno.readDirSync(disk)].map(({ name }) => name);
+        assert(!names.includes("cifar-10-binary.tar.gz"), names.join());
+        survived++;
+      });
+    }
+  } finally {
+    await server.shutdown();
+  }
+  if (!mounted) return console.log("downloads: skipped, nothing may be mounted here");
+  report("a full disk while downloading", count, survived);
+});
