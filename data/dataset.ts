@@ -26,7 +26,9 @@ export interface AnyImageSet {
 
 /** Labelled images of one size, in one piece of memory each. */
 export interface ImageSet extends AnyImageSet {
+  /** `count x height x width x 3`: interleaved RGB, 0..255. */
   readonly images: Uint8Array<ArrayBuffer>;
+  /** `count` class indices. */
   readonly labels: Uint8Array<ArrayBuffer>;
 }
 

@@ -15,11 +15,17 @@ export interface Capabilities {
   readonly software: boolean;
   /** Invocations of a subgroup, when granted and fixed; else 0. */
   readonly subgroupSize: number;
+  /** The largest part of a buffer that a dispatch may bind. */
   readonly maxBindingBytes: number;
+  /** The largest buffer. */
   readonly maxBufferBytes: number;
+  /** Memory that the invocations of a workgroup may share. */
   readonly maxWorkgroupStorageBytes: number;
+  /** The largest workgroup. */
   readonly maxInvocationsPerWorkgroup: number;
+  /** The most workgroups of a dispatch in each of its three dimensions. */
   readonly maxWorkgroupsPerDimension: number;
+  /** Bytes that the offset of a binding is a multiple of. */
   readonly storageAlignment: number;
   /** Buffers a dispatch may bind. */
   readonly maxStorageBuffers: number;
@@ -128,6 +134,7 @@ export class Device {
   /** The adapter's name, such as `NVIDIA H100`. */
   readonly name: string;
   #capabilities: Capabilities;
+  /** The WebGPU device itself. */
   readonly gpu: GPUDevice;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
   #failure: Error | undefined;
@@ -135,6 +142,7 @@ export class Device {
   #investigated: Promise<void> = Promise.resolve();
   #closed = false;
 
+  /** {@linkcode openDevice} makes one; a device opened elsewhere, with its adapter's info, will do too. */
   constructor(info: GPUAdapterInfo, gpu: GPUDevice) {
     this.gpu = gpu;
     this.name = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ") || "GPU";

@@ -14,9 +14,13 @@ export function padded(channels: number): number {
 
 /** The size of an activation. `h` and `w` are 1 for a matrix of `n` rows. */
 export interface Shape {
+  /** Images of a batch. */
   readonly n: number;
+  /** Height. */
   readonly h: number;
+  /** Width. */
   readonly w: number;
+  /** Channels. */
   readonly c: number;
 }
 

@@ -32,7 +32,9 @@ export interface BatchSource<B> {
 
 /** A batch of floats: images NCHW, `[n, c, h, w]` flattened, and a label each. */
 export interface FloatBatch {
+  /** NCHW, flattened. */
   readonly images: Float32Array;
+  /** A class each. */
   readonly labels: ArrayLike<number>;
 }
 
@@ -70,7 +72,11 @@ export class FloatSource implements BatchSource<FloatBatch> {
     private readonly buffers: Buffers,
   ) {}
 
-  /** @param shape Of a whole batch. */
+  /**
+   * A source of batches of one shape.
+   *
+   * @param shape Of a whole batch.
+   */
   static async create(device: Device, shape: Shape): Promise<FloatSource> {
     const buffers = new Buffers(device);
     const x = await buffers.add("input", storedElements(shape));
@@ -85,7 +91,11 @@ export class FloatSource implements BatchSource<FloatBatch> {
     return [];
   }
 
-  /** @throws {RangeError} when the batch has another size. */
+  /**
+   * Writes a batch.
+   *
+   * @throws {RangeError} when the batch has another size.
+   */
   load({ images, labels }: FloatBatch): number {
     const rows = labels.length, wanted = rows * this.shape.c * this.shape.h * this.shape.w;
     if (rows < 1 || rows > this.shape.n || images.length !== wanted) {
@@ -113,9 +123,11 @@ export interface StoredPixels {
 
 /** Images of one size with their labels, as data sets hold them. */
 export interface LabelledImages {
+  /** How many. */
   readonly count: number;
   /** `[count, height, width, 3]`, interleaved RGB. */
   readonly images: Uint8Array<ArrayBuffer> | StoredPixels;
+  /** A class each. */
   readonly labels: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
   /** The images' size, where it is not their data set's. */
   readonly size?: { readonly height: number; readonly width: number };
@@ -134,9 +146,11 @@ export type ImageBatch = Uint32Array | {
 export interface ImageInput {
   /** The stored images' size. */
   readonly height: number;
+  /** As `height`. */
   readonly width: number;
   /** By channel, of values scaled to [0, 1]. */
   readonly mean: readonly [number, number, number];
+  /** As `mean`. */
   readonly std: readonly [number, number, number];
   /** The network's input is `[batchSize, 3, imageSize, imageSize]`, resized bilinearly as PyTorch's `interpolate` does. */
   readonly imageSize: number;
@@ -306,7 +320,11 @@ export class ImageSource implements BatchSource<ImageBatch> {
     );
   }
 
-  /** @throws {RangeError} for an index outside the set, or too many, and where windows are missing or not expected. */
+  /**
+   * Says which images make the batch.
+   *
+   * @throws {RangeError} for an index outside the set, or too many, and where windows are missing or not expected.
+   */
   load(batch: ImageBatch): number {
     const { set, bytesPerImage } = this.#images;
     const indices = batch instanceof Uint32Array ? batch : batch.indices;

@@ -16,11 +16,17 @@ export interface Conv2dOptions extends Conv2dSettings {
 
 /** `torch.nn.Conv2d` with a square kernel; weights Kaiming normal (fan in, ReLU gain), bias zero. */
 export class Conv2d extends Module {
+  /** `[outChannels, inChannels / groups, kernelSize, kernelSize]`. */
   readonly weight: Parameter;
+  /** `[outChannels]`; absent with `bias: false`. */
   readonly bias?: Parameter;
   readonly #settings: Conv2dSettings;
 
-  /** @throws {RangeError} when `groups` does not divide both channel counts. */
+  /**
+   * Sizes and settings as PyTorch's.
+   *
+   * @throws {RangeError} when `groups` does not divide both channel counts.
+   */
   constructor(inChannels: number, outChannels: number, kernelSize: number, options: Conv2dOptions = {}) {
     super();
     const { groups = 1, bias = true } = options;
@@ -36,6 +42,7 @@ export class Conv2d extends Module {
     this.#settings = options;
   }
 
+  /** The convolution of `x`. */
   forward(x: Tensor): Tensor {
     return conv2d(x, this.weight, this.bias, this.#settings);
   }
@@ -43,13 +50,19 @@ export class Conv2d extends Module {
 
 /** `torch.nn.BatchNorm2d`. */
 export class BatchNorm2d extends Module {
+  /** Scale of each channel, first 1. */
   readonly weight: Parameter;
+  /** Shift of each channel, first 0. */
   readonly bias: Parameter;
+  /** Mean of each channel, as evaluation uses it. */
   readonly running_mean: StateBuffer;
+  /** Variance of each channel, as evaluation uses it. */
   readonly running_var: StateBuffer;
+  /** Training steps seen. */
   readonly num_batches_tracked: Counter;
   readonly #settings: BatchNormSettings;
 
+  /** Settings as PyTorch's. */
   constructor(channels: number, settings: BatchNormSettings = {}) {
     super();
     this.weight = new Parameter([channels], { constant: 1 });
@@ -60,6 +73,7 @@ export class BatchNorm2d extends Module {
     this.#settings = settings;
   }
 
+  /** `x` normalized. */
   forward(x: Tensor): Tensor {
     return batchNorm(x, this, this.#settings);
   }
@@ -67,16 +81,23 @@ export class BatchNorm2d extends Module {
 
 /** `torch.nn.Linear` on `[n, in]` (a 1x1 image); weights Kaiming normal (fan in, ReLU gain), bias zero. */
 export class Linear extends Module {
+  /** `[outFeatures, inFeatures]`. */
   readonly weight: Parameter;
+  /** `[outFeatures]`. */
   readonly bias: Parameter;
 
+  /** Sizes as PyTorch's. */
   constructor(inFeatures: number, outFeatures: number) {
     super();
     this.weight = new Parameter([outFeatures, inFeatures], { kaimingNormal: { fan_in: inFeatures } });
     this.bias = new Parameter([outFeatures], { constant: 0 });
   }
 
-  /** @throws {RangeError} when x is larger than 1x1. */
+  /**
+   * The linear map of `x`, `[n, inFeatures, 1, 1]`.
+   *
+   * @throws {RangeError} when x is larger than 1x1.
+   */
   forward(x: Tensor): Tensor {
     if (x.shape.h !== 1 || x.shape.w !== 1) {
       throw new RangeError(`Cannot apply a linear layer to ${x.shape.h}x${x.shape.w} pixels: pool them first`);
@@ -87,6 +108,7 @@ export class Linear extends Module {
 
 /** `torch.nn.ReLU`. */
 export class ReLU extends Module {
+  /** `max(x, 0)`. */
   forward(x: Tensor): Tensor {
     return relu(x);
   }
@@ -96,11 +118,13 @@ export class ReLU extends Module {
 export class MaxPool2d extends Module {
   readonly #settings: MaxPoolSettings;
 
+  /** Settings as PyTorch's. */
   constructor(settings: MaxPoolSettings) {
     super();
     this.#settings = settings;
   }
 
+  /** The largest value of each window. */
   forward(x: Tensor): Tensor {
     return maxPool(x, this.#settings);
   }
@@ -108,6 +132,7 @@ export class MaxPool2d extends Module {
 
 /** `torch.nn.AdaptiveAvgPool2d(1)`: the mean over all pixels. */
 export class GlobalAvgPool2d extends Module {
+  /** The mean of each channel. */
   forward(x: Tensor): Tensor {
     return globalAvgPool(x);
   }

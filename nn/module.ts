@@ -53,15 +53,18 @@ export abstract class Module {
 export class Sequential extends Module {
   readonly #modules: readonly Module[];
 
+  /** In the order in which they are applied. */
   constructor(...modules: Module[]) {
     super();
     this.#modules = modules;
   }
 
+  /** `x` through all modules, one after the other. */
   forward(x: Tensor): Tensor {
     return this.#modules.reduce((value, module) => module.forward(value), x);
   }
 
+  /** The modules by their numbers. */
   override *children(): Generator<[string, Module]> {
     for (const [index, module] of this.#modules.entries()) yield [String(index), module];
   }

@@ -8,8 +8,11 @@ import { type StateDict, Weights, type WeightsOptions } from "./weights.ts";
 
 /** A module placed on a device. Steps (`trainStep`, `evalStep`) are compiled for it and share its weights. */
 export class Network {
+  /** Where it lies. */
   readonly device: Device;
+  /** What it computes. */
   readonly module: Module;
+  /** Its state. */
   readonly weights: Weights;
   /** What the steps' intermediate values live in. */
   readonly arena: Arena;

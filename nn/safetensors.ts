@@ -30,7 +30,9 @@ export type Dtype = keyof typeof BYTES;
 
 /** A tensor as a file holds it: row-major bytes. */
 export interface TensorData {
+  /** Type of its elements. */
   readonly dtype: Dtype;
+  /** Length of each dimension. */
   readonly shape: readonly number[];
   /** Little-endian, row-major. */
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -40,6 +42,7 @@ export interface TensorData {
 export interface Safetensors {
   /** In the order of the file's data. */
   readonly tensors: ReadonlyMap<string, TensorData>;
+  /** Texts by name. */
   readonly metadata: Readonly<Record<string, string>>;
 }
 

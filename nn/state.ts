@@ -61,6 +61,7 @@ export class StateBuffer extends Entry {}
 
 /** A count of training steps, kept on the host alone; PyTorch's `num_batches_tracked`. */
 export class Counter {
+  /** The count. */
   value = 0;
 }
 

@@ -176,7 +176,9 @@ async function stepBuffers(device: Device, label: string) {
 
 /** What {@linkcode trainStep} needs beside the network. */
 export interface TrainStepOptions<B> {
+  /** Where batches come from. */
   readonly source: BatchSource<B>;
+  /** Default: momentum 0.9. */
   readonly optimizer?: SgdSettings;
   /** Default 0. */
   readonly labelSmoothing?: number;
@@ -220,6 +222,7 @@ export class TrainStep<B> extends Step<B> {
     this.#network.weights.countStep(this.#frozen);
   }
 
+  /** Refuses other than whole batches. */
   protected checkRows(rows: number): void {
     if (rows !== this.batchSize) {
       throw new RangeError(`Cannot train on ${rows} rows: this step is for ${this.batchSize}`);
@@ -295,11 +298,13 @@ function stateNames({ module, weights }: Network, frozen?: (parameter: Parameter
 
 /** What {@linkcode evalStep} needs beside the network. */
 export interface EvalStepOptions<B> {
+  /** Where batches come from. */
   readonly source: BatchSource<B>;
 }
 
 /** What one evaluated row turned out to be. */
 export interface Evaluation {
+  /** A step each, in order. */
   readonly results: readonly StepResult[];
   /** The class of the largest logit, a row each, over all collected steps. */
   readonly predictions: Uint32Array;
@@ -342,6 +347,7 @@ export class EvalStep<B> extends Step<B> {
     });
   }
 
+  /** Takes any number of rows. */
   protected checkRows(rows: number): void {
     this.#rows.push(rows);
   }

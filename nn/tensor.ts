@@ -13,6 +13,7 @@ import type { Parameter, StateBuffer } from "./state.ts";
 
 /** A value in a traced network: its size, and where it comes from. */
 export class Tensor {
+  /** An input has no node. */
   constructor(
     readonly shape: Shape,
     /** Absent for the network's input. */
@@ -22,7 +23,9 @@ export class Tensor {
 
 /** An operation applied to tensors. */
 export interface Node {
+  /** What is computed. */
   readonly operation: Operation;
+  /** Of what. */
   readonly inputs: readonly Tensor[];
 }
 
@@ -45,6 +48,7 @@ export interface Operation {
 
 /** What an operation has at hand while a traced network becomes dispatches. */
 export interface Lowering {
+  /** What the device can do. */
   readonly caps: Capabilities;
   /** Batch statistics and gradients, or running statistics and neither. */
   readonly training: boolean;

@@ -11,9 +11,13 @@ import { addToGradient } from "./sum.ts";
 
 /** What a batch norm learns and keeps, each `[channels]`. */
 export interface BatchNormState {
+  /** Scale of each channel. */
   readonly weight: Parameter;
+  /** Shift of each channel. */
   readonly bias: Parameter;
+  /** Mean of each channel over training. */
   readonly running_mean: StateBuffer;
+  /** Variance of each channel over training. */
   readonly running_var: StateBuffer;
 }
 

@@ -16,6 +16,7 @@ import { addToGradient } from "./sum.ts";
 
 /** PyTorch's settings of a max pool. */
 export interface MaxPoolSettings {
+  /** Side of the window. */
   readonly kernel: number;
   /** Default: the kernel. */
   readonly stride?: number;
