@@ -62,15 +62,15 @@ export async function preparePicture(bytes: Uint8Array, transform: PictureTransf
     return { pixels, width, height };
   }
   const source = decoded ? sharp(decoded, { raw: { width, height, channels: 3 } }) : sharp(bytes, input);
-  const data = await source
+  const resized = source
     .resize({
       width: placed.width,
       height: placed.height,
       fit: "fill",
       kernel: "linear",
       fastShrinkOnLoad: transform.kind === "whole",
-    })
-    .extract(window)
+    });
+  const data = await (transform.kind === "whole" ? resized : resized.extract(window))
     .timeout({ seconds: TIMEOUT })
     .toColourspace("srgb")
     .removeAlpha()

@@ -24,21 +24,26 @@ export type PictureAnswer = { readonly id: number } & PictureResult;
 /** Pictures that a worker has at a time: one is decoded while the next is read and the last handed over. */
 const DEPTH = 2;
 
+/** A picture that is asked for. */
+interface Job {
+  readonly request: PictureRequest;
+  readonly resolve: (answer: PictureResult) => void;
+  readonly reject: (error: Error) => void;
+}
+
 /** Workers take a while to start: they are started when first needed, and live until {@linkcode close}. */
 export class PicturePool {
   readonly #most: number;
   readonly #workers: { worker: Worker; busy: number }[] = [];
-  readonly #waiting: { request: PictureRequest; resolve: (answer: PictureResult) => void }[] = [];
-  readonly #open = new Map<number, (answer: PictureResult) => void>();
-  readonly #failed: Promise<never>;
-  #fail!: (error: Error) => void;
+  readonly #waiting: Job[] = [];
+  /** What workers are at, by number. */
+  readonly #open = new Map<number, Job & { done: () => void }>();
+  #failed: Error | undefined;
   #next = 0;
 
   /** @param workers How many at most; as many as processors by default. */
   constructor(workers: number = navigator.hardwareConcurrency) {
     this.#most = Math.max(1, workers);
-    this.#failed = new Promise<never>((_, reject) => this.#fail = reject);
-    this.#failed.catch(() => {});
   }
 
   /** How many pictures should be asked for at a time to keep every worker busy. */
@@ -48,10 +53,11 @@ export class PicturePool {
 
   /** Prepares a picture. Rejects only when the workers themselves cannot run. */
   prepare(source: string | Uint8Array, transform: PictureTransform): Promise<PictureResult> {
+    if (this.#failed) return Promise.reject(this.#failed);
     const request = { id: this.#next++, source, transform };
-    const answer = new Promise<PictureResult>((resolve) => this.#waiting.push({ request, resolve }));
+    const answer = new Promise<PictureResult>((resolve, reject) => this.#waiting.push({ request, resolve, reject }));
     this.#assign();
-    return Promise.race([answer, this.#failed]);
+    return answer;
   }
 
   #assign(): void {
@@ -59,13 +65,10 @@ export class PicturePool {
       const free = this.#workers.toSorted((a, b) => a.busy - b.busy)[0];
       const slot = (!free || free.busy > 0) && this.#workers.length < this.#most ? this.#start() : free;
       if (slot.busy >= DEPTH) return;
-      const { request, resolve } = this.#waiting.shift()!;
+      const job = this.#waiting.shift()!;
       slot.busy++;
-      this.#open.set(request.id, (answer) => {
-        slot.busy--;
-        resolve(answer);
-      });
-      slot.worker.postMessage(request);
+      this.#open.set(job.request.id, { ...job, done: () => slot.busy-- });
+      slot.worker.postMessage(job.request);
     }
   }
 
@@ -74,13 +77,17 @@ export class PicturePool {
     worker.onmessage = ({ data }: MessageEvent<PictureAnswer | "ready">) => {
       if (data === "ready") return;
       const { id, ...answer } = data;
-      this.#open.get(id)!(answer);
+      const job = this.#open.get(id)!;
       this.#open.delete(id);
+      job.done();
+      job.resolve(answer);
       this.#assign();
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      this.#fail(new UserError(`Cannot decode pictures: ${event.message.split("\n")[0]}`));
+      const failed = this.#failed ??= new UserError(`Cannot decode pictures: ${event.message.split("\n")[0]}`);
+      for (const { reject } of [...this.#open.values(), ...this.#waiting.splice(0)]) reject(failed);
+      this.#open.clear();
     };
     const slot = { worker, busy: 0 };
     this.#workers.push(slot);
