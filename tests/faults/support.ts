@@ -1,6 +1,5 @@
 /** What the fault tests share: seeds, mutations, counts, the program as a process. `deno task faults` runs them at length. */
 
-import { join } from "@std/path";
 import type { Random } from "../../kernels/random.ts";
 
 /** Whether the long versions run. */
@@ -15,7 +14,6 @@ export function trials(short: number, long: number): number {
 export function report(what: string, tried: number, survived: number, more = ""): void {
   const line = `${what}: tried ${tried}, survived ${survived}${more && `; ${more}`}`;
   console.log(line);
-  if (LONG) Deno.writeTextFileSync(join(Deno.env.get("FAULTS_LOG") ?? "faults.log"), `${line}\n`, { append: true });
   if (survived !== tried) throw new Error(line);
 }
 
