@@ -22,12 +22,15 @@
  * @module
  */
 
-export { type Capabilities, Device, type DeviceOptions, openDevice } from "./kernels/device.ts";
+export { type Capabilities, Device, type DeviceOptions, openDevice, type Suspect } from "./kernels/device.ts";
+export { type Binding, type Dispatch, type Operand, operand, read, write } from "./kernels/dispatch.ts";
+export { type Placement, Program } from "./kernels/program.ts";
+export { Tuning, type TuningEntries } from "./kernels/tuning.ts";
 export type { Shape } from "./kernels/layout.ts";
 export { UserError } from "./kernels/user_error.ts";
 
 export { Module, Sequential } from "./nn/module.ts";
-export { Counter, Parameter, StateBuffer } from "./nn/state.ts";
+export { Counter, type Entry, type Initial, Parameter, StateBuffer, type StateEntry } from "./nn/state.ts";
 export { type Backward, type Lowering, type Node, type Operation, Tensor } from "./nn/tensor.ts";
 export { BatchNorm2d, Conv2d, type Conv2dOptions, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "./nn/layers.ts";
 export { batchNorm, type BatchNormSettings, type BatchNormState } from "./nn/ops/batch_norm.ts";
@@ -65,24 +68,42 @@ export {
   DeviceImages,
   type FloatBatch,
   FloatSource,
+  type ImageBatch,
   type ImageInput,
   ImageSource,
   type LabelledImages,
+  type StoredPixels,
 } from "./nn/batch_source.ts";
 export { Network } from "./nn/network.ts";
-export type { StateDict, WeightsOptions } from "./nn/weights.ts";
+export { Arena, type Assignment, Plan, type SlabPlace } from "./nn/plan.ts";
+export { type OptimizerChunk, type StateDict, type WeightBuffer, Weights, type WeightsOptions } from "./nn/weights.ts";
 export {
   type EvalStep,
   evalStep,
   type EvalStepOptions,
   type Evaluation,
   type SgdSettings,
+  type Step,
   type StepResult,
   type TrainStep,
   trainStep,
   type TrainStepOptions,
 } from "./nn/step.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
+export { judge, type Judgement } from "./nn/judge.ts";
+export { MovingAverage } from "./nn/ema.ts";
+export { learningRate, type ScheduledRun, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "./nn/schedule.ts";
+export {
+  type AugmentedBatch,
+  type AugmentedImage,
+  AugmentedSource,
+  type AugmentSettings,
+  drawChange,
+  drawChanges,
+  type Normalization,
+} from "./nn/augment.ts";
+export type { Rectangle, RowChange } from "./kernels/augment.ts";
+export type { ImageWindow } from "./kernels/batch.ts";
 export { DivergedError, type RunDescription, Trainer, type TrainEvent, type TrainingData } from "./nn/trainer.ts";
 
 export {
@@ -96,6 +117,7 @@ export {
   type RunProgress,
   type RunSettings,
 } from "./nn/checkpoint.ts";
+export type { StatePlaces } from "./nn/lowering.ts";
 export { describedNetwork } from "./nn/described_network.ts";
 export {
   type Dtype,
@@ -110,6 +132,6 @@ export { type ByteSource, bytesSource } from "./nn/byte_source.ts";
 export { readWeightsFile, type WeightsFile } from "./nn/weights_file.ts";
 export { encodeOnnx, ONNX_INPUT, ONNX_OUTPUT, type OnnxOptions } from "./nn/onnx.ts";
 
-export { permutation } from "./kernels/random.ts";
-export { type Dataset, type ImageSet, limit } from "./data/dataset.ts";
+export { permutation, Random } from "./kernels/random.ts";
+export { type AnyImageSet, type Dataset, type ImageFile, type ImageSet, limit } from "./data/dataset.ts";
 export { shapeNames, shapes, type ShapesOptions } from "./data/shapes.ts";

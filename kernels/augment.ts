@@ -20,15 +20,19 @@ export interface RowChange {
   readonly flip: boolean;
   /** Where the crop's corner lies, of either sign; outside of the image is padding. */
   readonly top: number;
+  /** As `top`. */
   readonly left: number;
   /** The factors of brightness, contrast and saturation, and the shift of hue in turns from -0.5 to 0.5. */
   readonly colour: readonly [brightness: number, contrast: number, saturation: number, hue: number];
   /** Become the mean colour. */
   readonly erased: Rectangle;
+  /** As `erased`. */
   readonly cutout: Rectangle;
   /** The row it is mixed with; the weight of the image itself. Without CutMix's rectangle it is mixup. */
   readonly partner: number;
+  /** From 0 to 1; 1 leaves the image alone. */
   readonly weight: number;
+  /** Where the partner is pasted, for CutMix. */
   readonly pasted: Rectangle;
 }
 

@@ -16,7 +16,9 @@ export interface Operand {
 
 /** One operand as a kernel sees it. */
 export interface Binding {
+  /** What is bound. */
   readonly operand: Operand;
+  /** What the kernel does with it. */
   readonly access: "read" | "read_write";
   /** WGSL store type, such as `array<vec4f>`. */
   readonly type: string;
@@ -37,6 +39,7 @@ export interface Dispatch {
   readonly uniforms?: Readonly<Record<string, number>>;
   /** WGSL without the declarations above; its entry point is `main`. */
   readonly source: string;
+  /** How many, in three dimensions. */
   readonly workgroups: readonly [number, number, number];
   /** Floating-point operations, a multiply-add counting two. */
   readonly flops: number;

@@ -5,7 +5,9 @@ import { type Dispatch, type Operand, uniformBytes } from "./dispatch.ts";
 
 /** Where an operand lies. */
 export interface Placement {
+  /** In which buffer. */
   readonly buffer: GPUBuffer;
+  /** From which byte on. */
   readonly offset: number;
 }
 
@@ -17,6 +19,7 @@ interface Ready {
 
 /** A list of dispatches ready to be encoded. Encoding allocates nothing on the device. */
 export class Program implements Suspect {
+  /** In the order in which they run. */
   readonly dispatches: readonly Dispatch[];
   readonly #ready: readonly Ready[];
   readonly #uniforms: GPUBuffer | undefined;

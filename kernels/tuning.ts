@@ -18,11 +18,16 @@ export class Tuning {
   readonly #known: Map<string, string>;
   readonly #unknown = new Map<string, { problem: Gemm; caps: Capabilities }>();
 
+  /** Begins with what is known. */
   constructor(entries: TuningEntries = {}) {
     this.#known = new Map(Object.entries(entries));
   }
 
-  /** The variant found for a product; undefined, and noted, where none was. Names that no variant has count as none. */
+  /**
+   * The variant found for a product; undefined, and noted, where none was. Names that no variant has count as none.
+   *
+   * @internal Kernels ask.
+   */
   choose(problem: Gemm, caps: Capabilities): GemmVariant | undefined {
     const key = gemmKey(problem), name = this.#known.get(key);
     const found = name && gemmVariants(problem, caps).find((variant) => variantName(variant) === name);
@@ -31,12 +36,20 @@ export class Tuning {
     return undefined;
   }
 
-  /** What was asked for and not known. */
+  /**
+   * What was asked for and not known.
+   *
+   * @internal The tuner asks.
+   */
   get unknown(): readonly { readonly problem: Gemm; readonly caps: Capabilities }[] {
     return [...this.#unknown.values()];
   }
 
-  /** Notes what was found. */
+  /**
+   * Notes what was found.
+   *
+   * @internal The tuner asks.
+   */
   learn(problem: Gemm, variant: GemmVariant): void {
     const key = gemmKey(problem);
     this.#known.set(key, variantName(variant));
@@ -56,7 +69,11 @@ export class ForcedVariant extends Tuning {
     super();
   }
 
-  /** The variant; undefined where the product has none of that name. */
+  /**
+   * The variant; undefined where the product has none of that name.
+   *
+   * @internal Kernels ask.
+   */
   override choose(problem: Gemm, caps: Capabilities): GemmVariant | undefined {
     return gemmVariants(problem, caps).find((variant) => variantName(variant) === this.name);
   }

@@ -33,11 +33,15 @@ export interface AugmentSettings {
   readonly erasing?: number;
   /** Jitter: a factor from 1 - x to 1 + x, as in torchvision's `ColorJitter`; `hue` shifts by up to x, at most 0.5. */
   readonly brightness?: number;
+  /** As `brightness`. */
   readonly contrast?: number;
+  /** As `brightness`. */
   readonly saturation?: number;
+  /** The most that the hue is turned by, in turns. */
   readonly hue?: number;
   /** The alpha of mixup's, and of CutMix's, beta distribution. With both an image gets either. */
   readonly mixup?: number;
+  /** As `mixup`. */
   readonly cutmix?: number;
 }
 
@@ -72,8 +76,11 @@ const AUGMENT_STREAM = 2 ** 45;
 
 /** Which image of how many, in which epoch of which run. */
 export interface AugmentedImage {
+  /** Of the run. */
   readonly seed: number;
+  /** From 0. */
   readonly epoch: number;
+  /** Its number in the set. */
   readonly image: number;
   /** Images of the set. */
   readonly count: number;
@@ -165,6 +172,7 @@ function logGamma(random: Random, shape: number): number {
 
 /** A batch of another source, with what is done to each of its rows. */
 export interface AugmentedBatch<B> {
+  /** The other source's. */
   readonly batch: B;
   /** One a row. */
   readonly changes: readonly RowChange[];
@@ -172,7 +180,9 @@ export interface AugmentedBatch<B> {
 
 /** What the images of a source were normalized with. */
 export interface Normalization {
+  /** By channel, of values from 0 to 1. */
   readonly mean: readonly [number, number, number];
+  /** As `mean`. */
   readonly std: readonly [number, number, number];
 }
 

@@ -44,7 +44,11 @@ export class MovingAverage {
     this.#program = program;
   }
 
-  /** @param decay What is kept of the average at each update, from 0 to 1. */
+  /**
+   * Makes room for an average of a network's weights.
+   *
+   * @param decay What is kept of the average at each update, from 0 to 1.
+   */
   static async create(network: Network, decay: number): Promise<MovingAverage> {
     if (!(decay >= 0 && decay < 1)) throw new RangeError(`Cannot average with a decay of ${decay}: from 0 to below 1`);
     const { device, weights } = network;

@@ -8,9 +8,11 @@ import { evalStep } from "./step.ts";
 export interface Judgement {
   /** The image's number in the set. */
   readonly image: number;
+  /** Its class. */
   readonly label: number;
   /** The class that it is most taken for, and how surely, from 0 to 1. */
   readonly prediction: number;
+  /** The probability of `prediction`. */
   readonly confidence: number;
   /** The probability given to the label. */
   readonly labelProbability: number;

@@ -12,13 +12,16 @@ import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
 
 /** Where a transient operand lies. */
-interface SlabPlace {
+export interface SlabPlace {
+  /** Number of the slab. */
   readonly slab: number;
+  /** From which byte on. */
   readonly offset: number;
 }
 
 /** Places of all transient operands of a list of dispatches. */
 export interface Assignment {
+  /** By operand. */
   readonly places: ReadonlyMap<Operand, SlabPlace>;
   /** Bytes of each slab. */
   readonly slabBytes: readonly number[];
@@ -134,6 +137,7 @@ export class Arena {
   readonly #plans: Plan[] = [];
   #buffers: GPUBuffer[] = [];
 
+  /** An empty arena. */
   constructor(device: Device) {
     this.#device = device;
   }
@@ -180,12 +184,18 @@ export class Arena {
 
 /** Dispatches with their places: ready to be encoded, step after step, once {@linkcode Arena.add} has bound them. */
 export class Plan {
+  /** Where operands lie. */
   readonly assignment: Assignment;
+  /** In order. */
   readonly dispatches: readonly Dispatch[];
   readonly #placed: (operand: Operand) => Placement | undefined;
   #program: Program | undefined;
 
-  /** @param placed The places of what outlives a run; undefined for the transient. */
+  /**
+   * `placed` tells where what lives longer than the plan lies.
+   *
+   * @param placed The places of what outlives a run; undefined for the transient.
+   */
   constructor(device: Device, dispatches: readonly Dispatch[], placed: (operand: Operand) => Placement | undefined) {
     this.dispatches = dispatches;
     this.#placed = placed;

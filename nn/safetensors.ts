@@ -23,10 +23,12 @@ const BYTES = {
   U16: 2,
   U8: 1,
   BOOL: 1,
-} as const;
+} as const satisfies Readonly<Record<Dtype, number>>;
 
 /** Element types by safetensors' names. */
-export type Dtype = keyof typeof BYTES;
+export type Dtype =
+  | ("F64" | "F32" | "F16" | "BF16")
+  | ("I64" | "I32" | "I16" | "I8" | "U64" | "U32" | "U16" | "U8" | "BOOL");
 
 /** A tensor as a file holds it: row-major bytes. */
 export interface TensorData {

@@ -13,6 +13,7 @@ export type ScheduleKind = typeof SCHEDULES[number];
 
 /** A schedule. Names as in a checkpoint; absent values are PyTorch's defaults. */
 export interface ScheduleSettings {
+  /** How the rate moves. */
   readonly kind: ScheduleKind;
   /** Whether the rate changes after an epoch or after each step. Default `epoch`; `step` for `one-cycle`. */
   readonly by?: "epoch" | "step";
@@ -40,7 +41,9 @@ export interface ScheduleSettings {
 export interface ScheduledRun {
   /** The learning rate of a constant schedule; the highest one of every other. */
   readonly lr: number;
+  /** Of the whole run. */
   readonly epochs: number;
+  /** Steps of each. */
   readonly stepsPerEpoch: number;
 }
 

@@ -7,9 +7,10 @@ import type { Random } from "../kernels/random.ts";
 export type Initial = { readonly constant: number } | { readonly kaimingNormal: { readonly fan_in: number } };
 
 /** A named array of a module that lives on the device while the network runs. */
-abstract class Entry {
+export abstract class Entry {
   /** As PyTorch tells it. */
   readonly shape: readonly number[];
+  /** How its first values are drawn. */
   readonly initial: Initial;
   readonly #filter: FilterShape | undefined;
 

@@ -55,7 +55,8 @@ export interface SgdSettings {
 }
 
 /** What both kinds of steps have. */
-abstract class Step<B> {
+export abstract class Step<B> {
+  /** What it runs. */
   readonly plan: Plan;
   readonly #device: Device;
   readonly #arena: Arena;
@@ -67,6 +68,7 @@ abstract class Step<B> {
   #pending = 0;
   #next = 0;
 
+  /** See `trainStep` and `evalStep`. */
   constructor(
     network: Network,
     source: BatchSource<B>,
@@ -112,6 +114,7 @@ abstract class Step<B> {
     this.#device.gpu.queue.submit([encoder.finish()]);
   }
 
+  /** Whether a batch may have so many rows. */
   protected abstract checkRows(rows: number): void;
 
   /** Results of all steps since the last call, oldest first. Waits for them. */

@@ -18,17 +18,23 @@ export type StateDict = ReadonlyMap<string, TensorData>;
 
 /** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
 export interface OptimizerChunk {
+  /** Floats of each of the three. */
   readonly elements: number;
   /** The first so many belong to weights of convolutions and linear layers, the others to batch norm and biases. */
   readonly matrixElements: number;
+  /** Of the network. */
   readonly parameters: Operand;
+  /** Of the loss by the parameters. */
   readonly gradients: Operand;
+  /** SGD's. */
   readonly momentum: Operand;
 }
 
 /** A buffer that holds a part of the state. */
 export interface WeightBuffer {
+  /** What is in it. */
   readonly label: string;
+  /** On the device. */
   readonly buffer: GPUBuffer;
 }
 
