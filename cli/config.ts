@@ -2,6 +2,7 @@
 
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
+import { parseStrictJson, quoted } from "../nn/json.ts";
 import { flagName, type OptionSpec, type OptionSpecs, usageError } from "./command.ts";
 import { nearest } from "./nearest.ts";
 
@@ -46,7 +47,7 @@ export function configArguments(text: string, file: string, options: OptionSpecs
         key.replaceAll("_", "-").replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`),
         specs.keys(),
       );
-      return refuse(`unknown key ${JSON.stringify(key)}${match ? `; did you mean "${match}"?` : ""}`);
+      return refuse(`unknown key ${quoted(key)}${match ? `; did you mean "${match}"?` : ""}`);
     }
     // A value of null is as if the key were not there.
     return value === null ? [] : [`--${key}=${valueText(key, value, spec, refuse)}`];
@@ -56,9 +57,9 @@ export function configArguments(text: string, file: string, options: OptionSpecs
 function parseObject(text: string, refuse: (why: string) => never): Record<string, unknown> {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseStrictJson(text);
   } catch (error) {
-    refuse(`it is no JSON: ${(error as Error).message}`);
+    refuse(`it ${(error as Error).message}`);
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) refuse("it must hold one JSON object");
   return value as Record<string, unknown>;
@@ -66,7 +67,7 @@ function parseObject(text: string, refuse: (why: string) => never): Record<strin
 
 /** A value as it would stand on the command line. */
 function valueText(key: string, value: unknown, spec: OptionSpec, refuse: (why: string) => never): string {
-  const wrong = (kind: string) => refuse(`"${key}" must be ${kind}, not ${JSON.stringify(value)}`);
+  const wrong = (kind: string) => refuse(`"${key}" must be ${kind}, not ${quoted(value)}`);
   switch (spec.type) {
     case "boolean":
       return typeof value === "boolean" ? String(value) : wrong("true or false");

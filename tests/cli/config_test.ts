@@ -53,7 +53,7 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   refused('{"nesterov": 1}', '"nesterov" must be true or false, not 1');
   refused('{"arch": 5}', '"arch" must be one of a, b, not 5');
   refused("[1]", "it must hold one JSON object");
-  refused('{"lr": 1', "it is no JSON");
+  refused('{"lr": 1', "it is not JSON");
   assertEquals(configArguments('{"lr": null}', "run.json", options), []);
 });
 

@@ -3,15 +3,22 @@
  * in bounded time and memory.
  */
 
-import { assert, assertEquals, assertStringIncludes, equal } from "@std/assert";
+import { assert, assertEquals, assertMatch, equal } from "@std/assert";
 import { extractTarGz } from "../../data/archive.ts";
 import { parseRecords } from "../../data/cifar.ts";
 import { cifar10 } from "../../data/cifar10.ts";
+import { configArguments } from "../../cli/config.ts";
+import { readArguments } from "../../cli/command.ts";
+import { trainOptions } from "../../cli/train_plan.ts";
+import { readTunings } from "../../cli/tuning.ts";
 import { Random } from "../../kernels/random.ts";
+import { Tuning } from "../../kernels/tuning.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { bytesSource } from "../../nn/byte_source.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors, type TensorData } from "../../nn/safetensors.ts";
+import { readWeightsFile } from "../../nn/weights_file.ts";
 import { goodEntries, gzip, md5, noise, tar, type TarEntry, withFolder } from "../data/archive_support.ts";
 import { smallCheckpoint } from "../checkpoint_support.ts";
 import { formula } from "../support.ts";
@@ -31,6 +38,7 @@ async function tryAll(
   count: number,
   make: (random: Random, index: number) => Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>>,
   read: (bytes: Uint8Array<ArrayBuffer>) => void | Promise<void>,
+  named: string | RegExp = NAME,
 ): Promise<void> {
   let survived = 0, refused = 0, slowest = 0;
   const before = Deno.memoryUsage().rss;
@@ -43,7 +51,7 @@ async function tryAll(
       if (!(error instanceof UserError)) {
         throw new Error(`${what}, input ${i}: ${error instanceof Error ? error.stack : error}`, { cause: error });
       }
-      assertStringIncludes(error.message, NAME, `${what}, input ${i}`);
+      assertMatch(error.message, RegExp(named), `${what}, input ${i}`);
       assert(error.message.length < 700, `${what}, input ${i}: ${error.message.slice(0, 700)}`);
       // deno-lint-ignore no-control-regex
       assert(!/[\x00-\x1f\x7f-\x9f]/.test(error.message), `${what}, input ${i}: ${JSON.stringify(error.message)}`);
@@ -272,4 +280,72 @@ Deno.test("archives: mutated ones give the right bytes or are refused, and nothi
       }
     });
   });
+});
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Configs, tunings, PyTorch's files
+// ---------------------------------------------------------------------------------------------------------------------
+
+Deno.test("configs: mutated ones give values that the command takes, or are refused", async () => {
+  const config = JSON.stringify({
+    $schema: "train.schema.json",
+    epochs: 3,
+    lr: 0.1,
+    "batch-size": 16,
+    nesterov: true,
+    dataset: "shapes",
+    layers: [1, 1, 1, 1],
+    out: "runs/a",
+    "on-device-lost": "stop",
+  });
+  const make = (random: Random) => new TextEncoder().encode(mutateJson(config, random));
+  await tryAll("configs", COUNT, make, (bytes) => {
+    const args = configArguments(new TextDecoder().decode(bytes), NAME, trainOptions);
+    const { options } = readArguments({ options: trainOptions, positionals: [] }, args, "train");
+    for (const key of ["lr", "epochs", "batchSize"]) {
+      const value = options[key];
+      assert(value === undefined || (typeof value === "number" && Number.isFinite(value)), `${key}: ${value}`);
+    }
+  }, /hostile\.file|Option --/);
+});
+
+Deno.test("tunings: mutated tables count for what they hold, or for nothing", async () => {
+  const problem = "m 64 n 64 k 64", table = { "GPU | Deno 2.9.6": { [problem]: "shared 8x2" } };
+  await withFolder(async (folder) => {
+    const file = `${folder}/${NAME}`;
+    let count = 0, empty = 0;
+    for (let i = 0; i < COUNT; i++, count++) {
+      const random = new Random(7, i);
+      const text = JSON.stringify(table);
+      const bytes = random.below(2)
+        ? mutateBytes(new TextEncoder().encode(text), random)
+        : new TextEncoder().encode(mutateJson(text, random));
+      await Deno.writeFile(file, bytes);
+      const read = await readTunings(file);
+      for (const entries of Object.values(read)) {
+        new Tuning(entries);
+        for (const variant of Object.values(entries)) assertEquals(typeof variant, "string");
+      }
+      if (Object.keys(read).length === 0) empty++;
+    }
+    report("files, tunings", COUNT, count, `${empty} count as empty`);
+  });
+});
+
+Deno.test("PyTorch's files: mutated ones give tensors of the bytes that they have, or are refused", async () => {
+  const folder = new URL("../fixtures/torch/", import.meta.url);
+  const files = ["f32_zip", "f32_legacy", "wrapped_zip", "wrapped_legacy", "network_zip", "protocol4"];
+  const originals = files.map((name) => Deno.readFileSync(new URL(`${name}.pth`, folder)));
+  await tryAll(
+    "PyTorch's files",
+    COUNT,
+    (random) => mutateBytes(originals[random.below(originals.length)], random, 600),
+    async (bytes) => {
+      const { tensors } = await readWeightsFile(bytesSource(bytes), NAME);
+      for (const { shape, bytes: data } of tensors.values()) {
+        assert(data.length <= 16 * shape.reduce((a, b) => a * b, 1));
+        assert(data.length <= 100 * bytes.length);
+      }
+    },
+  );
 });
