@@ -12,6 +12,8 @@ interface Run {
   readonly command: string;
   readonly date: string;
   readonly deno: string;
+  /** The machine's load average over a minute, at the end: above the run's own part others were at work. */
+  readonly load: number;
   readonly results: readonly Result[];
 }
 
@@ -24,6 +26,7 @@ export function saveResults(device: string, command: readonly string[], results:
     command: command.join(" "),
     date: new Date().toISOString(),
     deno: Deno.version.deno,
+    load: Deno.loadavg()[0],
     results,
   };
   const others = earlier(path).filter(({ command }) => command !== run.command);
