@@ -5,6 +5,7 @@
 
 import { parseArgs } from "@std/cli";
 import { UserError } from "../kernels/user_error.ts";
+import { quoted } from "../nn/json.ts";
 import { nearest } from "./nearest.ts";
 
 /** What every option has. */
@@ -248,7 +249,7 @@ function readValue(
   const { min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = spec;
   const right = spec.type === "integer" ? Number.isSafeInteger(value) : Number.isFinite(value);
   if (!right || value < min || value > max || value <= above || value >= below) {
-    throw complain(`Option --${flag} must be ${describeRange(spec)}, not ${JSON.stringify(text)}`);
+    throw complain(`Option --${flag} must be ${describeRange(spec)}, not ${quoted(text)}`);
   }
   return value;
 }
@@ -257,7 +258,7 @@ function readChoice(text: string, what: string, choices: readonly string[], comp
   if (choices.includes(text)) return text;
   const match = choices.length > 1 ? nearest(text, choices) : undefined;
   const hint = match ? `; did you mean ${match}?` : "";
-  throw complain(`${what} must be ${choices.join(" or ")}, not ${JSON.stringify(text)}${hint}`);
+  throw complain(`${what} must be ${choices.join(" or ")}, not ${quoted(text)}${hint}`);
 }
 
 /** Such as `a whole number of at least 1`. */
