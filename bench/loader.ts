@@ -92,7 +92,11 @@ try {
   console.log(`${files.length} pictures, ${workers} workers, medians of ${repeats}`);
   console.log(`sharp alone  ${alone.toFixed(0)} img/s`);
   console.log(`loader       ${loader.toFixed(0)} img/s`);
-  console.log(`ratio        ${(loader / alone).toFixed(2)}`);
+  // Of neighbours in time: what else the machine does changes from minute to minute.
+  const ratios = rates.loader.map((rate, repeat) => rate / rates.sharp[repeat]);
+  console.log(
+    `ratio        ${median(ratios).toFixed(2)} (${ratios.toSorted().map((ratio) => ratio.toFixed(2)).join(" ")})`,
+  );
 } finally {
   await Deno.remove(scratch, { recursive: true });
 }
