@@ -58,20 +58,20 @@ export async function findPeers(settings: PeerSettings, only?: readonly string[]
   const python = await findPython();
   if (python) {
     for (const mode of python.cuda ? ["f32", "tf32"] : ["f32"]) {
-      const name = `PyTorch ${python.version} ${python.cuda ? `CUDA ${mode}` : "CPU"}`;
+      const name = `PyTorch ${python.version} ${python.cuda ? `CUDA ${mode}` : `CPU, threads: ${python.threads}`}`;
       peers.push({ name, command: python.path, args: [script("pytorch.py"), json, mode] });
     }
   }
   return peers.filter(({ name }) => !only || only.some((word) => name.toLowerCase().startsWith(word.toLowerCase())));
 }
 
-async function findPython(): Promise<{ path: string; version: string; cuda: boolean } | undefined> {
-  const probe = "import torch; print(torch.__version__, int(torch.cuda.is_available()))";
+async function findPython(): Promise<{ path: string; version: string; cuda: boolean; threads: string } | undefined> {
+  const probe = "import torch; print(torch.__version__, int(torch.cuda.is_available()), torch.get_num_threads())";
   for (const path of ["python3", "/usr/bin/python3", "/usr/local/bin/python3", "python"]) {
     try {
       const { success, stdout } = await new Deno.Command(path, { args: ["-c", probe], stderr: "null" }).output();
-      const [version, cuda] = new TextDecoder().decode(stdout).trim().split(" ");
-      if (success && version) return { path, version, cuda: cuda === "1" };
+      const [version, cuda, threads] = new TextDecoder().decode(stdout).trim().split(" ");
+      if (success && version) return { path, version, cuda: cuda === "1", threads };
     } catch {
       // There is no such program.
     }
