@@ -1,6 +1,7 @@
 /** The device runs out of memory while a run is planned: told with what was asked, what there is, and what would fit. */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { toFileUrl } from "@std/path";
 import { program, report, ROOT, runToEnd, SMALL_RUN, withFolder } from "./support.ts";
 
 /** Limits the address space of its own process, then is the program. */
@@ -33,7 +34,7 @@ Deno.test({
       await Deno.writeTextFile(entry, SCARCE);
       const train = (batch: number, out: string) =>
         runToEnd(program([
-          ...[`file://${ROOT}main.ts`, "250e6", ...SMALL_RUN.filter((word) => word !== "--json")],
+          ...[toFileUrl(`${ROOT}main.ts`).href, "250e6", ...SMALL_RUN.filter((word) => word !== "--json")],
           ...["--image-size", "64", "--batch-size", String(batch), "--train-limit", String(batch), "--epochs", "1"],
           ...["--out", `${folder}/${out}`],
         ], { entry }));

@@ -30,13 +30,18 @@ async function printed(child: Deno.ChildProcess, text: string): Promise<() => Pr
   return async () => void await Promise.all([draining, drained]);
 }
 
+/** Windows has no signals, and pipes of another kind. */
+function processTest(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, ignore: Deno.build.os === "windows", fn });
+}
+
 /** The checkpoint at the path must be whole, if there is one. */
 async function whole(path: string): Promise<void> {
   const bytes = await Deno.readFile(path).catch(() => undefined);
   if (bytes) await decodeCheckpoint(bytes, path);
 }
 
-Deno.test("SIGINT and SIGTERM save and exit 130 and 143; what was saved goes on to the same bits", async () => {
+processTest("SIGINT and SIGTERM save and exit 130 and 143; what was saved goes on to the same bits", async () => {
   await withFolder(async (folder) => {
     const whole = await runToEnd(program([...ARGS, "--out", join(folder, "whole")]));
     assertEquals(whole.code, 0, whole.err);
@@ -68,7 +73,7 @@ Deno.test("SIGINT and SIGTERM save and exit 130 and 143; what was saved goes on 
   });
 });
 
-Deno.test("a second signal ends the program at once", async () => {
+processTest("a second signal ends the program at once", async () => {
   await withFolder(async (folder) => {
     const count = trials(1, 10);
     let survived = 0;
@@ -94,7 +99,7 @@ Deno.test("a second signal ends the program at once", async () => {
   });
 });
 
-Deno.test("a closed pipe ends the program quietly", async () => {
+processTest("a closed pipe ends the program quietly", async () => {
   await withFolder(async (folder) => {
     const commands = [
       [...ENDLESS, "--out", join(folder, "json")],
@@ -122,31 +127,34 @@ Deno.test("a closed pipe ends the program quietly", async () => {
   });
 });
 
-Deno.test("two runs in one folder: the second refuses and names the first; a dead one's lock is taken over", async () => {
-  await withFolder(async (folder) => {
-    const count = trials(1, 10);
-    let survived = 0;
-    for (let i = 0; i < count; i++) {
-      const out = join(folder, `run${i}`);
-      const child = program([...ENDLESS, "--out", out]).spawn();
-      const drained = await printed(child, '"type":"checkpoint"');
-      for (const more of [[], ["--resume", "auto"], ["--resume", join(out, "last.safetensors")]]) {
-        const second = await runToEnd(program([...ENDLESS, "--out", out, ...more]));
-        assertEquals(second.code, 1, second.err);
-        assertStringIncludes(
-          second.err,
-          `process ${child.pid} on "${Deno.hostname()}" has been training into it since`,
-        );
-        assertEquals(second.err.trim().split("\n").length, 1, second.err);
+processTest(
+  "two runs in one folder: the second refuses and names the first; a dead one's lock is taken over",
+  async () => {
+    await withFolder(async (folder) => {
+      const count = trials(1, 10);
+      let survived = 0;
+      for (let i = 0; i < count; i++) {
+        const out = join(folder, `run${i}`);
+        const child = program([...ENDLESS, "--out", out]).spawn();
+        const drained = await printed(child, '"type":"checkpoint"');
+        for (const more of [[], ["--resume", "auto"], ["--resume", join(out, "last.safetensors")]]) {
+          const second = await runToEnd(program([...ENDLESS, "--out", out, ...more]));
+          assertEquals(second.code, 1, second.err);
+          assertStringIncludes(
+            second.err,
+            `process ${child.pid} on "${Deno.hostname()}" has been training into it since`,
+          );
+          assertEquals(second.err.trim().split("\n").length, 1, second.err);
+        }
+        child.kill("SIGKILL");
+        await Promise.all([child.status, child.stderr.cancel(), drained()]);
+        const { code, err } = await runToEnd(program([...ENDLESS, "--epochs", "1", "--out", out, "--resume", "auto"]));
+        // It may be that the first epoch was done.
+        assertEquals(code, 0, err);
+        if (err) assertMatch(err, /Nothing to do/);
+        survived++;
       }
-      child.kill("SIGKILL");
-      await Promise.all([child.status, child.stderr.cancel(), drained()]);
-      const { code, err } = await runToEnd(program([...ENDLESS, "--epochs", "1", "--out", out, "--resume", "auto"]));
-      // It may be that the first epoch was done.
-      assertEquals(code, 0, err);
-      if (err) assertMatch(err, /Nothing to do/);
-      survived++;
-    }
-    report("two runs in one folder", count, survived);
-  });
-});
+      report("two runs in one folder", count, survived);
+    });
+  },
+);

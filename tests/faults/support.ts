@@ -1,5 +1,6 @@
 /** What the fault tests share: seeds, mutations, counts, the program as a process. `deno task faults` runs them at length. */
 
+import { fromFileUrl } from "@std/path";
 import type { Random } from "../../kernels/random.ts";
 
 /** Whether the long versions run. */
@@ -153,7 +154,7 @@ function safely<T>(run: () => T): T | undefined {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** The repository's root. */
-export const ROOT = new URL("../../", import.meta.url).pathname;
+export const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 
 /** A narrow network, small images: a step takes milliseconds. */
 export const SMALL_RUN: readonly string[] = [
