@@ -77,13 +77,15 @@ export function each(
   label: string,
   bindings: Readonly<Record<string, Binding>>,
   body: { readonly load: (k: number) => string; readonly use: (k: number) => string },
-  { elements, flops, caps, constants, functions = "" }: {
+  { elements, flops, caps, constants, functions = "", setup = "" }: {
     readonly elements: number;
     readonly flops: number;
     readonly caps: Capabilities;
     readonly constants?: Dispatch["constants"];
     /** WGSL that the body calls or the bindings name. */
     readonly functions?: string;
+    /** WGSL once an invocation, before the elements. */
+    readonly setup?: string;
   },
 ): Dispatch {
   const vectors = ceilDiv(elements, 4);
@@ -107,6 +109,7 @@ fn main(
   @builtin(local_invocation_index) local: u32,
 ) {
   let first = item_index(group, groups, 0u, ${size * perThread}u) + local;
+  ${setup}
   if (first + ${(perThread - 1) * size}u < VECTORS) {
     ${unroll(perThread, (k) => `let at${k} = first + ${k * size}u;\n${body.load(k)}`)}
     ${unroll(perThread, body.use)}

@@ -70,7 +70,7 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
           lines.push(`let m${k} = MOMENTUM * b${k} + d${k};`, `momentum_buffer[at${k}] = m${k};`);
           direction = nesterov ? `(d${k} + MOMENTUM * m${k})` : `m${k}`;
         }
-        return [...lines, `parameters[at${k}] = p${k} - settings.learning_rate * ${direction};`].join("\n");
+        return [...lines, `parameters[at${k}] = p${k} - rate * ${direction};`].join("\n");
       },
     },
     {
@@ -82,6 +82,7 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
         ...(decays && decayed < elements && { DECAYED: decayed / 4 }),
       },
       functions: STEP_SETTINGS,
+      setup: "let rate = settings.learning_rate;",
       flops: elements * (2 + (decays ? 2 : 0) + (buffer ? 2 : 0) + (nesterov ? 2 : 0)),
     },
   );
