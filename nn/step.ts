@@ -377,8 +377,9 @@ export class EvalStep<B> extends Step<B> {
   async evaluations(): Promise<Evaluation> {
     const { last, ring } = this.#predictions;
     const rows = this.#rows, slots = this.#slots;
-    const results = this.collect();
-    const all = new Uint32Array(await this.#device.read(ring, 0, ring.size));
+    // Both at once: where one fails, so does the other, and neither may fail unheard.
+    const [results, bytes] = await Promise.all([this.collect(), this.#device.read(ring, 0, ring.size)]);
+    const all = new Uint32Array(bytes);
     const predictions = new Uint32Array(rows.reduce((sum, count) => sum + count, 0));
     let at = 0;
     for (const [i, slot] of slots.entries()) {
@@ -386,7 +387,7 @@ export class EvalStep<B> extends Step<B> {
       predictions.set(all.subarray(from, from + rows[i]), at);
       at += rows[i];
     }
-    return { results: await results, predictions };
+    return { results, predictions };
   }
 }
 
