@@ -90,7 +90,7 @@ export {
   type TrainStepOptions,
 } from "./nn/step.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
-export { judge, type Judgement } from "./nn/judge.ts";
+export { confusionOf, judge, type Judgement, softmax } from "./nn/judge.ts";
 export { MovingAverage } from "./nn/ema.ts";
 export { learningRate, type ScheduledRun, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "./nn/schedule.ts";
 export {
@@ -104,7 +104,15 @@ export {
 } from "./nn/augment.ts";
 export type { Rectangle, RowChange } from "./kernels/augment.ts";
 export type { ImageWindow } from "./kernels/batch.ts";
-export { DivergedError, type RunDescription, Trainer, type TrainEvent, type TrainingData } from "./nn/trainer.ts";
+export {
+  DivergedError,
+  imageInput,
+  type RunDescription,
+  Trainer,
+  type TrainerOptions,
+  type TrainEvent,
+  type TrainingData,
+} from "./nn/trainer.ts";
 
 export {
   type Checkpoint,
@@ -117,6 +125,8 @@ export {
   type RunProgress,
   type RunSettings,
 } from "./nn/checkpoint.ts";
+export { recognise } from "./nn/recognise.ts";
+export { type FineTuning, fineTuning } from "./nn/fine_tune.ts";
 export type { StatePlaces } from "./nn/lowering.ts";
 export { describedNetwork } from "./nn/described_network.ts";
 export {

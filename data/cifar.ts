@@ -23,12 +23,15 @@ export interface CifarVersion {
   readonly labelBytes: number;
   /** The folder in the data directory. */
   readonly folder: string;
+  /** Those of the training images. */
   readonly trainFiles: readonly ExpectedFile[];
+  /** Those of the test images. */
   readonly testFiles: readonly ExpectedFile[];
   /** Files beside them. */
   readonly otherFiles: readonly ExpectedFile[];
   /** Of each colour over the training set. */
   readonly mean: readonly [number, number, number];
+  /** As `mean`. */
   readonly std: readonly [number, number, number];
 }
 

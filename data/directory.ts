@@ -8,7 +8,9 @@ export const DATA_VARIABLE = "RESNEXT_DATA";
 
 /** What decides on the place: the system and its variables. */
 export interface Surroundings {
+  /** The system. */
   readonly os: typeof Deno.build.os;
+  /** Reads an environment variable. */
   readonly variable: (name: string) => string | undefined;
 }
 

@@ -34,12 +34,15 @@ export interface FolderOptions {
   readonly seed?: number;
   /** At most so many pictures of each part, the classes mixed. Default all. */
   readonly trainLimit?: number;
+  /** As `trainLimit`, of the test part. */
   readonly testLimit?: number;
   /** Stop at a picture that cannot be used, instead of leaving it out. */
   readonly strict?: boolean;
   /** Processors to decode on. Default all. */
   readonly workers?: number;
+  /** Told how many pictures of how many are decoded. */
   readonly onProgress?: (done: number, total: number) => void;
+  /** Told what a person should know. */
   readonly onNotice?: (text: string) => void;
 }
 

@@ -2,6 +2,7 @@
 
 /** How far a download is. */
 export interface Progress {
+  /** Bytes so far. */
   readonly bytes: number;
   /** Bytes in all, where known. */
   readonly total?: number;

@@ -23,13 +23,17 @@ export interface PictureFile {
 /** A picture that is in the cache, or what is wrong with it. */
 type Entry = PictureFile & ({ readonly slot: number; readonly width: number; readonly height: number } | Broken);
 
-interface Broken {
+/** Why a picture cannot be used. */
+export interface Broken {
+  /** In words. */
   readonly error: string;
+  /** It could not be read; it may be another time. */
   readonly unread?: boolean;
 }
 
 /** A picture that cannot be used, and why. */
 export interface SkippedPicture extends Broken {
+  /** Its file. */
   readonly path: string;
 }
 

@@ -1,0 +1,56 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { fromFileUrl, join } from "@std/path";
+import sharp from "sharp";
+import { shapeNames, shapes } from "../data/shapes.ts";
+import { Random } from "../kernels/random.ts";
+import { describedNetwork } from "../nn/described_network.ts";
+import { encodeSafetensors, float32Tensor, type TensorData } from "../nn/safetensors.ts";
+import { Counter } from "../nn/state.ts";
+import { NARROW_NETWORK, withFolder } from "./cli/support.ts";
+
+const ROOT = fromFileUrl(new URL("..", import.meta.url));
+
+async function run(name: string, args: string[], dataDirectory: string): Promise<string> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "--no-check", `examples/${name}`, ...args],
+    cwd: ROOT,
+    env: { NO_COLOR: "1", RESNEXT_DATA: dataDirectory },
+  }).output();
+  assertEquals(code, 0, new TextDecoder().decode(stderr));
+  return new TextDecoder().decode(stdout);
+}
+
+/** Drawn shapes of the first two classes as files, some of each. */
+async function pictures(folder: string): Promise<void> {
+  const { train } = shapes({ train: 60, test: 0, seed: 1 });
+  for (let i = 0; i < train.count; i++) {
+    const name = shapeNames[train.labels[i]];
+    if (train.labels[i] > 1) continue;
+    const place = join(folder, i % 3 === 0 ? "val" : "train", name);
+    await Deno.mkdir(place, { recursive: true });
+    const pixels = train.images.subarray(i * 3072, (i + 1) * 3072);
+    await sharp(pixels, { raw: { width: 32, height: 32, channels: 3 } }).png().toFile(join(place, `${i}.png`));
+  }
+}
+
+Deno.test("examples/fine_tune.ts and evaluate.ts: weights of others become a network for one's own pictures", async () => {
+  await withFolder(async (folder) => {
+    const own = join(folder, "pictures"), weights = join(folder, "weights.safetensors"), out = join(folder, "out");
+    await pictures(own);
+    const module = describedNetwork({ ...NARROW_NETWORK, num_classes: 1000 });
+    const tensors = new Map<string, TensorData>();
+    for (const [index, [name, entry]] of [...module.stateEntries()].entries()) {
+      if (entry instanceof Counter) continue;
+      tensors.set(name, float32Tensor(entry.initialValues(new Random(1, index)), entry.shape));
+    }
+    await Deno.writeFile(weights, encodeSafetensors({ tensors, metadata: {} }));
+    const tuned = await run("fine_tune.ts", [own, weights, out, "1", "32"], folder);
+    assertMatch(tuned, /^\w+, \d+ pictures of 2 classes; the head was for 1000\n/);
+    assertMatch(tuned, /^Epoch 1 \| Train Loss: \d+\.\d{4} \| Test Acc: [01]\.\d{4}$/m);
+    const judged = await run("evaluate.ts", [out, own], folder);
+    assertMatch(judged, /^\d+ of \d+ pictures are named right\n/);
+    const accuracy = Number(tuned.match(/Test Acc: (\S+)/)![1]);
+    const [right, , count] = judged.split(" ").map(Number);
+    assert(Math.abs(accuracy - right / count) < 1e-3, `${tuned}\n${judged}`);
+  });
+});
