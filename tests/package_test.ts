@@ -1,0 +1,82 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { dirname, fromFileUrl, join, relative } from "@std/path";
+import { withFolder } from "./cli/support.ts";
+
+const ROOT = fromFileUrl(new URL("..", import.meta.url));
+const config = JSON.parse(Deno.readTextFileSync(join(ROOT, "deno.json")));
+const { exports } = config as { exports: Record<string, string> };
+
+async function deno(args: string[], cwd = ROOT): Promise<{ code: number; out: string; err: string }> {
+  const command = new Deno.Command(Deno.execPath(), { args, cwd, env: { NO_COLOR: "1", XDG_RUNTIME_DIR: "/tmp" } });
+  const { code, stdout, stderr } = await command.output();
+  return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
+}
+
+Deno.test("every public symbol of the library is documented", async () => {
+  const { code, err } = await deno(["doc", "--lint", exports["."], exports["./data"]]);
+  assertEquals(code, 0, err);
+});
+
+/** The files that would be published. */
+let published: string[] = [];
+
+Deno.test("the package could be published, its types told without inference", async () => {
+  const { code, err } = await deno(["publish", "--dry-run", "--allow-dirty"]);
+  assertEquals(code, 0, err);
+  assertMatch(err, new RegExp(`Simulating publish of ${config.name}@${config.version} with files`));
+  published = [...err.matchAll(/^ +file:\/\/(\S+) \(/gm)].map(([, path]) => decodeURI(path));
+  const names = published.map((path) => relative(ROOT, path));
+  for (const file of ["mod.ts", "main.ts", "data/mod.ts", "LICENSE", "deno.json"]) assert(names.includes(file), file);
+  assert(!names.some((name) => /^(tests|docs)\//.test(name)), "tests are not published");
+});
+
+/** A program that uses the library from elsewhere. */
+const PROGRAM = `
+import { describedNetwork, learningRate, summarize, type Shape } from "@cardinal/resnext";
+import { shapes } from "@cardinal/resnext/data";
+
+const network = describedNetwork({ arch: "resnext50_32x4d", num_classes: 1000, cardinality: 32 });
+const input: Shape = { n: 1, c: 3, h: 32, w: 32 };
+const rate: number = learningRate({ kind: "cosine" }, { lr: 1, epochs: 2, stepsPerEpoch: 1 }, 1);
+const { train } = shapes({ train: 10, test: 0, seed: 0 });
+console.log(JSON.stringify([summarize(network, input).total.parameters, rate.toFixed(3), train.count]));
+`;
+
+/** Runs the program in a project of its own that finds the package in a folder. */
+async function use(project: string, place: string): Promise<void> {
+  const imports: Record<string, string> = { ...config.imports };
+  for (const [name, file] of Object.entries(exports)) imports[config.name + name.slice(1)] = join(place, file);
+  // Where JSR cannot be reached, as in this repository, the stand-ins that the package has along take its place.
+  const links = config.links?.map((path: string) => join(place, path));
+  const { compilerOptions } = config;
+  await Deno.writeTextFile(join(project, "deno.json"), JSON.stringify({ imports, links, compilerOptions }));
+  await Deno.writeTextFile(join(project, "program.ts"), PROGRAM);
+  const { code, out, err } = await deno(["run", "-A", "--check", "--quiet", "program.ts"], project);
+  assertEquals([code, out], [0, '[25028904,"0.500",10]\n'], err);
+}
+
+Deno.test("another project imports the library by its path", async () => {
+  await withFolder((project) => use(project, ROOT));
+});
+
+Deno.test("another project imports a packed copy: what is published is all that is needed", async () => {
+  assert(published.length > 0, "the test above tells which files");
+  await withFolder(async (folder) => {
+    const copy = join(folder, "package"), project = join(folder, "project");
+    await Deno.mkdir(project);
+    for (const path of published) {
+      const to = join(copy, relative(ROOT, path));
+      await Deno.mkdir(dirname(to), { recursive: true });
+      await Deno.copyFile(path, to);
+    }
+    await use(project, copy);
+    const { code, out, err } = await deno(["run", "-A", "--no-check", join(copy, "main.ts"), "--version"], folder);
+    assertEquals([code, out], [0, `resnext ${config.version}\n`], err);
+  });
+});
+
+Deno.test("the changelog knows the version", async () => {
+  const text = await Deno.readTextFile(join(ROOT, "CHANGELOG.md"));
+  assertMatch(config.version, /^\d+\.\d+\.\d+$/);
+  assert(text.includes(`## ${config.version}\n`));
+});
