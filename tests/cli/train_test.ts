@@ -143,17 +143,21 @@ function estimated(seconds: number, imageSize: number, trainImages: number): str
   const description = { network, input: { ...input!, image_size: imageSize }, settings: settings! };
   const plan = { description, data, parameters: 1, foundDataset: false, batchSizeChosen: true };
   const device = { name: "llvmpipe", capabilities: { software: true } } as Device;
-  const lines: string[] = [];
-  const { log } = console;
-  console.log = (line: string) => lines.push(line);
+  let printed = "";
+  const { writeSync } = Deno.stdout;
+  Deno.stdout.writeSync = (bytes) => {
+    printed += new TextDecoder().decode(bytes);
+    return bytes.length;
+  };
   try {
     const report = new TextReport();
     report.start(plan, device, "runs/a");
     report.event({ type: "estimate", seconds, imagesPerSecond: 12 });
     report.close();
   } finally {
-    console.log = log;
+    Deno.stdout.writeSync = writeSync;
   }
+  const lines = printed.trimEnd().split("\n");
   return lines.slice(lines.findIndex((line) => line.startsWith("Time")));
 }
 
