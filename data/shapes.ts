@@ -79,7 +79,17 @@ export interface ShapesOptions {
   readonly seed: number;
 }
 
-/** Draws the data set: 32x32 images of ten classes, equally many of each, in mixed order. */
+/**
+ * Draws the data set: 32x32 images of ten classes, equally many of each, in mixed order.
+ *
+ * @example
+ * ```ts
+ * import { shapes } from "@cardinal/resnext";
+ *
+ * const { train, classNames } = shapes({ train: 20, test: 10, seed: 0 });
+ * if (train.images.length !== 20 * 32 * 32 * 3 || classNames.length !== 10) throw new Error("32x32, RGB");
+ * ```
+ */
 export function shapes({ train, test, seed }: ShapesOptions): Dataset {
   const drawn = draw(train, new Random(seed, 1));
   return {

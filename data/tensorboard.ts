@@ -129,7 +129,18 @@ export function crc32c(bytes: Uint8Array): number {
   return ~crc >>> 0;
 }
 
-/** A file of events in a folder; each write is on the disk when it returns, so that TensorBoard shows a run as it goes. */
+/**
+ * A file of events in a folder; each write is on the disk when it returns, so that TensorBoard shows a run as it goes.
+ *
+ * @example
+ * ```ts
+ * import { EventFile } from "@cardinal/resnext/data";
+ *
+ * const folder = await Deno.makeTempDir();
+ * EventFile.create(folder).write(1, [{ tag: "loss", scalar: 0.5 }]);
+ * await Deno.remove(folder, { recursive: true });
+ * ```
+ */
 export class EventFile {
   private constructor(readonly path: string) {}
 

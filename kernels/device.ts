@@ -46,9 +46,18 @@ const NO_ADAPTER =
   "on macOS and Windows a current system has one; in a browser, enable WebGPU";
 
 /**
- * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
+ * * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
  *
  * @throws {UserError} where WebGPU or an adapter is missing.
+ *
+ * @example
+ * ```ts
+ * import { openDevice } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * console.log(device.name, device.capabilities.software ? "(software)" : "");
+ * device.close();
+ * ```
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   quietMesa();

@@ -86,7 +86,18 @@ export interface AugmentedImage {
   readonly count: number;
 }
 
-/** Draws what is done to an image of `size` (height, width) that may be mixed with the row `partner`. */
+/**
+ * Draws what is done to an image of `size` (height, width) that may be mixed with the row `partner`.
+ *
+ * @example
+ * ```ts
+ * import { drawChange } from "@cardinal/resnext";
+ *
+ * const image = { seed: 1, epoch: 0, image: 7, count: 100 };
+ * const { top, left } = drawChange({ crop: 4 }, image, [32, 32], 0);
+ * if (Math.abs(top) > 4 || Math.abs(left) > 4) throw new Error("within the padding");
+ * ```
+ */
 export function drawChange(
   settings: AugmentSettings,
   { seed, epoch, image, count }: AugmentedImage,

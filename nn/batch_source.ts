@@ -219,8 +219,24 @@ function writeBytes(device: Device, buffer: GPUBuffer, bytes: Uint8Array<ArrayBu
 }
 
 /**
- * Batches of a data set's images, named by their indices. With the set resident on the device a step costs four bytes an
+ * * Batches of a data set's images, named by their indices. With the set resident on the device a step costs four bytes an
  * image; else the batch's own pixels are sent.
+ *
+ * @example
+ * ```ts
+ * import { DeviceImages, ImageSource, Network, openDevice, resnext50, shapes, trainStep } from "@cardinal/resnext";
+ *
+ * const { train, height, width, mean, std } = shapes({ train: 32, test: 0, seed: 0 });
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1], channels: [16], cardinality: 4 }));
+ * const images = await DeviceImages.create(device, train);
+ * const source = await ImageSource.create(images, { height, width, mean, std, imageSize: 32 }, 8);
+ * const step = await trainStep(network, { source });
+ * step.run(Uint32Array.of(0, 1, 2, 3, 4, 5, 6, 7), { learningRate: 0.01 });
+ * const [{ rows }] = await step.collect();
+ * if (rows !== 8) throw new Error("eight images");
+ * device.close();
+ * ```
  */
 export class ImageSource implements BatchSource<ImageBatch> {
   readonly shape: Shape;

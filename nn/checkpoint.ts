@@ -10,7 +10,7 @@ import { UserError } from "../kernels/user_error.ts";
 import { describedNetwork, fittedState } from "./described_network.ts";
 import { parseStrictJson, quoted } from "./json.ts";
 import type { AugmentSettings } from "./augment.ts";
-import { type ScheduleSettings, SCHEDULES } from "./schedule.ts";
+import { SCHEDULES, type ScheduleSettings } from "./schedule.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "./safetensors.ts";
 import { type Stem, STEMS } from "./resnext.ts";
 import type { StateDict } from "./weights.ts";
@@ -140,8 +140,25 @@ export interface Checkpoint {
 const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.";
 const FORMAT = 1;
 
-/** The bytes of a checkpoint's file. */
-export async function encodeCheckpoint({ description, state, momenta, average }: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
+/**
+ * The bytes of a checkpoint's file.
+ *
+ * @example
+ * ```ts
+ * import { decodeCheckpoint, describedNetwork, encodeCheckpoint, Network, openDevice } from "@cardinal/resnext";
+ *
+ * const network = { arch: "resnext50", num_classes: 10, cardinality: 4, layers: [1], channels: [16] };
+ * const device = await openDevice();
+ * const state = await (await Network.create(device, describedNetwork(network))).stateDict();
+ * const bytes = await encodeCheckpoint({ description: { network }, state });
+ * const read = await decodeCheckpoint(bytes, "checkpoint");
+ * if (read.state.size !== state.size) throw new Error("all tensors come back");
+ * device.close();
+ * ```
+ */
+export async function encodeCheckpoint(
+  { description, state, momenta, average }: Checkpoint,
+): Promise<Uint8Array<ArrayBuffer>> {
   const tensors = new Map(state);
   for (const [name, tensor] of momenta ?? []) tensors.set(MOMENTUM + name, tensor);
   for (const [name, tensor] of average ?? []) tensors.set(AVERAGE + name, tensor);

@@ -18,7 +18,22 @@ export interface EvaluationReport {
   readonly confusion: readonly (readonly number[])[];
 }
 
-/** Evaluates a network, as often as wanted, on one set of images. */
+/**
+ * Evaluates a network, as often as wanted, on one set of images.
+ *
+ * @example
+ * ```ts
+ * import { Evaluator, Network, openDevice, resnext50, shapes } from "@cardinal/resnext";
+ *
+ * const { test, height, width, mean, std } = shapes({ train: 0, test: 20, seed: 0 });
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1], channels: [16], cardinality: 4 }));
+ * const evaluator = await Evaluator.create(network, test, { height, width, mean, std, imageSize: 32 }, 16);
+ * const report = await evaluator.run();
+ * if (report?.images !== 20) throw new Error("all of them");
+ * device.close();
+ * ```
+ */
 export class Evaluator {
   readonly #images: DeviceImages;
   readonly #source: ImageSource;

@@ -17,9 +17,21 @@ export interface FineTuning {
 }
 
 /**
- * Fits weights to a network, its head aside.
+ * * Fits weights to a network, its head aside.
  *
  * @throws {UserError} naming the first tensor that does not fit.
+ *
+ * @example
+ * ```ts
+ * import { fineTuning, Network, openDevice, resnext50 } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * const sizes = { layers: [1], channels: [16], cardinality: 4 };
+ * const trained = await (await Network.create(device, resnext50({ ...sizes, numClasses: 100 }))).stateDict();
+ * const { state, replacedClasses } = fineTuning(resnext50({ ...sizes, numClasses: 3 }), trained);
+ * if (replacedClasses !== 100 || state.has("fc.weight")) throw new Error("the head is left out");
+ * device.close();
+ * ```
  */
 export function fineTuning(module: Module, tensors: StateDict): FineTuning {
   const wanted = new Map([...module.stateEntries()].flatMap(([name, entry]) => {

@@ -18,7 +18,22 @@ export interface Judgement {
   readonly labelProbability: number;
 }
 
-/** Judges a set of images, a batch at a time. Ends early when `signal` is given. */
+/**
+ * Judges a set of images, a batch at a time. Ends early when `signal` is given.
+ *
+ * @example
+ * ```ts
+ * import { judge, Network, openDevice, resnext50, shapes } from "@cardinal/resnext";
+ *
+ * const { test, height, width, mean, std } = shapes({ train: 0, test: 20, seed: 0 });
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1], channels: [16], cardinality: 4 }));
+ * for await (const batch of judge(network, test, { height, width, mean, std, imageSize: 32 }, 20)) {
+ *   if (batch.some(({ confidence }) => !(confidence > 0 && confidence <= 1))) throw new Error("no probability");
+ * }
+ * device.close();
+ * ```
+ */
 export async function* judge(
   network: Network,
   set: LabelledImages,

@@ -14,7 +14,17 @@ export interface Conv2dOptions extends Conv2dSettings {
   readonly bias?: boolean;
 }
 
-/** `torch.nn.Conv2d` with a square kernel; weights Kaiming normal (fan in, ReLU gain), bias zero. */
+/**
+ * `torch.nn.Conv2d` with a square kernel; weights Kaiming normal (fan in, ReLU gain), bias zero.
+ *
+ * @example
+ * ```ts
+ * import { Conv2d } from "@cardinal/resnext";
+ *
+ * const conv = new Conv2d(64, 64, 3, { padding: 1, groups: 32, bias: false });
+ * if (String(conv.weight.shape) !== "64,2,3,3") throw new Error("[out, in / groups, 3, 3]");
+ * ```
+ */
 export class Conv2d extends Module {
   /** `[outChannels, inChannels / groups, kernelSize, kernelSize]`. */
   readonly weight: Parameter;

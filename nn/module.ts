@@ -49,7 +49,17 @@ export abstract class Module {
   }
 }
 
-/** Modules one after the other, named by their position: `0`, `1`, ... */
+/**
+ * Modules one after the other, named by their position: `0`, `1`, ...
+ *
+ * @example
+ * ```ts
+ * import { Conv2d, ReLU, Sequential } from "@cardinal/resnext";
+ *
+ * const block = new Sequential(new Conv2d(3, 8, 3), new ReLU());
+ * if (block.parameterCount !== 8 * 3 * 9 + 8) throw new Error("weights and bias");
+ * ```
+ */
 export class Sequential extends Module {
   readonly #modules: readonly Module[];
 

@@ -6,7 +6,21 @@ import { Arena } from "./plan.ts";
 import type { Module } from "./module.ts";
 import { type StateDict, Weights, type WeightsOptions } from "./weights.ts";
 
-/** A module placed on a device. Steps (`trainStep`, `evalStep`) are compiled for it and share its weights. */
+/**
+ * A module placed on a device. Steps (`trainStep`, `evalStep`) are compiled for it and share its weights.
+ *
+ * @example
+ * ```ts
+ * import { Network, openDevice, resnext50 } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1], channels: [16], cardinality: 4 }), { seed: 1 });
+ * const state = await network.stateDict();
+ * if (!state.has("conv1.weight")) throw new Error("PyTorch's names");
+ * network.loadStateDict(state);
+ * device.close();
+ * ```
+ */
 export class Network {
   /** Where it lies. */
   readonly device: Device;

@@ -8,10 +8,21 @@ import { Counter } from "./state.ts";
 import type { StateDict } from "./weights.ts";
 
 /**
- * The network that weights are of: a known one, or one of other sizes.
+ * * The network that weights are of: a known one, or one of other sizes.
  *
  * @param name Of the file, for messages.
  * @throws {UserError} where they are of no network of this kind.
+ *
+ * @example
+ * ```ts
+ * import { Network, openDevice, recognise, resnext } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext("resnext29_8x64d", { layers: [1, 1, 1] }));
+ * const { num_classes, layers } = recognise(await network.stateDict(), "weights");
+ * if (num_classes !== 10 || String(layers) !== "1,1,1") throw new Error("its sizes");
+ * device.close();
+ * ```
  */
 export function recognise(state: StateDict, name: string): NetworkDescription {
   const measured = measure(state);

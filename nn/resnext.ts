@@ -232,7 +232,17 @@ export function isArchitecture(name: string): name is Architecture {
   return Object.hasOwn(ARCHITECTURES, name);
 }
 
-/** A network by its name, with any of its settings changed. */
+/**
+ * A network by its name, with any of its settings changed.
+ *
+ * @example
+ * ```ts
+ * import { resnext } from "@cardinal/resnext";
+ *
+ * const network = resnext("resnext50_32x4d");
+ * if (network.parameterCount !== 25_028_904) throw new Error("not torchvision's");
+ * ```
+ */
 export function resnext(name: Architecture, options: ResNeXtOptions = {}): ResNeXt {
   return new ResNeXt({ ...ARCHITECTURES[name], ...options });
 }

@@ -174,7 +174,18 @@ function isSize(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Writes a file's bytes, its tensors in the map's order; the data starts at a multiple of 8. */
+/**
+ * Writes a file's bytes, its tensors in the map's order; the data starts at a multiple of 8.
+ *
+ * @example
+ * ```ts
+ * import { encodeSafetensors, float32Tensor, parseSafetensors } from "@cardinal/resnext";
+ *
+ * const bytes = encodeSafetensors({ tensors: new Map([["a", float32Tensor(Float32Array.of(1, 2), [2])]]), metadata: {} });
+ * const { tensors } = parseSafetensors(bytes);
+ * if (tensors.get("a")?.shape[0] !== 2) throw new Error("a comes back");
+ * ```
+ */
 export function encodeSafetensors({ tensors, metadata }: Safetensors): Uint8Array<ArrayBuffer> {
   const header: Record<string, unknown> = {};
   if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;

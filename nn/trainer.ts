@@ -103,7 +103,39 @@ export interface TrainerOptions {
 /** What a step is given: images, and where they are augmented what is done to each. */
 type TrainBatch = ImageBatch | AugmentedBatch<ImageBatch>;
 
-/** A training run on a device. */
+/**
+ * A training run on a device.
+ *
+ * @example
+ * ```ts
+ * import { openDevice, type RunDescription, shapes, Trainer } from "@cardinal/resnext";
+ *
+ * const data = shapes({ train: 32, test: 20, seed: 0 });
+ * const run: RunDescription = {
+ *   network: { arch: "resnext50", num_classes: 10, cardinality: 4, layers: [1], channels: [16] },
+ *   input: { image_size: 32, mean: data.mean, std: data.std },
+ *   settings: {
+ *     dataset: "shapes",
+ *     batch_size: 16,
+ *     epochs: 1,
+ *     lr: 0.05,
+ *     momentum: 0.9,
+ *     weight_decay: 0,
+ *     nesterov: false,
+ *     label_smoothing: 0,
+ *     seed: 0,
+ *     schedule: { kind: "cosine", by: "step" },
+ *     augment: { flip: true, crop: 2 },
+ *   },
+ * };
+ * const device = await openDevice();
+ * const trainer = await Trainer.create(device, data, run);
+ * for await (const event of trainer.run()) if (event.type === "epoch") console.log(event.metrics);
+ * const checkpoint = await trainer.checkpoint();
+ * if (checkpoint.description.progress?.epoch !== 1) throw new Error("one epoch was done");
+ * device.close();
+ * ```
+ */
 export class Trainer {
   /** What is trained. */
   readonly network: Network;

@@ -39,7 +39,7 @@ Deno.test({
     const script = await completionScript("bash", "resnext", commands);
     assertEquals(await offered(script, "resnext", "tr"), ["train"]);
     assertEquals(await offered(script, "resnext", "train", "--batch"), ["--batch-size"]);
-    assertEquals(await offered(script, "resnext", "train", "--dataset", "sh"), ["shapes"]);
+    assertEquals(await offered(script, "resnext", "train", "--schedule", "co"), ["constant", "cosine"]);
     assertEquals(await offered(script, "resnext", "checkpoint", "ver"), ["verify"]);
     assertEquals(await offered(script, "resnext", "checkpoint", "export", "--for"), ["--force"]);
   },
