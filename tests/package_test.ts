@@ -17,6 +17,12 @@ Deno.test("every public symbol of the library is documented", async () => {
   assertEquals(code, 0, err);
 });
 
+Deno.test("the examples in the documentation run", async () => {
+  const { code, out, err } = await deno(["test", "--doc", "-A", "--no-check", "mod.ts", "data", "kernels", "nn"]);
+  assertEquals(code, 0, out + err);
+  assertMatch(out, /^ok \| \d{2} passed/m);
+});
+
 /** The files that would be published. */
 let published: string[] = [];
 
