@@ -43,9 +43,13 @@ export const runsCommand = defineCommand({
 /** A run by its folder, or by its name in `dir`. */
 export async function located(run: string, dir: string): Promise<string> {
   const path = run.replace(/[/\\]+$/, "");
-  const isFolder = async (path: string) => await Deno.stat(path).then(({ isDirectory }) => isDirectory, () => false);
-  if (await isFolder(path)) return path;
-  if (await isFolder(join(dir, path))) return join(dir, path);
+  const folders: string[] = [];
+  for (const each of [path, join(dir, path)]) {
+    if (await Deno.stat(each).then(({ isDirectory }) => isDirectory, () => false)) folders.push(each);
+  }
+  // A folder of that name here may be something else.
+  for (const folder of folders) if (await findRun(folder)) return folder;
+  if (folders.length > 0) return folders[0];
   throw new UserError(`Cannot find the run "${run}": no such folder here or in "${dir}"; \`resnext runs\` lists them`);
 }
 

@@ -1,5 +1,6 @@
 /** What `train` shows: lines for people, or a JSON object a line for programs. */
 
+import { dirname } from "@std/path";
 import type { Device } from "../kernels/device.ts";
 import type { EpochMetrics } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/trainer.ts";
@@ -245,6 +246,7 @@ export class TextReport implements TrainReport {
       `Done in ${formatDuration(seconds)}; best test accuracy ${top.test_acc.toFixed(4)} in epoch ${top.epoch}.`,
     );
     this.#say(`See its classes with: ${commandLine("eval", best)}`);
+    this.#say(`A page of it, with curves and pictures: ${commandLine("report", dirname(best))}`);
   }
 
   close(): void {
