@@ -173,7 +173,7 @@ export interface Ended {
 
 /** Deno's arguments for the program; `entry` stands for main.ts. */
 export function programArgs(args: readonly string[], entry = `${ROOT}main.ts`): string[] {
-  return ["run", "-A", "--quiet", "--config", `${ROOT}deno.json`, entry, ...args];
+  return ["run", "-A", "--quiet", "--v8-flags=--expose-gc", "--config", `${ROOT}deno.json`, entry, ...args];
 }
 
 /** The program's command line; `under` is a command that runs it, such as `strace`. */
