@@ -106,7 +106,7 @@ export function accuracyChart(epochs: readonly EpochRecord[], best: EpochRecord)
     marks: [
       epochAxis(epochs),
       ...lines(epochs, ({ test_acc }) => test_acc, TEST),
-      ...bestMark(best, ({ test_acc }) => test_acc, `best ${(best.test_acc * 100).toFixed(2)} %`, epochs.length, false),
+      ...bestMark(best, ({ test_acc }) => test_acc, `best ${(best.test_acc * 100).toFixed(2)} %`, epochs.length, true),
     ],
   });
 }
