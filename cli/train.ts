@@ -11,6 +11,7 @@ import { describedNetwork } from "../nn/described_network.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectory } from "../data/directory.ts";
+import { GarbageCollector } from "./garbage.ts";
 import { Interruptible } from "./interrupt.ts";
 import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
@@ -176,7 +177,9 @@ async function runEpochs(
 ): Promise<TrainEvent & { type: "interrupted" } | undefined> {
   // Before the first step, so that a folder that takes no checkpoint is found out now.
   if (saver.count === 0) await saver.save(trainer);
+  const garbage = new GarbageCollector();
   for await (const event of trainer.run(signal)) {
+    garbage.tick();
     report.event(event);
     if (event.type === "epoch") await saver.trySave(trainer, event.best);
     else if (event.type === "step" && (event.pause || saver.due)) await saver.trySave(trainer);
