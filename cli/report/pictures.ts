@@ -1,10 +1,11 @@
 /** Pictures inside a page: PNGs as data addresses. */
 
-import sharp from "sharp";
 import type { AnyImageSet } from "../../data/dataset.ts";
 
 /** RGB or RGBA bytes, interleaved, as a PNG. */
 export async function png(pixels: Uint8Array, width: number, height: number): Promise<Uint8Array<ArrayBuffer>> {
+  // Loaded where it is needed: it asks for permissions that training by itself has not.
+  const { default: sharp } = await import("sharp");
   const channels = pixels.length === width * height * 4 ? 4 : 3;
   const encoded = await sharp(pixels, { raw: { width, height, channels } }).png({ compressionLevel: 9 }).toBuffer();
   return new Uint8Array(encoded);
