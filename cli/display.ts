@@ -138,7 +138,12 @@ export class Display {
     this.#drawnAt = -Infinity;
   }
 
-  /** The end: the cursor comes back. */
+  /** Leaves the lines as they are: something else was printed below them. */
+  leave(): void {
+    this.#output.draw.done();
+  }
+
+  /** The end. */
   close(): void {
     this.#output.draw.clear();
     this.#output.draw.done();
@@ -152,7 +157,8 @@ export function canDisplay(): boolean {
 
 function stderrDisplay(): DisplayOutput {
   return {
-    draw: createLogUpdate(process.stderr, { showCursor: false }),
+    // Hiding the cursor would bring a listener for Ctrl-C along that ends the process before it has saved.
+    draw: createLogUpdate(process.stderr, { showCursor: true }),
     columns: () => {
       try {
         return Deno.consoleSize().columns || USUAL;

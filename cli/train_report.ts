@@ -233,7 +233,10 @@ export class TextReport implements TrainReport {
     console.error(`warning: ${message}; training goes on and tries again`);
   }
 
-  stopping(): void {}
+  stopping(): void {
+    // The notice stands below the display by now.
+    this.#display?.leave();
+  }
 
   interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
     this.#say(`Stopped after step ${step} of epoch ${epoch}, saved in ${last}. Go on with:`);
