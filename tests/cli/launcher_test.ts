@@ -45,7 +45,8 @@ exec "$@"`,
 } as const;
 
 /** What every command may know. */
-const VARIABLES = "--allow-env=HOME,LOCALAPPDATA,RESNEXT_DATA,TERM,XDG_CACHE_HOME,XDG_RUNTIME_DIR --allow-sys=hostname";
+const VARIABLES = "--allow-sys=hostname --ignore-env --allow-env=CI,COLORTERM,FORCE_COLOR,HOME,LOCALAPPDATA,NO_COLOR," +
+  "RESNEXT_DATA,TERM,TERM_PROGRAM,XDG_CACHE_HOME,XDG_RUNTIME_DIR";
 
 interface Machine {
   /** Fakes on the PATH. */
@@ -153,7 +154,7 @@ launcherTest("each command may do what it needs, and no more", async () => {
       ],
       [
         ["download", "cifar10", "--url", "http://me@host:81/x?y"],
-        `--no-prompt --allow-read --allow-write=${cache} --allow-net=host:81 --allow-env --allow-sys`,
+        `--no-prompt --allow-read --allow-write=${cache} --allow-net=host:81 ${VARIABLES}`,
       ],
       [["summary", "resnext50"], least],
       [["bench"], "-A"],

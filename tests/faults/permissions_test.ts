@@ -13,6 +13,9 @@ if [ "$1" = --version ]; then echo "deno 99.0.0 (stable)"; else printf '%s\\n' "
 
 /** Tries what a hostile file would, had it got hold of the program. */
 const ATTEMPTS = `
+const nothing = () => {
+  throw new Deno.errors.NotCapable();
+};
 const attempts = {
   write: () => Deno.writeTextFileSync(Deno.args[0] + "/written", "x"),
   "write home": () => Deno.writeTextFileSync((Deno.env.get("HOME") ?? "/tmp") + "/.written", "x"),
@@ -23,8 +26,9 @@ const attempts = {
   run: () => new Deno.Command("true").outputSync(),
   "run Deno": () => new Deno.Command(Deno.execPath()).outputSync(),
   "call native code": () => Deno.dlopen("libc.so.6", { getpid: { parameters: [], result: "i32" } }),
-  "read a secret variable": () => Deno.env.get("SECRET"),
-  "list variables": () => Deno.env.toObject(),
+  // They are as if they were not set.
+  "read a secret variable": () => Deno.env.get("SECRET") ?? nothing(),
+  "list variables": () => Deno.env.toObject().SECRET ?? nothing(),
   "import from afar": () => import("http://127.0.0.1:" + Deno.args[1] + "/x.ts"),
 };
 const done = [];
