@@ -80,7 +80,7 @@ Deno.test("what differs, and what is damaged, fails; what is unknown is named an
 Deno.test("a wrong call ends with 2 and says what is right", async () => {
   const [none, missing, help] = await Promise.all([parity(), parity("no-such-folder"), parity("--help")]);
   assertEquals([none.code, none.stdout], [2, ""]);
-  assertMatch(none.stderr, /^Usage: deno task parity DIR\n/);
+  assertMatch(none.stderr, /^Usage: deno task parity DIR \[--variant NAME\]\n/);
   assertEquals([missing.code, missing.stdout], [2, ""]);
   assertMatch(missing.stderr, /^Cannot read the folder "no-such-folder": .*; give a folder .*\n$/);
   assertEquals(help.code, 0);
