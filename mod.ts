@@ -77,18 +77,9 @@ export {
 export { Network } from "./nn/network.ts";
 export { Arena, type Assignment, Plan, type SlabPlace } from "./nn/plan.ts";
 export { type OptimizerChunk, type StateDict, type WeightBuffer, Weights, type WeightsOptions } from "./nn/weights.ts";
-export {
-  type EvalStep,
-  evalStep,
-  type EvalStepOptions,
-  type Evaluation,
-  type SgdSettings,
-  type Step,
-  type StepResult,
-  type TrainStep,
-  trainStep,
-  type TrainStepOptions,
-} from "./nn/step.ts";
+export { type EvalStep, evalStep, type EvalStepOptions, type Evaluation } from "./nn/eval_step.ts";
+export type { Step, StepResult } from "./nn/step.ts";
+export { type SgdSettings, type TrainStep, trainStep, type TrainStepOptions } from "./nn/train_step.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
 export { confusionOf, judge, type Judgement, softmax } from "./nn/judge.ts";
 export { MovingAverage } from "./nn/ema.ts";

@@ -5,7 +5,9 @@ import { DeviceImages, ImageSource, type LabelledImages } from "../nn/batch_sour
 import type { Module } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import type { Plan } from "../nn/plan.ts";
-import { evalStep, RING_SLOTS, trainStep } from "../nn/step.ts";
+import { evalStep } from "../nn/eval_step.ts";
+import { RING_SLOTS } from "../nn/step.ts";
+import { trainStep } from "../nn/train_step.ts";
 import { mapSpread, type Spread, spread, timed } from "./measure.ts";
 
 /** What is measured of a network. */

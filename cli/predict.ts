@@ -9,7 +9,7 @@ import type { CheckpointDescription, InputDescription } from "../nn/checkpoint.t
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { softmax } from "../nn/judge.ts";
 import { Network } from "../nn/network.ts";
-import { evalStep } from "../nn/step.ts";
+import { evalStep } from "../nn/eval_step.ts";
 import { imagenetStatistics } from "../data/folder.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { isPictures } from "./dataset.ts";

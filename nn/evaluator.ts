@@ -2,7 +2,8 @@
 
 import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
-import { type EvalStep, evalStep, RING_SLOTS } from "./step.ts";
+import { type EvalStep, evalStep } from "./eval_step.ts";
+import { RING_SLOTS } from "./step.ts";
 
 /** What a network makes of a set of images. */
 export interface EvaluationReport {

@@ -2,7 +2,7 @@
 
 import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
-import { evalStep } from "./step.ts";
+import { evalStep } from "./eval_step.ts";
 
 /** What a network thinks of one image. */
 export interface Judgement {

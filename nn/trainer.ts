@@ -32,7 +32,8 @@ import { describedNetwork } from "./described_network.ts";
 import { frozenEntries } from "./freezing.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
-import { type StepResult, type TrainStep, trainStep } from "./step.ts";
+import type { StepResult } from "./step.ts";
+import { type TrainStep, trainStep } from "./train_step.ts";
 import { TrainingClock } from "./training_clock.ts";
 
 /** Images to learn from and to test on. */

@@ -4,7 +4,7 @@ import { FloatSource } from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { float32Tensor, toFloat32 } from "../../nn/safetensors.ts";
-import { trainStep, type TrainStepOptions } from "../../nn/step.ts";
+import { trainStep, type TrainStepOptions } from "../../nn/train_step.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 
 const SHAPE = { n: 4, c: 3, h: 32, w: 32 };

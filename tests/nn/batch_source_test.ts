@@ -6,7 +6,7 @@ import { runOnce } from "../../kernels/program.ts";
 import { DeviceImages, FloatSource, type ImageInput, ImageSource } from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
-import { trainStep } from "../../nn/step.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { Arena, Plan } from "../../nn/plan.ts";
 import { assertClose, gpuTest } from "../support.ts";
 

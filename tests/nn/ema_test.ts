@@ -4,7 +4,7 @@ import { MovingAverage } from "../../nn/ema.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
-import { trainStep } from "../../nn/step.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import type { StateDict } from "../../nn/weights.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 

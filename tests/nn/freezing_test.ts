@@ -4,7 +4,8 @@ import { frozenEntries } from "../../nn/freezing.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import type { StateDict } from "../../nn/weights.ts";
-import { evalStep, trainStep } from "../../nn/step.ts";
+import { evalStep } from "../../nn/eval_step.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 

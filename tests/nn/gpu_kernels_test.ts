@@ -2,7 +2,8 @@ import { type Device, openDevice } from "../../kernels/device.ts";
 import { FloatSource } from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
 import { ResNeXt } from "../../nn/resnext.ts";
-import { evalStep, trainStep } from "../../nn/step.ts";
+import { evalStep } from "../../nn/eval_step.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { assertClose, formula, gpuTest, testDevice } from "../support.ts";
 
 /** Another opening of the device whose kernels are those of a GPU: workgroup memory, split sums, many workgroups. */

@@ -9,7 +9,7 @@ import { relu } from "../../nn/ops/relu.ts";
 import { summarize } from "../../nn/summary.ts";
 import type { Tensor } from "../../nn/tensor.ts";
 import { Network } from "../../nn/network.ts";
-import { evalStep } from "../../nn/step.ts";
+import { evalStep } from "../../nn/eval_step.ts";
 import { FloatSource } from "../../nn/batch_source.ts";
 import { formulaState } from "../parity/formula_state.ts";
 import { assertClose, formula, goldens, gpuTest } from "../support.ts";

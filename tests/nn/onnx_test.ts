@@ -13,7 +13,7 @@ import { encodeOnnx } from "../../nn/onnx.ts";
 import { ONNX_SCHEMA } from "../../nn/onnx_schema.ts";
 import { add } from "../../nn/ops/sum.ts";
 import { resnext, resnext50 } from "../../nn/resnext.ts";
-import { evalStep } from "../../nn/step.ts";
+import { evalStep } from "../../nn/eval_step.ts";
 import type { Tensor } from "../../nn/tensor.ts";
 import { formulaState } from "../parity/formula_state.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";

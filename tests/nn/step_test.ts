@@ -5,7 +5,9 @@ import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
-import { evalStep, RING_SLOTS, trainStep } from "../../nn/step.ts";
+import { evalStep } from "../../nn/eval_step.ts";
+import { RING_SLOTS } from "../../nn/step.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 
 const SHAPE = { n: 4, c: 3, h: 32, w: 32 };
