@@ -95,15 +95,9 @@ export {
 } from "./nn/augment.ts";
 export type { Rectangle, RowChange } from "./kernels/augment.ts";
 export type { ImageWindow } from "./kernels/batch.ts";
-export {
-  DivergedError,
-  imageInput,
-  type RunDescription,
-  Trainer,
-  type TrainerOptions,
-  type TrainEvent,
-  type TrainingData,
-} from "./nn/trainer.ts";
+export { imageInput, type RunDescription, type TrainingData } from "./nn/run_description.ts";
+export { DivergedError, type TrainEvent } from "./nn/train_events.ts";
+export { Trainer, type TrainerOptions } from "./nn/trainer.ts";
 
 export {
   type Checkpoint,

@@ -5,7 +5,7 @@ import type { Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
 import { AugmentedSource, type AugmentSettings, drawChanges, type Normalization } from "../nn/augment.ts";
 import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
-import { imageInput, type TrainingData } from "../nn/trainer.ts";
+import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { writeNewFile } from "./files.ts";

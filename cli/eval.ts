@@ -6,7 +6,7 @@ import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
-import { imageInput } from "../nn/trainer.ts";
+import { imageInput } from "../nn/run_description.ts";
 import { defineCommand } from "./command.ts";
 import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";

@@ -11,7 +11,7 @@ import { confusionOf, judge, type Judgement } from "../nn/judge.ts";
 import { Network } from "../nn/network.ts";
 import { toFloat32 } from "../nn/safetensors.ts";
 import { summarize } from "../nn/summary.ts";
-import { imageInput } from "../nn/trainer.ts";
+import { imageInput } from "../nn/run_description.ts";
 import { groupDigits, shortCount } from "./columns.ts";
 import { defineCommand } from "./command.ts";
 import { loadDataset } from "./dataset.ts";

@@ -1,7 +1,7 @@
 /** Reports of a training run beside those that are shown: one that says nothing, for others to be made of, and several as one. */
 
 import type { Device } from "../kernels/device.ts";
-import type { TrainEvent } from "../nn/trainer.ts";
+import type { TrainEvent } from "../nn/train_events.ts";
 import type { TrainPlan } from "./train_plan.ts";
 import type { Prepared, RunEnd, TrainReport } from "./train_report.ts";
 

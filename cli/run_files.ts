@@ -4,7 +4,7 @@ import { basename, join } from "@std/path";
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription, EpochMetrics } from "../nn/checkpoint.ts";
-import type { RunDescription } from "../nn/trainer.ts";
+import type { RunDescription } from "../nn/run_description.ts";
 
 /** The file of what a run was told to do. */
 export const CONFIG_FILE = "config.json";

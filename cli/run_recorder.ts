@@ -3,7 +3,7 @@
 import { join } from "@std/path";
 import config from "../deno.json" with { type: "json" };
 import type { Device } from "../kernels/device.ts";
-import type { TrainEvent } from "../nn/trainer.ts";
+import type { TrainEvent } from "../nn/train_events.ts";
 import { SilentReport } from "./reports.ts";
 import { CONFIG_FILE, type EpochRecord, METRICS_FILE, type RunConfig } from "./run_files.ts";
 import type { TrainPlan } from "./train_plan.ts";

@@ -3,7 +3,7 @@
 import { EventFile, type EventValue } from "../data/tensorboard.ts";
 import type { Device } from "../kernels/device.ts";
 import { parseSafetensors, toFloat32 } from "../nn/safetensors.ts";
-import type { TrainEvent } from "../nn/trainer.ts";
+import type { TrainEvent } from "../nn/train_events.ts";
 import { SilentReport } from "./reports.ts";
 import { imageBytes, png, tiled } from "./report/pictures.ts";
 import type { TrainPlan } from "./train_plan.ts";

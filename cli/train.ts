@@ -3,7 +3,8 @@
 import { dirname } from "@std/path";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { Checkpoint } from "../nn/checkpoint.ts";
-import { DivergedError, Trainer, type TrainEvent } from "../nn/trainer.ts";
+import { DivergedError, type TrainEvent } from "../nn/train_events.ts";
+import { Trainer } from "../nn/trainer.ts";
 import { BatchSizeError } from "../nn/batch_size.ts";
 import { defineCommand } from "./command.ts";
 import { datasetFileName } from "./dataset.ts";

@@ -7,7 +7,7 @@ import { describedNetwork } from "../nn/described_network.ts";
 import { fineTuning } from "../nn/fine_tune.ts";
 import { frozenEntries } from "../nn/freezing.ts";
 import type { Architecture } from "../nn/resnext.ts";
-import type { RunDescription, TrainingData } from "../nn/trainer.ts";
+import type { RunDescription, TrainingData } from "../nn/run_description.ts";
 import { readCheckpoint } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";

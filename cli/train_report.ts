@@ -3,7 +3,7 @@
 import { dirname } from "@std/path";
 import type { Device } from "../kernels/device.ts";
 import type { EpochMetrics } from "../nn/checkpoint.ts";
-import type { TrainEvent } from "../nn/trainer.ts";
+import type { TrainEvent } from "../nn/train_events.ts";
 import { datasetTitle } from "./dataset.ts";
 import { commandLine } from "./invocation.ts";
 import { printLine } from "./print.ts";

@@ -3,7 +3,8 @@
 import { type Device, DeviceLostError, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { Checkpoint } from "../nn/checkpoint.ts";
-import { DivergedError, type Trainer } from "../nn/trainer.ts";
+import { DivergedError } from "../nn/train_events.ts";
+import type { Trainer } from "../nn/trainer.ts";
 import type { OptionSpecs, OptionValues } from "./command.ts";
 import { usageError } from "./command.ts";
 import { commandLine } from "./invocation.ts";

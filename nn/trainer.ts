@@ -4,94 +4,20 @@
  */
 
 import type { Device } from "../kernels/device.ts";
-import type { RowChange } from "../kernels/augment.ts";
-import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { type AugmentedBatch, AugmentedSource, checkAugment, drawChanges, isAugmented } from "./augment.ts";
-import {
-  type BatchSource,
-  DeviceImages,
-  type ImageBatch,
-  type ImageInput,
-  ImageSource,
-  type LabelledImages,
-} from "./batch_source.ts";
-import type {
-  Checkpoint,
-  CheckpointDescription,
-  EpochMetrics,
-  InputDescription,
-  NetworkDescription,
-  RunProgress,
-  RunSettings,
-} from "./checkpoint.ts";
-import { MovingAverage } from "./ema.ts";
-import { type EvaluationReport, Evaluator, residentBytes } from "./evaluator.ts";
-import { Network } from "./network.ts";
-import { describedNetwork } from "./described_network.ts";
-import { frozenEntries } from "./freezing.ts";
+import { checkAugment } from "./augment.ts";
+import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
+import { DeviceRun } from "./device_run.ts";
+import { EpochBatches, type TrainBatch } from "./epoch_batches.ts";
+import type { EvaluationReport } from "./evaluator.ts";
+import type { Network } from "./network.ts";
+import type { RunDescription, TrainingData } from "./run_description.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
 import type { StepResult } from "./step.ts";
-import { type TrainStep, trainStep } from "./train_step.ts";
+import { diverged, DivergedError, type TrainEvent } from "./train_events.ts";
+import type { TrainStep } from "./train_step.ts";
 import { TrainingClock } from "./training_clock.ts";
-
-/** Images to learn from and to test on. */
-export interface TrainingData {
-  /** In the order of the labels. */
-  readonly classNames: readonly string[];
-  /** The stored images' size. */
-  readonly height: number;
-  /** As `height`. */
-  readonly width: number;
-  /** What the network learns from. */
-  readonly train: LabelledImages;
-  /** What it is judged by. */
-  readonly test: LabelledImages;
-}
-
-/** What a run is. */
-export interface RunDescription {
-  /** What is trained. */
-  readonly network: NetworkDescription;
-  /** How images are prepared. */
-  readonly input: InputDescription;
-  /** How it is trained. */
-  readonly settings: RunSettings;
-}
-
-/** What happens while training. */
-export type TrainEvent =
-  /** Steps were finished. `loss` is the mean over those since the last event. */
-  | {
-    readonly type: "step";
-    readonly epoch: number;
-    readonly step: number;
-    readonly steps: number;
-    readonly loss: number;
-    /** Of the last of them. */
-    readonly learningRate: number;
-    /** A pause that was asked for: see {@linkcode TrainerOptions}. */
-    readonly pause: boolean;
-    readonly imagesPerSecond: number;
-    /** For all of the job that is left, evaluation included. */
-    readonly secondsLeft: number;
-  }
-  /** The first steps are measured: `seconds` for all of the job that is left, evaluation included. */
-  | { readonly type: "estimate"; readonly seconds: number; readonly imagesPerSecond: number }
-  /** `done` of the test set's `images` are judged. */
-  | { readonly type: "evaluating"; readonly epoch: number; readonly done: number; readonly images: number }
-  | { readonly type: "epoch"; readonly metrics: EpochMetrics; readonly best: boolean; readonly seconds: number }
-  /** No epoch has been better than the best for as many as the settings' patience: the run ends before its last epoch. */
-  | { readonly type: "stopped"; readonly epoch: number; readonly patience: number }
-  /** The signal was given: the step begun is finished, a checkpoint made now goes on from here. */
-  | { readonly type: "interrupted"; readonly epoch: number; readonly step: number };
-
-/** A loss that is no number any more. */
-export class DivergedError extends UserError {
-  /** Told apart by it. */
-  override name = "DivergedError";
-}
 
 /** How a run is watched and paused: of no influence on its bits. */
 export interface TrainerOptions {
@@ -100,9 +26,6 @@ export interface TrainerOptions {
   /** Look for the first value that is not finite, after each kernel. Default false. */
   readonly detectAnomaly?: boolean;
 }
-
-/** What a step is given: images, and where they are augmented what is done to each. */
-type TrainBatch = ImageBatch | AugmentedBatch<ImageBatch>;
 
 /**
  * A training run on a device.
@@ -142,11 +65,8 @@ export class Trainer {
   readonly network: Network;
   readonly #description: RunDescription;
   readonly #data: TrainingData;
-  readonly #images: DeviceImages;
-  readonly #evaluator: Evaluator;
-  readonly #steps: ReadonlyMap<number, TrainStep<TrainBatch>>;
-  readonly #sources: readonly BatchSource<TrainBatch>[];
-  readonly #average: MovingAverage | undefined;
+  readonly #batches: EpochBatches;
+  readonly #made: DeviceRun;
   readonly #options: TrainerOptions;
   #epoch: number;
   #step: number;
@@ -155,26 +75,19 @@ export class Trainer {
   #history: EpochMetrics[];
 
   private constructor(
-    network: Network,
     description: RunDescription,
     data: TrainingData,
-    images: DeviceImages,
-    evaluator: Evaluator,
-    steps: ReadonlyMap<number, TrainStep<TrainBatch>>,
-    sources: readonly BatchSource<TrainBatch>[],
-    average: MovingAverage | undefined,
+    batches: EpochBatches,
+    made: DeviceRun,
     progress: RunProgress,
     options: TrainerOptions,
   ) {
-    this.#options = options;
-    this.network = network;
+    this.network = made.network;
     this.#description = description;
     this.#data = data;
-    this.#images = images;
-    this.#evaluator = evaluator;
-    this.#steps = steps;
-    this.#sources = sources;
-    this.#average = average;
+    this.#batches = batches;
+    this.#made = made;
+    this.#options = options;
     ({ epoch: this.#epoch, step: this.#step, loss_sum: this.#lossSum, rows: this.#rows } = progress);
     this.#history = [...progress.history];
   }
@@ -192,7 +105,7 @@ export class Trainer {
     from?: Checkpoint,
     options: TrainerOptions = {},
   ): Promise<Trainer> {
-    const { network: { num_classes }, input: { image_size: imageSize }, settings } = description;
+    const { network: { num_classes }, settings } = description;
     if (num_classes < data.classNames.length) {
       throw new UserError(
         `Cannot train: the data set has ${data.classNames.length} classes, the network ${num_classes}`,
@@ -200,101 +113,15 @@ export class Trainer {
     }
     if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
     if (settings.augment) checkAugment(settings.augment);
-    const batchSize = Math.min(settings.batch_size, data.train.count);
-    if (!canNormalize(batchSize, description)) {
-      throw new UserError(
-        `Cannot train on batches of ${batchSize} at image size ${imageSize}: the last stage has a single value a ` +
-          "channel, which cannot be normalized; use a larger batch or image size",
-      );
-    }
-    const network = await Network.create(device, describedNetwork(description.network), { seed: settings.seed });
-    try {
-      return await Trainer.#prepare(network, data, description, from, options);
-    } catch (error) {
-      network.destroy();
-      throw error;
-    }
-  }
-
-  static async #prepare(
-    network: Network,
-    data: TrainingData,
-    description: RunDescription,
-    from: Checkpoint | undefined,
-    options: TrainerOptions,
-  ): Promise<Trainer> {
-    const { device } = network, { input, settings } = description;
-    const images = await DeviceImages.create(device, data.train);
-    const batchSize = Math.min(settings.batch_size, data.train.count);
-    const rest = data.train.count % batchSize;
-    const steps = new Map<number, TrainStep<TrainBatch>>();
-    const sources: BatchSource<TrainBatch>[] = [];
-    const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
-    const optimizer = { momentum, weightDecay, nesterov, decayVectors: settings.decay_vectors };
-    const names = [...network.module.stateEntries()].map(([name]) => name);
-    const frozen = settings.frozen && frozenEntries(settings.frozen, names);
-    const windows = data.train.crop !== undefined;
-    for (const rows of canNormalize(rest, description) ? [batchSize, rest] : [batchSize]) {
-      const plain = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
-      const source: BatchSource<TrainBatch> = isAugmented(settings.augment)
-        ? await AugmentedSource.create(device, plain, settings.augment, input)
-        : plain;
-      const watched = { clipGradNorm: settings.clip_grad_norm, detectAnomaly: options.detectAnomaly };
-      const step = await trainStep(network, { source, optimizer, labelSmoothing, frozen, ...watched });
-      steps.set(rows, step);
-      sources.push(source);
-    }
-    const testInput = imageInput(data, input, data.test);
-    const evaluator = await Evaluator.create(network, data.test, testInput, settings.batch_size);
-    if (from) {
-      // Weights to begin with may lack a head: it is drawn anew.
-      const whole = from.description.progress !== undefined;
-      network.loadStateDict(whole ? from.state : new Map([...await network.stateDict(), ...from.state]));
-      if (from.momenta) await network.weights.loadMomenta(from.momenta);
-    }
-    const average = settings.ema_decay === undefined
-      ? undefined
-      : await MovingAverage.create(network, settings.ema_decay);
-    // How many updates it has seen matters only in that the first one copies.
-    if (from?.average) await average?.load(from.average, 1);
+    const batches = new EpochBatches(data.train, description);
+    const made = await DeviceRun.create(device, data, description, batches.sizes, from, options);
     const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
-    const progress = from?.description.progress ?? start;
-    return new Trainer(network, description, data, images, evaluator, steps, sources, average, progress, options);
-  }
-
-  /** The order of an epoch's images, cut into batches; a rest that cannot be normalized is left out. */
-  #batches(epoch: number): Uint32Array[] {
-    const { count } = this.#data.train;
-    const { batch_size, seed } = this.#description.settings;
-    const order = permutation(count, seed, epoch);
-    const batches: Uint32Array[] = [];
-    for (let at = 0; at < count; at += batch_size) batches.push(order.subarray(at, at + batch_size));
-    return batches.filter(({ length }) => this.#steps.has(length));
-  }
-
-  /** What a step is given, a function of seed, epoch and images. */
-  #trainBatch(indices: Uint32Array): TrainBatch {
-    const batch = this.#imageBatch(indices), { input, settings: { augment, seed } } = this.#description;
-    if (!isAugmented(augment)) return batch;
-    const run = { seed, epoch: this.#epoch, count: this.#data.train.count };
-    const changes: RowChange[] = drawChanges(augment, indices, run, [input.image_size, input.image_size]);
-    return { batch, changes };
-  }
-
-  /** The images, and of each the part that is seen in this epoch. */
-  #imageBatch(indices: Uint32Array): ImageBatch {
-    const { crop } = this.#data.train;
-    if (!crop) return indices;
-    const windows = new Float32Array(indices.length * 4);
-    for (const [row, image] of indices.entries()) {
-      windows.set(crop(image, new Random(this.#description.settings.seed, cropStream(this.#epoch, image))), row * 4);
-    }
-    return { indices, windows };
+    return new Trainer(description, data, batches, made, from?.description.progress ?? start, options);
   }
 
   /** Steps of an epoch. */
   get stepsPerEpoch(): number {
-    return this.#batches(0).length;
+    return this.#batches.order(0).length;
   }
 
   /** Metrics of the epochs done. */
@@ -308,73 +135,73 @@ export class Trainer {
    * @throws {DivergedError} when a loss is not finite.
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
-    const { epochs, lr, schedule, patience } = this.#description.settings;
+    const { epochs, patience } = this.#description.settings;
     const clock = new TrainingClock(), warm = new Set<TrainStep<TrainBatch>>();
     while (this.#epoch < epochs) {
-      const started = performance.now();
-      const epoch = this.#epoch + 1;
-      const batches = this.#batches(this.#epoch);
-      const scheduled = { lr, epochs, stepsPerEpoch: batches.length };
-      let queued: TrainStep<TrainBatch>[] = [];
-      while (this.#step < batches.length) {
-        const batch = batches[this.#step];
-        const step = this.#steps.get(batch.length)!;
-        const rate = learningRate(schedule, scheduled, this.#epoch * batches.length + this.#step);
-        step.run(this.#trainBatch(batch), { learningRate: rate });
-        this.#average?.update();
-        queued.push(step);
-        this.#step++;
-        const last = this.#step === batches.length;
-        const { pauseEvery = Infinity } = this.#options;
-        const pause = (this.#epoch * batches.length + this.#step) % pauseEvery === 0;
-        if (!last && !pause && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
-        const { loss, rows } = await this.#collect(queued, epoch);
-        clock.count(queued.length, rows, queued.some((each) => !warm.has(each)));
-        for (const each of queued) warm.add(each);
-        queued = [];
-        const { imagesPerSecond } = clock;
-        const secondsLeft = this.#remaining(imagesPerSecond);
-        yield {
-          ...{ type: "step", epoch, step: this.#step, steps: batches.length, loss, imagesPerSecond, secondsLeft },
-          learningRate: rate,
-          pause: pause && !last,
-        };
-        if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
-        if (pause) clock.restart();
-        if (signal?.aborted && !last) {
-          yield { type: "interrupted", epoch, step: this.#step };
-          return;
-        }
-      }
-      const test = yield* this.#evaluate(epoch, signal);
+      const started = performance.now(), epoch = this.#epoch + 1;
+      const trained = yield* this.#train(epoch, clock, warm, signal);
+      const test = trained ? yield* this.#evaluate(epoch, signal) : undefined;
       if (!test) {
         yield { type: "interrupted", epoch, step: this.#step };
         return;
       }
-      const metrics = {
-        epoch,
-        train_loss: this.#lossSum / this.#rows,
-        test_loss: test.loss,
-        test_acc: test.top1,
-      };
       if (!Number.isFinite(test.loss)) throw diverged("loss on the test set", `after epoch ${epoch}`);
+      const metrics = { epoch, train_loss: this.#lossSum / this.#rows, test_loss: test.loss, test_acc: test.top1 };
       const best = this.#history.every(({ test_acc }) => test_acc < metrics.test_acc);
       this.#history.push(metrics);
       this.#epoch = epoch;
       this.#step = this.#lossSum = this.#rows = 0;
       yield { type: "epoch", metrics, best, seconds: (performance.now() - started) / 1000 };
       clock.restart();
-      if (patience !== undefined && epoch < epochs) {
-        if (shouldStop(this.#history.map(({ test_acc }) => test_acc), patience)) {
-          yield { type: "stopped", epoch, patience };
-          return;
-        }
+      if (epoch >= epochs) return;
+      if (patience !== undefined && shouldStop(this.#history.map(({ test_acc }) => test_acc), patience)) {
+        yield { type: "stopped", epoch, patience };
+        return;
       }
-      if (signal?.aborted && epoch < epochs) {
+      if (signal?.aborted) {
         yield { type: "interrupted", epoch, step: 0 };
         return;
       }
     }
+  }
+
+  /** The steps that are left of an epoch. Returns whether it came to its end. */
+  async *#train(
+    epoch: number,
+    clock: TrainingClock,
+    warm: Set<TrainStep<TrainBatch>>,
+    signal?: AbortSignal,
+  ): AsyncGenerator<TrainEvent, boolean, void> {
+    const { epochs, lr, schedule } = this.#description.settings, { pauseEvery = Infinity } = this.#options;
+    const order = this.#batches.order(this.#epoch), steps = order.length;
+    const before = this.#epoch * steps;
+    let queued: TrainStep<TrainBatch>[] = [];
+    while (this.#step < steps) {
+      const images = order[this.#step], step = this.#made.steps.get(images.length)!;
+      const rate = learningRate(schedule, { lr, epochs, stepsPerEpoch: steps }, before + this.#step);
+      step.run(this.#batches.batch(images, this.#epoch), { learningRate: rate });
+      this.#made.average?.update();
+      queued.push(step);
+      this.#step++;
+      const last = this.#step === steps;
+      const pause = (before + this.#step) % pauseEvery === 0;
+      if (!last && !pause && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
+      const { loss, rows } = await this.#collect(queued, epoch);
+      clock.count(queued.length, rows, queued.some((each) => !warm.has(each)));
+      for (const each of queued) warm.add(each);
+      queued = [];
+      const { imagesPerSecond } = clock;
+      const secondsLeft = this.#remaining(imagesPerSecond);
+      yield {
+        ...{ type: "step", epoch, step: this.#step, steps, loss, imagesPerSecond, secondsLeft },
+        learningRate: rate,
+        pause: pause && !last,
+      };
+      if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
+      if (pause) clock.restart();
+      if (signal?.aborted && !last) return false;
+    }
+    return true;
   }
 
   async *#evaluate(
@@ -384,9 +211,9 @@ export class Trainer {
     const images = this.#data.test.count;
     yield { type: "evaluating", epoch, done: 0, images };
     // The averaged weights are those that are judged, where there are any.
-    const restore = this.#average?.take();
+    const restore = this.#made.average?.take();
     try {
-      const pass = this.#evaluator.pass(signal);
+      const pass = this.#made.evaluator.pass(signal);
       for (;;) {
         const { done, value } = await pass.next();
         if (done) return value;
@@ -453,7 +280,7 @@ export class Trainer {
       progress,
     };
     const state = await this.network.stateDict(), momenta = await this.network.weights.momenta();
-    const average = this.#average?.updates ? await this.#average.stateDict() : undefined;
+    const average = this.#made.average?.updates ? await this.#made.average.stateDict() : undefined;
     for (const tensors of [state, momenta ?? []]) {
       for (const [name, tensor] of tensors) {
         if (tensor.dtype === "F32" && !toFloat32(tensor).every(Number.isFinite)) {
@@ -466,45 +293,11 @@ export class Trainer {
 
   /** Bytes on the device: weights and what belongs to them, the steps' intermediate values, resident images. */
   get deviceBytes(): { readonly weights: number; readonly activations: number; readonly images: number } {
-    const images = residentBytes(this.#images) + this.#evaluator.imageBytes;
-    const weights = this.network.weights.bytes + (this.#average?.bytes ?? 0);
-    return { weights, activations: this.network.arena.bytes, images };
+    return this.#made.bytes;
   }
 
   /** Frees the device's memory. */
   destroy(): void {
-    for (const part of [...this.#steps.values(), ...this.#sources]) part.destroy();
-    this.#evaluator.destroy();
-    this.#average?.destroy();
-    this.#images.destroy();
-    this.network.destroy();
+    this.#made.destroy();
   }
-}
-
-/** Joins what a data set, a description and a set of its images say of how they become the network's input. */
-export function imageInput(
-  data: { readonly height: number; readonly width: number },
-  { image_size, mean, std }: InputDescription,
-  set?: LabelledImages,
-): ImageInput {
-  const { height, width } = set?.size ?? data;
-  return { height, width, mean, std, imageSize: image_size };
-}
-
-/** Streams of a seed from here on are crops: one an epoch and image. */
-function cropStream(epoch: number, image: number): number {
-  return 2 ** 52 + epoch * 2 ** 28 + image;
-}
-
-/** Whether the last stage has more than one value a channel, which batch norm needs. */
-function canNormalize(rows: number, { network, input }: RunDescription): boolean {
-  // The stem and the pool halve the image, and each stage but the first.
-  const stages = network.layers?.length ?? 4;
-  return rows * Math.ceil(input.image_size / 2 ** (stages + 1)) ** 2 > 1;
-}
-
-function diverged(what: string, when: string, hint = ""): DivergedError {
-  return new DivergedError(
-    `The ${what} is not finite any more ${when}: training has diverged; use a smaller learning rate${hint}`,
-  );
 }

@@ -3,7 +3,9 @@ import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint, type RunSettings } from "../../nn/checkpoint.ts";
 import { learningRate } from "../../nn/schedule.ts";
-import { type RunDescription, Trainer, type TrainEvent } from "../../nn/trainer.ts";
+import type { RunDescription } from "../../nn/run_description.ts";
+import type { TrainEvent } from "../../nn/train_events.ts";
+import { Trainer } from "../../nn/trainer.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
 import { gpuTest } from "../support.ts";
 

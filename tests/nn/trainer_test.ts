@@ -4,7 +4,9 @@ import type { Device } from "../../kernels/device.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
-import { DivergedError, type RunDescription, Trainer, type TrainEvent } from "../../nn/trainer.ts";
+import type { RunDescription } from "../../nn/run_description.ts";
+import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
+import { Trainer } from "../../nn/trainer.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
 import { gpuTest } from "../support.ts";
 

@@ -1,0 +1,108 @@
+/** What a training run has on its device, made in one go and freed in one go. */
+
+import type { Device } from "../kernels/device.ts";
+import { AugmentedSource, isAugmented } from "./augment.ts";
+import { type BatchSource, DeviceImages, ImageSource } from "./batch_source.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { describedNetwork } from "./described_network.ts";
+import { MovingAverage } from "./ema.ts";
+import type { TrainBatch } from "./epoch_batches.ts";
+import { Evaluator, residentBytes } from "./evaluator.ts";
+import { frozenEntries } from "./freezing.ts";
+import { Network } from "./network.ts";
+import { imageInput, type RunDescription, type TrainingData } from "./run_description.ts";
+import { type TrainStep, trainStep } from "./train_step.ts";
+
+/** A network, the steps that train it, the pass that judges it, and the images of both. */
+export class DeviceRun {
+  private constructor(
+    readonly network: Network,
+    readonly images: DeviceImages,
+    /** By the rows of a batch. */
+    readonly steps: ReadonlyMap<number, TrainStep<TrainBatch>>,
+    readonly sources: readonly BatchSource<TrainBatch>[],
+    readonly evaluator: Evaluator,
+    readonly average: MovingAverage | undefined,
+  ) {}
+
+  /**
+   * Makes all of it: from a checkpoint's state, where there is one.
+   *
+   * @param sizes Of batches.
+   * @throws {UserError} when batches do not fit the device, or the checkpoint is of another network.
+   */
+  static async create(
+    device: Device,
+    data: TrainingData,
+    description: RunDescription,
+    sizes: readonly number[],
+    from: Checkpoint | undefined,
+    options: { readonly detectAnomaly?: boolean },
+  ): Promise<DeviceRun> {
+    const { seed } = description.settings;
+    const network = await Network.create(device, describedNetwork(description.network), { seed });
+    try {
+      return await DeviceRun.#prepare(network, data, description, sizes, from, options);
+    } catch (error) {
+      network.destroy();
+      throw error;
+    }
+  }
+
+  static async #prepare(
+    network: Network,
+    data: TrainingData,
+    { input, settings }: RunDescription,
+    sizes: readonly number[],
+    from: Checkpoint | undefined,
+    { detectAnomaly }: { readonly detectAnomaly?: boolean },
+  ): Promise<DeviceRun> {
+    const { device } = network;
+    const images = await DeviceImages.create(device, data.train);
+    const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
+    const optimizer = { momentum, weightDecay, nesterov, decayVectors: settings.decay_vectors };
+    const names = [...network.module.stateEntries()].map(([name]) => name);
+    const frozen = settings.frozen && frozenEntries(settings.frozen, names);
+    const watched = { clipGradNorm: settings.clip_grad_norm, detectAnomaly };
+    const windows = data.train.crop !== undefined;
+    const steps = new Map<number, TrainStep<TrainBatch>>();
+    const sources: BatchSource<TrainBatch>[] = [];
+    for (const rows of sizes) {
+      const plain = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
+      const source: BatchSource<TrainBatch> = isAugmented(settings.augment)
+        ? await AugmentedSource.create(device, plain, settings.augment, input)
+        : plain;
+      steps.set(rows, await trainStep(network, { source, optimizer, labelSmoothing, frozen, ...watched }));
+      sources.push(source);
+    }
+    const testInput = imageInput(data, input, data.test);
+    const evaluator = await Evaluator.create(network, data.test, testInput, settings.batch_size);
+    if (from) {
+      // Weights to begin with may lack a head: it is drawn anew.
+      const whole = from.description.progress !== undefined;
+      network.loadStateDict(whole ? from.state : new Map([...await network.stateDict(), ...from.state]));
+      if (from.momenta) await network.weights.loadMomenta(from.momenta);
+    }
+    const decay = settings.ema_decay;
+    const average = decay === undefined ? undefined : await MovingAverage.create(network, decay);
+    // How many updates it has seen matters only in that the first one copies.
+    if (from?.average) await average?.load(from.average, 1);
+    return new DeviceRun(network, images, steps, sources, evaluator, average);
+  }
+
+  /** Bytes: weights and what belongs to them, the steps' intermediate values, resident images. */
+  get bytes(): { readonly weights: number; readonly activations: number; readonly images: number } {
+    const images = residentBytes(this.images) + this.evaluator.imageBytes;
+    const weights = this.network.weights.bytes + (this.average?.bytes ?? 0);
+    return { weights, activations: this.network.arena.bytes, images };
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    for (const part of [...this.steps.values(), ...this.sources]) part.destroy();
+    this.evaluator.destroy();
+    this.average?.destroy();
+    this.images.destroy();
+    this.network.destroy();
+  }
+}

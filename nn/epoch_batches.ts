@@ -1,0 +1,76 @@
+/**
+ * What an epoch's steps are given: the order of the images, the part of each that is seen, and how it is changed. All are
+ * functions of seed, epoch and image, so that a run that goes on needs nothing of it saved.
+ */
+
+import { permutation, Random } from "../kernels/random.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { type AugmentedBatch, drawChanges, isAugmented } from "./augment.ts";
+import type { ImageBatch, LabelledImages } from "./batch_source.ts";
+import type { RunDescription } from "./run_description.ts";
+
+/** What a step is given: images, and where they are augmented what is done to each. */
+export type TrainBatch = ImageBatch | AugmentedBatch<ImageBatch>;
+
+/** The batches of a run. */
+export class EpochBatches {
+  /** How many images batches have: the whole ones first, then the rest, where it can be normalized. */
+  readonly sizes: readonly number[];
+  readonly #images: LabelledImages;
+  readonly #description: RunDescription;
+
+  /** @throws {UserError} when batches are too small to be normalized. */
+  constructor(images: LabelledImages, description: RunDescription) {
+    const size = Math.min(description.settings.batch_size, images.count), rest = images.count % size;
+    if (!canNormalize(size, description)) {
+      throw new UserError(
+        `Cannot train on batches of ${size} at image size ${description.input.image_size}: the last stage has a single ` +
+          "value a channel, which cannot be normalized; use a larger batch or image size",
+      );
+    }
+    this.sizes = canNormalize(rest, description) ? [size, rest] : [size];
+    this.#images = images;
+    this.#description = description;
+  }
+
+  /** The order of an epoch's images, cut into batches; a rest that cannot be normalized is left out. */
+  order(epoch: number): Uint32Array[] {
+    const { count } = this.#images;
+    const { batch_size, seed } = this.#description.settings;
+    const order = permutation(count, seed, epoch);
+    const batches: Uint32Array[] = [];
+    for (let at = 0; at < count; at += batch_size) batches.push(order.subarray(at, at + batch_size));
+    return batches.filter(({ length }) => this.sizes.includes(length));
+  }
+
+  /** What a step is given of these images in this epoch. */
+  batch(indices: Uint32Array, epoch: number): TrainBatch {
+    const batch = this.#seen(indices, epoch), { input, settings: { augment, seed } } = this.#description;
+    if (!isAugmented(augment)) return batch;
+    const run = { seed, epoch, count: this.#images.count };
+    return { batch, changes: drawChanges(augment, indices, run, [input.image_size, input.image_size]) };
+  }
+
+  /** The images, and of each the part that is seen in this epoch. */
+  #seen(indices: Uint32Array, epoch: number): ImageBatch {
+    const { crop } = this.#images;
+    if (!crop) return indices;
+    const windows = new Float32Array(indices.length * 4);
+    for (const [row, image] of indices.entries()) {
+      windows.set(crop(image, new Random(this.#description.settings.seed, cropStream(epoch, image))), row * 4);
+    }
+    return { indices, windows };
+  }
+}
+
+/** Streams of a seed from here on are crops: one an epoch and image. */
+function cropStream(epoch: number, image: number): number {
+  return 2 ** 52 + epoch * 2 ** 28 + image;
+}
+
+/** Whether the last stage has more than one value a channel, which batch norm needs. */
+function canNormalize(rows: number, { network, input }: RunDescription): boolean {
+  // The stem and the pool halve the image, and each stage but the first.
+  const stages = network.layers?.length ?? 4;
+  return rows * Math.ceil(input.image_size / 2 ** (stages + 1)) ** 2 > 1;
+}
