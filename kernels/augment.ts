@@ -6,7 +6,7 @@
 
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
-import { ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { eachItem, itemGrid } from "./wgsl.ts";
 
 /** `vec4f`s that say what is done to one image, in the order of {@linkcode RowChange}'s fields. */
 export const AUGMENT_VECTORS = 6;
@@ -200,7 +200,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
 function changeSource(reflect: boolean, colour: boolean, mixes: boolean, size: number): string {
   return /* wgsl */ `
-${ITEM_INDEX}
 ${placed(reflect)}
 ${colour ? COLOURED : ""}
 fn within(rectangle: vec4f, vertical: u32, horizontal: u32) -> bool {
@@ -217,14 +216,7 @@ fn seen(row: u32, vertical: u32, horizontal: u32) -> vec3f {
   return ${colour ? "coloured(row, value)" : "value"};
 }
 
-@compute @workgroup_size(${size})
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(group, groups, local, ${size}u);
-  if (item >= ITEMS) { return; }
+${eachItem(size)}
   let row = item / WIDTH / HEIGHT;
   let vertical = item / WIDTH % HEIGHT;
   let horizontal = item % WIDTH;

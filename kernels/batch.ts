@@ -3,7 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
 import { bilinear, SOURCE_TAP } from "./resize.ts";
-import { ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { eachItem, itemGrid } from "./wgsl.ts";
 
 /** Operands of {@linkcode makeBatch}. */
 export interface BatchOperands {
@@ -94,7 +94,6 @@ export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabi
       ...Object.fromEntries(std.map((value, i) => [`STD_${i}`, f32(value)])),
     },
     source: /* wgsl */ `
-${ITEM_INDEX}
 ${resized ? SOURCE_TAP : ""}
 ${window ? WINDOW_TAP : ""}
 /** A pixel's three values, 0 to 255. It may start anywhere in a word and end in the next. */
@@ -119,14 +118,7 @@ fn texel(image: u32, row: u32, column: u32, change: vec4f) -> vec3f {
 }`
         : ""
     }
-@compute @workgroup_size(${size})
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(group, groups, local, ${size}u);
-  if (item >= ITEMS) { return; }
+${eachItem(size)}
   let batch_row = item / OUT_WIDTH / OUT_HEIGHT;
   let image = indices[batch_row];
   ${augment ? "let change = augment[batch_row];" : ""}

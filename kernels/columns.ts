@@ -15,7 +15,7 @@
 import type { Capabilities } from "./device.ts";
 import type { Binding, Dispatch } from "./dispatch.ts";
 import { padded } from "./layout.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid, unroll } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid, unroll } from "./wgsl.ts";
 
 /** Rows in flight at once: independent loads hide memory's latency. */
 const UNROLL = 4;
@@ -150,16 +150,8 @@ export function mapColumns(pass: ColumnPass, rows: number, channels: number, cap
     constants: pass.constants,
     uniforms: { ROWS: rows, COLUMNS: columns, BLOCK_ROWS: blockRows, ITEMS: items, ...pass.uniforms },
     source: /* wgsl */ `
-${ITEM_INDEX}
 ${pass.functions ?? ""}
-@compute @workgroup_size(${size})
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(group, groups, local, ${size}u);
-  if (item >= ITEMS) { return; }
+${eachItem(size)}
   let column = item % COLUMNS;
   let begin = item / COLUMNS * BLOCK_ROWS;
   ${pass.setup ?? ""}

@@ -14,7 +14,7 @@ import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts
 import { gemm } from "./gemm.ts";
 import type { Gemm, GemmVariant } from "./gemm_problem.ts";
 import { padded, storedElements } from "./layout.ts";
-import { itemGrid } from "./wgsl.ts";
+import { eachItem, itemGrid } from "./wgsl.ts";
 
 /** Settings of the dense kernels beside the geometry. */
 export interface DenseOptions {
@@ -242,10 +242,12 @@ export function subsample(x: Operand, compact: Operand, geometry: ConvGeometry, 
     label: "conv2d.subsample",
     bindings: { x: read(x), compact: write(compact) },
     constants: { ...values.constants, ITEMS: OUT_PIXELS * C4 },
-    source: pixelKernel(/* wgsl */ `
-  let pixel = i / C4 % (OUT_H * OUT_W);
-  let image = i / C4 / (OUT_H * OUT_W);
-  compact[i] = x[((image * H + pixel / OUT_W * STRIDE) * W + pixel % OUT_W * STRIDE) * C4 + i % C4];`),
+    source: /* wgsl */ `
+${eachItem(PIXEL_WORKGROUP)}
+  let pixel = item / C4 % (OUT_H * OUT_W);
+  let image = item / C4 / (OUT_H * OUT_W);
+  compact[item] = x[((image * H + pixel / OUT_W * STRIDE) * W + pixel % OUT_W * STRIDE) * C4 + item % C4];
+}`,
     workgroups: itemGrid(OUT_PIXELS * C4, PIXEL_WORKGROUP, caps.maxWorkgroupsPerDimension),
     flops: 0,
     bytes: 2 * compact.byteLength,
@@ -265,26 +267,18 @@ function spread(
     label: "conv2d.spread",
     bindings: { compact: read(compact), ...(addend && { addend: read(addend) }), dx: write(dx) },
     constants: { ...values.constants, ITEMS: IN_PIXELS * C4 },
-    source: pixelKernel(/* wgsl */ `
-  let pixel = i / C4 % (H * W);
-  let image = i / C4 / (H * W);
+    source: /* wgsl */ `
+${eachItem(PIXEL_WORKGROUP)}
+  let pixel = item / C4 % (H * W);
+  let image = item / C4 / (H * W);
   let row = pixel / W;
   let column = pixel % W;
   let used = row % STRIDE == 0u && column % STRIDE == 0u;
-  let at = ((image * OUT_H + min(row / STRIDE, OUT_H - 1u)) * OUT_W + min(column / STRIDE, OUT_W - 1u)) * C4 + i % C4;
-  dx[i] = select(vec4f(), compact[at], used)${addend ? " + addend[i]" : ""};`),
+  let at = ((image * OUT_H + min(row / STRIDE, OUT_H - 1u)) * OUT_W + min(column / STRIDE, OUT_W - 1u)) * C4 + item % C4;
+  dx[item] = select(vec4f(), compact[at], used)${addend ? " + addend[item]" : ""};
+}`,
     workgroups: itemGrid(IN_PIXELS * C4, PIXEL_WORKGROUP, caps.maxWorkgroupsPerDimension),
     flops: 0,
     bytes: compact.byteLength + dx.byteLength * (addend ? 2 : 1),
   };
-}
-
-function pixelKernel(body: string): string {
-  return /* wgsl */ `
-@compute @workgroup_size(${PIXEL_WORKGROUP})
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) count: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let i = (workgroup.y * count.x + workgroup.x) * ${PIXEL_WORKGROUP}u + lane;
-  if (i >= ITEMS) { return; }
-${body}
-}`;
 }

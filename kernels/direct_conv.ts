@@ -11,7 +11,7 @@ import type { ForwardOperands, InputGradientOperands } from "./grouped_conv.ts";
 import type { WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
 import { padded, storedElements, storedFilterElements, storedInputChannels } from "./layout.ts";
 import { partialSums } from "./partial_sums.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 const WORKGROUP_SIZE = 64;
 
@@ -209,16 +209,7 @@ function directDispatch(
       WEIGHT_ROWS: storedInputChannels(filter),
     },
     source: /* wgsl */ `
-${ITEM_INDEX}
-
-@compute @workgroup_size(${WORKGROUP_SIZE})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(workgroup, count, local, ${WORKGROUP_SIZE}u);
-  if (item >= ITEMS) { return; }${kernel.body}
+${eachItem(WORKGROUP_SIZE)}${kernel.body}
 }`,
     workgroups: itemGrid(kernel.items, WORKGROUP_SIZE, caps.maxWorkgroupsPerDimension),
     flops: convFlops(geometry),

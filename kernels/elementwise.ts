@@ -2,7 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, type Operand, read, write } from "./dispatch.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid, unroll } from "./wgsl.ts";
+import { ceilDiv, itemGrid, unroll } from "./wgsl.ts";
 
 /**
  * WGSL `relu(vec4f)`, NaN staying NaN as in PyTorch: `max` may drop it, and a compiler may turn a comparison into `max`,
@@ -99,7 +99,6 @@ export function each(
     constants,
     uniforms: { VECTORS: vectors },
     source: /* wgsl */ `
-${ITEM_INDEX}
 ${RELU}
 ${functions}
 @compute @workgroup_size(${size})
@@ -108,7 +107,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let first = item_index(group, groups, 0u, ${size * perThread}u) + local;
+  let first = (group.y * groups.x + group.x) * ${size * perThread}u + local;
   ${setup}
   if (first + ${(perThread - 1) * size}u < VECTORS) {
     ${unroll(perThread, (k) => `let at${k} = first + ${k * size}u;\n${body.load(k)}`)}

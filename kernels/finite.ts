@@ -3,7 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, read, write } from "./dispatch.ts";
 import { readStepSettings, STEP_SETTINGS } from "./step_settings.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 /** vec4s that one invocation looks at. */
 const RUN = 16;
@@ -32,21 +32,12 @@ export function findNonFinite(
       found: write(found, "array<atomic<u32>>"),
       settings: readStepSettings(settings),
     },
-    uniforms: { VECS: vecs, ROWS: rows, CODE: code },
+    uniforms: { VECS: vecs, ITEMS: rows, CODE: code },
     source: /* wgsl */ `
 ${STEP_SETTINGS}
-${ITEM_INDEX}
-
-@compute @workgroup_size(${workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let row = item_index(workgroup, count, local, ${workgroupSize}u);
-  if (row >= ROWS) { return; }
+${eachItem(workgroupSize)}
   var bad = vec4<bool>();
-  for (var at = row; at < VECS; at += ROWS) {
+  for (var at = item; at < VECS; at += ITEMS) {
     bad |= (x[at] & vec4u(0x7f800000u)) == vec4u(0x7f800000u);
   }
   if (any(bad)) { atomicMax(&found[settings.slot], CODE); }

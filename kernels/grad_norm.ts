@@ -5,7 +5,7 @@ import { type Dispatch, f32, type Operand, operand, read, write } from "./dispat
 import { each } from "./elementwise.ts";
 import { partialSums } from "./partial_sums.ts";
 import { readStepSettings, STEP_SETTINGS } from "./step_settings.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 /** A stretch of gradients: as much as one binding holds. Padding counts as zero, which it is. */
 export interface GradientChunk {
@@ -65,25 +65,16 @@ function squares(gradients: Operand, vecs: number, partial: Operand, rows: numbe
   return {
     label: "grad_norm.squares",
     bindings: { gradients: read(gradients), partial: write(partial) },
-    uniforms: { VECS: vecs, ROWS: rows },
+    uniforms: { VECS: vecs, ITEMS: rows },
     source: /* wgsl */ `
-${ITEM_INDEX}
-
-@compute @workgroup_size(${workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let row = item_index(workgroup, count, local, ${workgroupSize}u);
-  if (row >= ROWS) { return; }
+${eachItem(workgroupSize)}
   var sum = vec4f();
-  let end = min(row * ${RUN}u + ${RUN}u, VECS);
-  for (var at = row * ${RUN}u; at < end; at++) {
+  let end = min(item * ${RUN}u + ${RUN}u, VECS);
+  for (var at = item * ${RUN}u; at < end; at++) {
     let g = gradients[at];
     sum += g * g;
   }
-  partial[row] = sum;
+  partial[item] = sum;
 }`,
     workgroups: itemGrid(rows, workgroupSize, caps.maxWorkgroupsPerDimension),
     flops: vecs * 8,

@@ -33,7 +33,7 @@ import {
 } from "./grouped_tiling.ts";
 import type { Shape } from "./layout.ts";
 import { partialSums } from "./partial_sums.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 /** Operands of a weight gradient. */
 export interface WeightGradientOperands {
@@ -217,16 +217,7 @@ function source(kernel: Kernel): string {
       .flatMap((kx) => range(swizzles.length).flatMap((j) => range(outs).map((k) => store(ky, kx, j, k, "vec4f()"))))
   );
   return /* wgsl */ `
-${ITEM_INDEX}
-
-@compute @workgroup_size(${workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(workgroup, count, local, ${workgroupSize}u);
-  if (item >= ITEMS) { return; }
+${eachItem(workgroupSize)}
   let out_block = (item % OUT_ITEMS) * ${outs}u;
   let in_block = (item / OUT_ITEMS) % ${inPerGroup}u;
   let chunk = item / OUT_ITEMS / ${inPerGroup}u;

@@ -12,7 +12,7 @@ import type { Dispatch, Operand } from "./dispatch.ts";
 import { read, write } from "./dispatch.ts";
 import type { Axis, Grouping } from "./grouped_tiling.ts";
 import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 /** What a gathering kernel computes, and how it is cut. */
 export interface Gather {
@@ -97,16 +97,7 @@ function gatherSource(gather: Gather): string {
     ${body}
   }`;
   return /* wgsl */ `
-${ITEM_INDEX}
-
-@compute @workgroup_size(${workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(workgroup, count, local, ${workgroupSize}u);
-  if (item >= ITEMS) { return; }
+${eachItem(workgroupSize)}
   let block = (item % BLOCKS) * ${targets}u;
   let walk = item / BLOCKS;
   let group = block / ${perGroup}u;

@@ -3,7 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { operand, read, write } from "./dispatch.ts";
-import { ceilDiv, ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 /** Partial sums one invocation adds. */
 const FAN_IN = 32;
@@ -62,16 +62,7 @@ function round(
     },
     uniforms: { ITEMS: items, VECS: vecs, CHUNKS: chunks },
     source: /* wgsl */ `
-${ITEM_INDEX}
-
-@compute @workgroup_size(${workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(workgroup, count, local, ${workgroupSize}u);
-  if (item >= ITEMS) { return; }
+${eachItem(workgroupSize)}
   let first = item / VECS * ${FAN_IN}u;
   let end = min(first + ${FAN_IN}u, CHUNKS);
   var sum = vec4f();

@@ -4,7 +4,7 @@ import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, read, write } from "./dispatch.ts";
 import { padded, type Shape, storedElements } from "./layout.ts";
 import { UserError } from "./user_error.ts";
-import { ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { eachItem, itemGrid } from "./wgsl.ts";
 
 /** A square max pooling. */
 export interface MaxPoolSpec {
@@ -195,16 +195,8 @@ function overItems(
     ...dispatch,
     constants: { ...dispatch.constants, ITEMS: items },
     source: /* wgsl */ `
-${ITEM_INDEX}
 ${functions}
-@compute @workgroup_size(${size})
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(group, groups, local, ${size}u);
-  if (item >= ITEMS) { return; }
+${eachItem(size)}
   ${body}
 }`,
     workgroups: itemGrid(items, size, caps.maxWorkgroupsPerDimension),

@@ -3,7 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
 import { padded, type Shape, storedElements } from "./layout.ts";
-import { ITEM_INDEX, itemGrid } from "./wgsl.ts";
+import { eachItem, itemGrid } from "./wgsl.ts";
 
 /**
  * WGSL `source_tap(out, scale, length)`: where an output pixel lies between two input pixels, one way. Pixel centres are
@@ -52,19 +52,11 @@ export function resizeBilinear(
       COLUMN_SCALE: f32(input.w / width),
     },
     source: /* wgsl */ `
-${ITEM_INDEX}
 ${SOURCE_TAP}
 fn texel(image: u32, row: u32, position: u32, column: u32) -> vec4f {
   return x[((image * HEIGHT + row) * WIDTH + position) * COLUMNS + column];
 }
-@compute @workgroup_size(${size})
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = item_index(group, groups, local, ${size}u);
-  if (item >= ITEMS) { return; }
+${eachItem(size)}
   let column = item % COLUMNS;
   let pixel = item / COLUMNS;
   let image = pixel / OUT_WIDTH / OUT_HEIGHT;

@@ -12,7 +12,7 @@ export function ceilDiv(total: number, size: number): number {
 
 /**
  * The grid for `items` independent invocations, `workgroupSize` to a workgroup. Past the limit of one dimension it folds
- * into a second; a kernel then finds its item with {@linkcode ITEM_INDEX} and returns when it is `>= items`.
+ * into a second; a kernel finds its item with {@linkcode eachItem}.
  */
 export function itemGrid(items: number, workgroupSize: number, maxPerDimension = 65535): [number, number, number] {
   const groups = ceilDiv(items, workgroupSize);
@@ -20,8 +20,18 @@ export function itemGrid(items: number, workgroupSize: number, maxPerDimension =
   return [ceilDiv(groups, rows), rows, 1];
 }
 
-/** WGSL for an invocation's item in an {@linkcode itemGrid}: needs `workgroup_id`, `num_workgroups`, `local_invocation_index`. */
-export const ITEM_INDEX = /* wgsl */ `
-fn item_index(workgroup: vec3u, count: vec3u, local: u32, size: u32) -> u32 {
-  return (workgroup.y * count.x + workgroup.x) * size + local;
-}`;
+/**
+ * WGSL that opens the entry point of a kernel over an {@linkcode itemGrid}: what follows is done for each `item` below
+ * `ITEMS`, and ends with a brace.
+ */
+export function eachItem(workgroupSize: number): string {
+  return /* wgsl */ `
+@compute @workgroup_size(${workgroupSize})
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = (workgroup.y * workgroups.x + workgroup.x) * ${workgroupSize}u + local;
+  if (item >= ITEMS) { return; }`;
+}
