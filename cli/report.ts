@@ -100,7 +100,7 @@ function headline({ config, epochs }: RecordedRun, best: { epoch: number; test_a
     ["with test loss", best.test_loss.toFixed(4)],
     config && ["Parameters", shortCount(config.parameters)],
     Number.isFinite(seconds) && ["Time", formatDuration(seconds)],
-    rates.length > 0 && ["Images a second", Math.max(...rates).toPrecision(3)],
+    rates.length > 0 && ["Images a second", rates.sort((a, b) => a - b)[rates.length >> 1].toPrecision(3)],
   ] as (readonly [string, string] | undefined | false)[]).filter((fact) => !!fact);
 }
 

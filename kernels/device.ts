@@ -46,7 +46,7 @@ const NO_ADAPTER =
   "on macOS and Windows a current system has one; in a browser, enable WebGPU";
 
 /**
- * * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
+ * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
  *
  * @throws {UserError} where WebGPU or an adapter is missing.
  *

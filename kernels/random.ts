@@ -91,7 +91,7 @@ export class Random {
 const SHUFFLE_STREAM = 2 ** 40;
 
 /**
- * * The order in which an epoch visits `count` images: a permutation of 0..count-1, each as likely as any other.
+ * The order in which an epoch visits `count` images: a permutation of 0..count-1, each as likely as any other.
  *
  * A pure function: Durstenfeld's form of the Fisher-Yates shuffle of 0, 1, 2, ... over the generator
  * `Random(seed, 2^40 + epoch)`. A resumed run gets the order of its epoch without replaying those before.

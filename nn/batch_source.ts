@@ -219,7 +219,7 @@ function writeBytes(device: Device, buffer: GPUBuffer, bytes: Uint8Array<ArrayBu
 }
 
 /**
- * * Batches of a data set's images, named by their indices. With the set resident on the device a step costs four bytes an
+ * Batches of a data set's images, named by their indices. With the set resident on the device a step costs four bytes an
  * image; else the batch's own pixels are sent.
  *
  * @example

@@ -17,7 +17,7 @@ export interface FineTuning {
 }
 
 /**
- * * Fits weights to a network, its head aside.
+ * Fits weights to a network, its head aside.
  *
  * @throws {UserError} naming the first tensor that does not fit.
  *

@@ -8,7 +8,7 @@ import { Counter } from "./state.ts";
 import type { StateDict } from "./weights.ts";
 
 /**
- * * The network that weights are of: a known one, or one of other sizes.
+ * The network that weights are of: a known one, or one of other sizes.
  *
  * @param name Of the file, for messages.
  * @throws {UserError} where they are of no network of this kind.
