@@ -7,7 +7,12 @@ import { type OptionSpecs, usageError } from "./command.ts";
 
 /** Of schedules, weight decay, averaging and early stopping. */
 export const scheduleOptions = {
-  schedule: { type: "choice", choices: SCHEDULES, default: "constant", doc: "How the learning rate moves" },
+  schedule: {
+    type: "choice",
+    choices: SCHEDULES,
+    otherwise: "cosine for shapes, else constant",
+    doc: "How the learning rate moves",
+  },
   scheduleBy: {
     type: "choice",
     choices: ["epoch", "step"],
@@ -56,7 +61,7 @@ export const augmentOptions = {
 
 /** Values of {@linkcode scheduleOptions}. */
 export interface ScheduleOptionValues {
-  readonly schedule: ScheduleKind;
+  readonly schedule?: ScheduleKind;
   readonly scheduleBy?: "epoch" | "step";
   readonly warmup: number;
   readonly warmupStart: number;
@@ -81,13 +86,19 @@ export interface AugmentOptionValues {
   readonly cutmix: number;
 }
 
-/** The settings that such options make; what is not asked for is absent. @throws {UserError} with exit code 2. */
+/**
+ * The settings that such options make; what is not asked for is absent.
+ *
+ * @param standard What holds where the options do not say.
+ * @throws {UserError} with exit code 2.
+ */
 export function recipeSettings(
   options: ScheduleOptionValues & AugmentOptionValues,
   epochs: number,
+  standard: { readonly schedule?: ScheduleKind },
   path: string,
 ): Pick<RunSettings, "schedule" | "decay_vectors" | "ema_decay" | "patience" | "augment"> {
-  const { schedule: kind, scheduleBy, warmup, warmupStart, gamma, minLr } = options;
+  const { schedule: kind = standard.schedule ?? "constant", scheduleBy, warmup, warmupStart, gamma, minLr } = options;
   const milestones = readNumbers(options.milestones, path);
   const schedule: ScheduleSettings = {
     kind,

@@ -183,7 +183,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     test_limit: testLimit,
     val_split: valSplit,
     frozen: readStages(options.freeze, network),
-    ...recipeSettings(options, options.epochs ?? standard.epochs, PATH),
+    ...recipeSettings(options, options.epochs ?? standard.epochs, standard, PATH),
   };
   if (settings.nesterov && settings.momentum === 0) {
     throw usageError("Option --nesterov needs a momentum above 0", PATH);
