@@ -7,8 +7,10 @@ const COLLECT_EVERY = 0.5;
 /** Steps measured for the estimate, the first (which compiles) left out. */
 const MEASURED_STEPS = 3;
 
-/** Seconds from which on a first step, too, says how long the others take. */
+/** Seconds from which on a single step says how long the others take. */
 const SLOW_STEP = 5;
+/** The same of a first step, which may be compiling for most of its time. */
+const SLOW_FIRST_STEP = 60;
 
 /** Speed of training, pauses and first runs (which compile) left out; how many steps to queue. */
 export class TrainingClock {
@@ -31,7 +33,7 @@ export class TrainingClock {
     return this.#seconds > 0 ? this.#rows / this.#seconds : this.#first ?? 0;
   }
 
-  /** Whether enough was measured for an estimate; true once. Where steps are slow the first is enough. */
+  /** Whether enough was measured for an estimate; true once. Where steps are slow one is enough. */
   justMeasured(): boolean {
     if (this.#announced || (this.#steps < MEASURED_STEPS && !this.#slow)) return false;
     return this.#announced = true;
@@ -43,9 +45,10 @@ export class TrainingClock {
     this.#since = now;
     if (cold) {
       this.#first ??= rows / seconds;
-      this.#slow ||= seconds / steps > SLOW_STEP;
+      this.#slow ||= seconds / steps > SLOW_FIRST_STEP;
       return;
     }
+    this.#slow ||= seconds / steps > SLOW_STEP;
     this.#steps += steps;
     this.#rows += rows;
     this.#seconds += seconds;

@@ -55,6 +55,8 @@ interface Machine {
   readonly deno?: string;
   /** There is a Vulkan driver. Default true. */
   readonly driver?: boolean;
+  /** Deno has fetched the libraries before. Default true. */
+  readonly libraries?: boolean;
 }
 
 interface Run {
@@ -81,6 +83,10 @@ async function onMachine(
       await Deno.mkdir(folder, { recursive: true });
     }
     await Deno.copyFile(launcher, join(project, "resnext"));
+    if (machine.libraries ?? true) {
+      await Deno.mkdir(join(project, ".deno"));
+      await Deno.writeTextFile(join(project, ".deno/libraries"), "");
+    }
     if (machine.driver ?? true) await Deno.writeTextFile(join(root, "sys/usr/share/vulkan/icd.d/a.json"), "{}");
     for (const tool of REAL) await Deno.symlink(await which(tool), join(bin, tool));
     const fakes = Object.fromEntries(machine.tools.map((tool) => [tool, FAKES[tool]]));
@@ -131,7 +137,7 @@ launcherTest("a new enough Deno on the PATH is used, from any folder, with the a
       assertEquals([code, err], [0, ""]);
       const permissions = `--no-prompt --allow-read --allow-write=a b,${root}/.cache/resnext ${VARIABLES}`;
       assertEquals(calls, [
-        `deno run ${permissions} --config ${project}/deno.json ${project}/main.ts train --out a b`,
+        `deno run --quiet ${permissions} --config ${project}/deno.json ${project}/main.ts train --out a b`,
       ]);
       assertEquals(out, `cwd ${root}/elsewhere, home /tmp, update check off: 1, driver \n`);
     });
@@ -162,7 +168,11 @@ launcherTest("each command may do what it needs, and no more", async () => {
     ];
     for (const [args, permissions] of cases) {
       const { calls } = await run(args);
-      assertEquals(calls[0].replace(/ --config .*?deno\.json .*/, ""), `deno run ${permissions}`, args.join(" "));
+      assertEquals(
+        calls[0].replace(/ --config .*?deno\.json .*/, ""),
+        `deno run --quiet ${permissions}`,
+        args.join(" "),
+      );
     }
   });
 });
@@ -190,12 +200,15 @@ launcherTest("without Deno, or with an old one, npm installs the pinned one, onc
       assertMatch(first.err, /^resnext: installing Deno 2\.9\.6 into .*\/\.deno\/2\.9\.6 \(npm/);
       assertEquals(first.calls.length, 2);
       assertMatch(first.calls[0], /^npm install --prefix .*\/\.deno\/part\.\w+ .*deno@2\.9\.6$/);
-      assertMatch(first.calls[1], /^deno run --no-prompt .*main\.ts train$/);
+      assertMatch(first.calls[1], /^deno run --quiet --no-prompt .*main\.ts train$/);
 
       const second = await run(["train"], { FAKE_EXIT: "3" });
       assertEquals([second.code, second.err], [3, ""]);
       assertEquals(second.calls, [first.calls[1]]);
-      assertEquals([...Deno.readDirSync(join(project, ".deno"))].map(({ name }) => name), ["2.9.6"]);
+      assertEquals([...Deno.readDirSync(join(project, ".deno"))].map(({ name }) => name).sort(), [
+        "2.9.6",
+        "libraries",
+      ]);
     });
   }
 });
@@ -207,7 +220,7 @@ launcherTest("without npm Deno's installer does it, once", async () => {
     assertStringIncludes(first.err, "Deno's installer");
     assertMatch(
       first.calls.join("\n"),
-      /^curl .*install\.sh.*\ninstall\.sh v2\.9\.6\ndeno run --no-prompt .*main\.ts eval x$/,
+      /^curl .*install\.sh.*\ninstall\.sh v2\.9\.6\ndeno run --quiet --no-prompt .*main\.ts eval x$/,
     );
     assertEquals((await run(["eval", "x"])).calls, first.calls.slice(2));
   });
@@ -221,7 +234,7 @@ launcherTest(
       assertEquals(code, 1);
       assertStringIncludes(err, "cannot install Deno 2.9.6: neither npm nor Deno's installer worked; see https://");
       assertEquals(calls.map((call) => call.split(" ")[0]), ["npm", "curl"]);
-      assertEquals([...Deno.readDirSync(join(project, ".deno"))], []);
+      assertEquals([...Deno.readDirSync(join(project, ".deno"))].map(({ name }) => name), ["libraries"]);
       assertEquals((await run(["train"])).code, 0);
     });
   },
@@ -298,4 +311,15 @@ launcherTest("a driver that the loader is told of, or that NVIDIA hides, or anot
     await Deno.writeTextFile(join(root, "sys/etc/vulkan/icd.d/nvidia_icd.json"), "{}");
     assertStringIncludes(await quiet({}), "driver \n");
   });
+});
+
+Deno.test({
+  name: "that libraries are fetched is said once",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    onMachine({ tools: [], deno: "2.9.6", libraries: false }, async (run) => {
+      const said = "resnext: fetching the libraries it uses (npm, about 70 MB, once)\n";
+      assertEquals((await run(["eval", "x"])).err, said);
+      assertEquals((await run(["eval", "x"])).err, "");
+    }),
 });
