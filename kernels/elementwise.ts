@@ -50,28 +50,6 @@ export function add(
   }, { elements, flops: elements * (relu ? 2 : 1), caps })];
 }
 
-/** `y += x`. */
-export function accumulate(
-  { x, y }: { readonly x: Operand; readonly y: Operand },
-  elements: number,
-  caps: Capabilities,
-): Dispatch[] {
-  const dispatch = each("accumulate", { x: read(x), y: write(y) }, {
-    load: (k) => `let x${k} = x[at${k}]; let y${k} = y[at${k}];`,
-    use: (k) => `y[at${k}] = x${k} + y${k};`,
-  }, { elements, flops: elements, caps });
-  return [{ ...dispatch, bytes: elements * 12 }];
-}
-
-/** `y = 0`. */
-export function fillZero({ y }: { readonly y: Operand }, elements: number, caps: Capabilities): Dispatch[] {
-  return [each("fill_zero", { y: write(y) }, { load: () => "", use: (k) => `y[at${k}] = vec4f();` }, {
-    elements,
-    flops: 0,
-    caps,
-  })];
-}
-
 /** A dispatch over all vec4s; an invocation takes a few, a workgroup apart, so that neighbours load neighbours. */
 export function each(
   label: string,
