@@ -158,7 +158,8 @@ async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPic
       }
     };
     try {
-      await Promise.all(Array.from({ length: Math.min(pool.depth, missing.length) }, work));
+      // Twice what the workers take: while one picture is written another waits for its worker.
+      await Promise.all(Array.from({ length: Math.min(2 * pool.depth, missing.length) }, work));
     } finally {
       next = missing.length;
       await writing.catch(() => {});
