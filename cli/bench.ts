@@ -11,6 +11,7 @@ import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions } from "../nn/resnext.ts";
 import { defineCommand } from "./command.ts";
+import { useKnownTuning } from "./tuning.ts";
 
 const REPEAT_MS = 1000;
 /** Of a peer's or our repeat when they take turns. */
@@ -97,6 +98,7 @@ export const benchCommand = defineCommand({
         { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno, ...sizes },
         `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}`,
       );
+      await useKnownTuning(device);
       for (const [i, mode] of modes.entries()) {
         workloads.push(await openWorkload(device, modules[i], { mode, imageSize, batchSize }));
       }

@@ -15,8 +15,8 @@ export const tuneCommand = defineCommand({
   name: "tune",
   summary: "Measure the variants of a network's kernels on this adapter and remember the fastest",
   details:
-    "What is found is kept in tuning.json of the data directory, by adapter and Deno version, and used by train, " +
-    "eval and predict unless --tune off. On a GPU train measures by itself what it does not know yet.",
+    "What is found is kept in tuning.json of the data directory, by adapter and Deno version, and used by train " +
+    "(unless --tune off) and bench. On a GPU train measures by itself what it does not know yet.",
   positionals: [{ name: "arch", doc: "The network", choices: architectureNames, optional: true }],
   options: {
     imageSize: { type: "integer", min: 1, max: 4096, default: 224, doc: "Height and width of the images" },

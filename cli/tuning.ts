@@ -6,6 +6,8 @@ import type { Device } from "../kernels/device.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { type Trial, tune, type TunerOptions } from "../kernels/tuner.ts";
 import { Tuning, type TuningEntries } from "../kernels/tuning.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { dataDirectory } from "../data/directory.ts";
 import type { Module } from "../nn/module.ts";
 
 /** `off`: rules choose. `auto`: what the file knows; on a GPU what it does not is measured. `full`: measured anywhere. */
@@ -58,16 +60,34 @@ export async function tuneFor(
   { mode, directory, ...options }: TunerOptions & TuneSettings,
 ): Promise<Trial[]> {
   if (mode === "off") return [];
-  const file = tuningFile(directory), key = tuningKey(device);
-  const tuning = new Tuning((await readTunings(file))[key]);
-  notePlans(device, tuning, module, inputs);
+  const tuning = await knownTuning(device, directory);
   let trials: Trial[] = [];
-  if (tuning.unknown.length > 0 && (mode === "full" || !device.capabilities.software)) {
-    trials = await tune(device, tuning, options);
-    await writeTuning(file, key, tuning.entries);
+  if (mode === "full" || !device.capabilities.software) {
+    notePlans(device, tuning, module, inputs);
+    if (tuning.unknown.length > 0) {
+      trials = await tune(device, tuning, options);
+      await writeTuning(tuningFile(directory), tuningKey(device), tuning.entries);
+    }
   }
   device.useTuning(tuning);
   return trials;
+}
+
+/** What the file of a data directory knows of a device. */
+async function knownTuning(device: Device, directory: string): Promise<Tuning> {
+  return new Tuning((await readTunings(tuningFile(directory)))[tuningKey(device)]);
+}
+
+/** Lets a device use what is known of it, where there is a data directory at all. */
+export async function useKnownTuning(device: Device): Promise<void> {
+  let directory: string;
+  try {
+    directory = dataDirectory();
+  } catch (error) {
+    if (error instanceof UserError) return;
+    throw error;
+  }
+  device.useTuning(await knownTuning(device, directory));
 }
 
 /** Forgets what is known of a device. */
