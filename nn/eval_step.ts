@@ -1,17 +1,14 @@
 /** Steps that evaluate: forward and loss by running statistics, and which class each row was taken for. */
 
-import { crossEntropy } from "../kernels/cross_entropy.ts";
 import type { Device } from "../kernels/device.ts";
-import { type Dispatch, operand } from "../kernels/dispatch.ts";
+import { operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
-import { fuse, fuseForEvaluation } from "./fuse.ts";
-import { trace } from "./graph.ts";
-import { lower } from "./lowering.ts";
 import type { Network } from "./network.ts";
 import { Plan } from "./plan.ts";
 import { RING_SLOTS, Step, stepBuffers, type StepResult } from "./step.ts";
+import { evaluationDispatches } from "./step_dispatches.ts";
 
 /** What {@linkcode evalStep} needs beside the network. */
 export interface EvalStepOptions<B> {
@@ -114,20 +111,19 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
   const { device, module, weights } = network;
   const { source } = options;
   const caps = device.capabilities;
-  const graph = fuseForEvaluation(fuse(trace(module, source.shape)), caps);
   const { settings, metrics, buffers, places } = await stepBuffers(device, "eval");
-  const dispatches: Dispatch[] = [...source.dispatches(caps)];
-  const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
-  const { output: logits } = lower(graph, source.x, weights, { caps, training: false, emit });
-  const { n: rows, c: classes } = graph.output.shape;
+  const { x, labels, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
-  emit(crossEntropy(
-    { logits, labels: source.labels, metrics, settings, predictions },
-    { rows, classes, labelSmoothing: 0 },
-    caps,
-  ));
+  const { dispatches: forward, logits, output } = evaluationDispatches(
+    module,
+    source.shape,
+    { x, labels, metrics, settings, predictions },
+    weights,
+    { caps },
+  );
+  const dispatches = [...source.dispatches(caps), ...forward];
   checkBindings(device, dispatches, rows);
-  const elements = storedElements(graph.output.shape);
+  const classes = output.c, elements = storedElements(output);
   const logitsBuffer = await device.buffer("logits", logits.byteLength);
   const last = await device.buffer("predictions", predictions.byteLength);
   const ring = await device.buffer("predictions ring", last.size * RING_SLOTS);

@@ -1,16 +1,14 @@
 /** How much device memory a network's steps take, found without a device: by planning them. */
 
-import { crossEntropy, metricsElements } from "../kernels/cross_entropy.ts";
+import { metricsElements } from "../kernels/cross_entropy.ts";
 import type { Capabilities } from "../kernels/device.ts";
-import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import { stepSettingsOperand } from "../kernels/step_settings.ts";
-import { fuse, fuseForEvaluation } from "./fuse.ts";
-import { trace } from "./graph.ts";
-import { lower } from "./lowering.ts";
 import type { Module } from "./module.ts";
 import { assign } from "./plan.ts";
 import { Counter, Parameter, type StateBuffer } from "./state.ts";
+import { evaluationDispatches, trainingDispatches } from "./step_dispatches.ts";
 
 /** Bytes that a step takes on the device. */
 export interface StepMemory {
@@ -56,20 +54,16 @@ export function stepMemory(
     gradients.set(entry, operand(`${name}.gradient`, entry.storedElements));
     stateBytes += 2 * place.byteLength;
   }
-  const fused = fuse(trace(module, input)), graph = training ? fused : fuseForEvaluation(fused, caps);
-  const { n: rows, c: classes } = graph.output.shape;
-  const x = operand("x", storedElements(input)), labels = operand("labels", rows);
+  const x = operand("x", storedElements(input)), labels = operand("labels", input.n);
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(1));
-  const dispatches: Dispatch[] = [];
-  const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
-  const lowered = lower(graph, x, {
-    state: (entry) => places.get(entry)!,
-    gradient: (parameter) => gradients.get(parameter)!,
-  }, { caps, training, emit });
-  const dlogits = training ? operand("dlogits", storedElements(graph.output.shape)) : undefined;
-  const loss = { logits: lowered.output, labels, dlogits, metrics, settings };
-  emit(crossEntropy(loss, { rows, classes, labelSmoothing: 0 }, caps));
-  if (dlogits) lowered.backward(dlogits);
+  const operands = { x, labels, settings, metrics };
+  const state = {
+    state: (entry: Parameter | StateBuffer) => places.get(entry)!,
+    gradient: (parameter: Parameter) => gradients.get(parameter)!,
+  };
+  const dispatches = training
+    ? trainingDispatches(module, input, operands, state, { caps })
+    : evaluationDispatches(module, input, operands, state, { caps }).dispatches;
   const placed = new Set<Operand>([x, labels, settings, metrics, ...places.values(), ...gradients.values()]);
   const { slabBytes } = assign(dispatches, (each) => placed.has(each), {
     alignment: Math.max(256, caps.storageAlignment),

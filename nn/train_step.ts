@@ -1,20 +1,16 @@
 /** Steps that train: forward, loss, backward and optimizer in one plan. */
 
-import { crossEntropy } from "../kernels/cross_entropy.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { gradNorm } from "../kernels/grad_norm.ts";
-import { storedElements } from "../kernels/layout.ts";
 import { sgd } from "../kernels/sgd.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
-import { fuse } from "./fuse.ts";
-import { trace } from "./graph.ts";
-import { lower } from "./lowering.ts";
 import type { Network } from "./network.ts";
 import { Plan } from "./plan.ts";
 import { Counter, Parameter } from "./state.ts";
 import { type MoreResults, RING_SLOTS, Step, stepBuffers } from "./step.ts";
+import { trainingDispatches } from "./step_dispatches.ts";
 
 /** PyTorch's SGD. */
 export interface SgdSettings {
@@ -96,20 +92,18 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
   const frozen = still && ((parameter: Parameter) => still.has(parameter));
   const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
   const caps = device.capabilities;
-  const graph = fuse(trace(module, source.shape));
   const chunks = await weights.prepareTraining(frozen);
   const { settings, metrics, norms, buffers, places } = await stepBuffers(device, "train");
-  const emitted: Dispatch[] = [...source.dispatches(caps)];
+  const { x, labels, mixes } = source;
+  const emitted: Dispatch[] = [
+    ...source.dispatches(caps),
+    ...trainingDispatches(module, source.shape, { x, labels, mixes, settings, metrics }, weights, {
+      caps,
+      labelSmoothing,
+      frozen,
+    }),
+  ];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
-  const lowered = lower(graph, source.x, weights, { caps, training: true, emit, frozen });
-  const { n: rows, c: classes } = graph.output.shape;
-  const dlogits = operand("dlogits", storedElements(graph.output.shape));
-  emit(crossEntropy(
-    { logits: lowered.output, labels: source.labels, mixes: source.mixes, dlogits, metrics, settings },
-    { rows, classes, labelSmoothing },
-    caps,
-  ));
-  lowered.backward(dlogits);
   if (clipGradNorm !== undefined) {
     emit(gradNorm({ chunks, norms, settings }, { maxNorm: clipGradNorm }, caps));
   }
@@ -130,7 +124,7 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
     dispatches = watched.dispatches;
     results = { ...results, found: buffer, describe: watched.describe };
   }
-  checkBindings(device, dispatches, rows);
+  checkBindings(device, dispatches, source.shape.n);
   const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
   await allocate(network, plan, source.shape, true);
   return new TrainStep(network, source, plan, buffers, results, options.frozen);

@@ -1,0 +1,69 @@
+/**
+ * What a step computes, as dispatches: of a network, an input's size and where things lie, without a device. Steps run them
+ * (`train_step.ts`, `eval_step.ts`); `memory.ts` only counts what they would take.
+ */
+
+import { crossEntropy } from "../kernels/cross_entropy.ts";
+import type { Capabilities } from "../kernels/device.ts";
+import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Shape, storedElements } from "../kernels/layout.ts";
+import { fuse, fuseForEvaluation } from "./fuse.ts";
+import { trace } from "./graph.ts";
+import { lower, type StatePlaces } from "./lowering.ts";
+import type { Module } from "./module.ts";
+import type { Parameter } from "./state.ts";
+
+/** What a step is given and what it is asked for. */
+export interface StepOperands {
+  /** The batch's images. */
+  readonly x: Operand;
+  /** Its labels. */
+  readonly labels: Operand;
+  /** Second labels and their weights, where images are mixed. */
+  readonly mixes?: Operand;
+  /** See `kernels/step_settings.ts`. */
+  readonly settings: Operand;
+  /** The ring that takes loss and counts. */
+  readonly metrics: Operand;
+}
+
+/** Forward pass, loss and backward pass: the parameters' gradients. What updates them is the caller's. */
+export function trainingDispatches(
+  module: Module,
+  input: Shape,
+  { x, ...rest }: StepOperands,
+  places: StatePlaces,
+  { caps, labelSmoothing = 0, frozen }: {
+    readonly caps: Capabilities;
+    readonly labelSmoothing?: number;
+    /** Parameters that stay as they are; see `lowering.ts`. */
+    readonly frozen?: (parameter: Parameter) => boolean;
+  },
+): Dispatch[] {
+  const graph = fuse(trace(module, input));
+  const { n: rows, c: classes } = graph.output.shape;
+  const dispatches: Dispatch[] = [];
+  const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
+  const lowered = lower(graph, x, places, { caps, training: true, emit, frozen });
+  const dlogits = operand("dlogits", storedElements(graph.output.shape));
+  emit(crossEntropy({ logits: lowered.output, dlogits, ...rest }, { rows, classes, labelSmoothing }, caps));
+  lowered.backward(dlogits);
+  return dispatches;
+}
+
+/** Forward pass and loss by running statistics. */
+export function evaluationDispatches(
+  module: Module,
+  input: Shape,
+  { x, ...rest }: StepOperands & { readonly predictions?: Operand },
+  places: StatePlaces,
+  { caps }: { readonly caps: Capabilities },
+): { readonly dispatches: Dispatch[]; readonly logits: Operand; readonly output: Shape } {
+  const graph = fuseForEvaluation(fuse(trace(module, input)), caps);
+  const { n: rows, c: classes } = graph.output.shape;
+  const dispatches: Dispatch[] = [];
+  const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
+  const { output: logits } = lower(graph, x, places, { caps, training: false, emit });
+  emit(crossEntropy({ logits, ...rest }, { rows, classes, labelSmoothing: 0 }, caps));
+  return { dispatches, logits, output: graph.output.shape };
+}
