@@ -11,7 +11,7 @@ import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions } from "../nn/resnext.ts";
 import { defineCommand } from "./command.ts";
-import { useKnownTuning } from "./tuning.ts";
+import { knownTuneOption, useKnownTuning } from "./tuning.ts";
 
 const REPEAT_MS = 1000;
 /** Of a peer's or our repeat when they take turns. */
@@ -63,6 +63,7 @@ export const benchCommand = defineCommand({
       placeholder: "NAME,...",
       otherwise: "all",
     },
+    tune: knownTuneOption,
     save: { type: "boolean", doc: "Keep the results in bench/results, in the device's file" },
     json: { type: "boolean", doc: "One JSON object a line instead of tables" },
   },
@@ -98,7 +99,7 @@ export const benchCommand = defineCommand({
         { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno, ...sizes },
         `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}`,
       );
-      await useKnownTuning(device);
+      await useKnownTuning(device, { mode: options.tune });
       for (const [i, mode] of modes.entries()) {
         workloads.push(await openWorkload(device, modules[i], { mode, imageSize, batchSize }));
       }

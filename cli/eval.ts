@@ -13,6 +13,7 @@ import { evaluationJson, evaluationText } from "./eval_report.ts";
 import { readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
 import { formatRate, ProgressLine } from "./progress.ts";
+import { knownTuneOption, useKnownTuning } from "./tuning.ts";
 
 /** The command. */
 export const evalCommand = defineCommand({
@@ -50,6 +51,7 @@ export const evalCommand = defineCommand({
     },
     batchSize: { type: "integer", min: 1, max: 65536, otherwise: "the checkpoint's", doc: "Images a step" },
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
+    tune: knownTuneOption,
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
   examples: ["eval runs/first/best.safetensors", "eval imported.safetensors --dataset cifar10 --test-limit 1000"],
@@ -86,6 +88,7 @@ export const evalCommand = defineCommand({
     const device = await openDevice();
     try {
       if (!options.json && Deno.stderr.isTerminal()) progress.update("Compiling kernels ...");
+      await useKnownTuning(device, { mode: options.tune, directory: options.dataDir });
       const network = await Network.create(device, describedNetwork(description.network));
       network.loadStateDict(state);
       const evaluator = await Evaluator.create(network, data.test, imageInput(data, input, data.test), batchSize);

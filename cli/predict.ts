@@ -15,6 +15,7 @@ import { defineCommand, usageError } from "./command.ts";
 import { isPictures } from "./dataset.ts";
 import { architectureNames } from "./network_options.ts";
 import { readNetworkFile } from "./network_file.ts";
+import { useKnownTuning } from "./tuning.ts";
 
 /** Pictures a step. */
 const BATCH = 16;
@@ -73,6 +74,7 @@ export const predictCommand = defineCommand({
     using pictures = new Pictures(args.image, transform);
     const device = await openDevice();
     try {
+      await useKnownTuning(device);
       const module = describedNetwork(description.network);
       const network = await Network.create(device, module);
       network.loadStateDict(fittedState(module, state));

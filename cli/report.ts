@@ -23,6 +23,7 @@ import { type Picture, reportPage, type Verdict, type WrongPicture } from "./rep
 import { dataUrl, filterTiles, imageBytes, png, tiled } from "./report/pictures.ts";
 import { readRun, type RecordedRun } from "./run_files.ts";
 import { bestEpoch, located, runFacts } from "./runs.ts";
+import { useKnownTuning } from "./tuning.ts";
 
 /** How many of the most wrong pictures are shown. */
 const WRONG = 24;
@@ -126,6 +127,7 @@ async function verdictOf(
       ...{ valSplit: settings.val_split, seed: settings.seed },
     });
     device = await openDevice();
+    await useKnownTuning(device, { directory: dataDir });
     const network = await Network.create(device, describedNetwork(described));
     network.loadStateDict(checkpoint.state);
     const judgements: Judgement[] = [];

@@ -6,7 +6,7 @@ import { dataDirectory } from "../data/directory.ts";
 import { defineCommand } from "./command.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
 import { ProgressLine } from "./progress.ts";
-import { forgetTuning, tuneFor, tuningFile } from "./tuning.ts";
+import { type Tuned, tuneFor, tuningFile } from "./tuning.ts";
 
 const PATH = "resnext tune";
 
@@ -15,8 +15,9 @@ export const tuneCommand = defineCommand({
   name: "tune",
   summary: "Measure the variants of a network's kernels on this adapter and remember the fastest",
   details:
-    "What is found is kept in tuning.json of the data directory, by adapter and Deno version, and used by train " +
-    "(unless --tune off) and bench. On a GPU train measures by itself what it does not know yet.",
+    "What is found is kept in tuning.json of the data directory, by adapter and Deno version, and used by all commands " +
+    "that run networks (unless --tune off). The program brings a table of some adapters, which is not measured again. " +
+    "On a GPU train measures by itself what it does not know yet.",
   positionals: [{ name: "arch", doc: "The network", choices: architectureNames, optional: true }],
   options: {
     imageSize: { type: "integer", min: 1, max: 4096, default: 224, doc: "Height and width of the images" },
@@ -24,7 +25,7 @@ export const tuneCommand = defineCommand({
     numClasses: { type: "integer", min: 1, max: 1_000_000, default: 10, doc: "Classes" },
     ...networkOptions,
     allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
-    again: { type: "boolean", doc: "Forget what is known of this adapter first" },
+    again: { type: "boolean", doc: "Forget what is known of this adapter first, and measure all" },
     dataDir: {
       type: "string",
       placeholder: "DIR",
@@ -40,19 +41,19 @@ export const tuneCommand = defineCommand({
     const device = await openDevice();
     const progress = new ProgressLine();
     try {
-      if (options.again) await forgetTuning(device, directory);
       const input = { n: options.batchSize, c: 3, h: options.imageSize, w: options.imageSize };
-      const trials = await tuneFor(device, module, [input], {
+      const tuned = await tuneFor(device, module, [input], {
         mode: "full",
         directory,
+        again: options.again,
         sameStrategy: !options.allStrategies,
         onTrial: (trial, done, all) => {
           progress.update(`${done}/${all} ${trial.key}: ${trial.won}`);
         },
       });
       progress.clear();
-      for (const trial of trials) console.log(options.json ? JSON.stringify(trial) : describe(trial));
-      if (!options.json) console.log(summary(trials, device.name, tuningFile(directory)));
+      for (const trial of tuned.trials) console.log(options.json ? JSON.stringify(trial) : describe(trial));
+      if (!options.json) console.log(summary(tuned, device.name, tuningFile(directory)));
     } finally {
       progress.clear();
       device.close();
@@ -67,8 +68,14 @@ function describe({ key, tried, won }: Trial): string {
   return `${key.padEnd(28)} ${times.join("  ")}`;
 }
 
-function summary(trials: readonly Trial[], device: string, file: string): string {
-  if (trials.length === 0) return `Nothing to measure: all products are known for ${device} (--again measures anew)`;
+function summary({ trials, known, shipped }: Tuned, device: string, file: string): string {
+  const brought = `${shipped} of them from the table that comes with the program`;
+  if (trials.length === 0) {
+    return `Nothing to measure: all ${known} products are known for ${device}, ${brought} (--again measures anew)`;
+  }
   const changed = trials.filter(({ tried, won }) => tried[0].variant !== won).length;
-  return `${trials.length} products measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`;
+  return [
+    `${trials.length} products measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`,
+    ...(known > 0 ? [`${known} were known, ${brought}`] : []),
+  ].join("\n");
 }

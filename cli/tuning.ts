@@ -1,4 +1,8 @@
-/** Where tunings are kept: one file in the data directory, by adapter and Deno version. */
+/**
+ * Where tunings are kept, by adapter and Deno version: one file in the data directory, and before it the table that comes
+ * with the program (`tunings.json`, of the same form; `bench/ship_tunings.ts` fills it). The user's own measurements
+ * count for more, product by product.
+ */
 
 import { join } from "@std/path";
 import { stepMemory } from "../nn/memory.ts";
@@ -9,6 +13,7 @@ import { Tuning, type TuningEntries } from "../kernels/tuning.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { dataDirectory } from "../data/directory.ts";
 import type { Module } from "../nn/module.ts";
+import shipped from "./tunings.json" with { type: "json" };
 
 /** `off`: rules choose. `auto`: what the file knows; on a GPU what it does not is measured. `full`: measured anywhere. */
 export const TUNE_MODES = ["off", "auto", "full"] as const;
@@ -21,7 +26,15 @@ export interface TuneSettings {
   readonly directory: string;
 }
 
-/** An option of commands that run networks. */
+/** The option of commands that measure nothing by themselves. */
+export const knownTuneOption = {
+  type: "choice",
+  choices: ["off", "auto"],
+  default: "auto",
+  doc: "Kernels by measurement: auto (those that `tune` or train found) or off",
+} as const;
+
+/** The option of commands that may measure. */
 export const tuneOption = {
   type: "choice",
   choices: TUNE_MODES,
@@ -49,62 +62,82 @@ export function notePlans(device: Device, tuning: Tuning, module: Module, inputs
   }
 }
 
+/** What tuning did. */
+export interface Tuned {
+  readonly trials: readonly Trial[];
+  /** Products that were known. */
+  readonly known: number;
+  /** Those of them that the table knew which comes with the program. */
+  readonly shipped: number;
+}
+
 /**
  * Tunes a device for a network's steps on inputs of some sizes, and remembers what it found. A file that cannot be read
- * counts as empty, one that cannot be written is not: tuning is a convenience.
+ * counts as empty, one that cannot be written is not: tuning is a convenience. With `again` nothing counts as known.
  */
 export async function tuneFor(
   device: Device,
   module: Module,
   inputs: readonly Shape[],
-  { mode, directory, ...options }: TunerOptions & TuneSettings,
-): Promise<Trial[]> {
-  if (mode === "off") return [];
-  const tuning = await knownTuning(device, directory);
-  let trials: Trial[] = [];
-  if (mode === "full" || !device.capabilities.software) {
-    notePlans(device, tuning, module, inputs);
-    if (tuning.unknown.length > 0) {
-      trials = await tune(device, tuning, options);
-      await writeTuning(tuningFile(directory), tuningKey(device), tuning.entries);
-    }
+  { mode, directory, again, ...options }: TunerOptions & TuneSettings & { readonly again?: boolean },
+): Promise<Tuned> {
+  const key = tuningKey(device), file = tuningFile(directory);
+  if (mode === "off") return { trials: [], known: 0, shipped: 0 };
+  const own = again ? {} : (await readTunings(file))[key] ?? {};
+  const tuning = again ? new Tuning() : merged(key, own);
+  const measure = mode === "full" || !device.capabilities.software;
+  if (measure) notePlans(device, tuning, module, inputs);
+  const { used } = tuning;
+  const trials = measure && tuning.unknown.length > 0 ? await tune(device, tuning, options) : [];
+  if (trials.length > 0) {
+    // What the shipped table says stays out of the file: a later table may know better.
+    const found = Object.fromEntries(trials.map(({ key, won }) => [key, won]));
+    await writeTunings(file, (all) => ({ ...all, [key]: again ? found : { ...all[key], ...found } }));
   }
   device.useTuning(tuning);
-  return trials;
+  return { trials, known: used.length, shipped: used.filter((product) => !Object.hasOwn(own, product)).length };
 }
 
-/** What the file of a data directory knows of a device. */
-async function knownTuning(device: Device, directory: string): Promise<Tuning> {
-  return new Tuning((await readTunings(tuningFile(directory)))[tuningKey(device)]);
+/** What is known of a device: the table that comes with the program, over it the user's own. */
+function merged(key: string, own: TuningEntries | undefined): Tuning {
+  return new Tuning({ ...shippedTunings[key], ...own });
 }
 
-/** Lets a device use what is known of it, where there is a data directory at all. */
-export async function useKnownTuning(device: Device): Promise<void> {
-  let directory: string;
+/**
+ * Lets a device use what is known of it; the user's own file only where there is a data directory at all. Measures
+ * nothing.
+ *
+ * @param directory As `--data-dir` gives it.
+ */
+export async function useKnownTuning(
+  device: Device,
+  { mode = "auto", directory }: { readonly mode?: TuneMode; readonly directory?: string } = {},
+): Promise<void> {
+  if (mode === "off") return;
+  const key = tuningKey(device);
+  let own: TuningEntries | undefined;
   try {
-    directory = dataDirectory();
+    own = (await readTunings(tuningFile(dataDirectory(directory))))[key];
   } catch (error) {
-    if (error instanceof UserError) return;
-    throw error;
+    if (!(error instanceof UserError)) throw error;
   }
-  device.useTuning(await knownTuning(device, directory));
+  device.useTuning(merged(key, own));
 }
 
-/** Forgets what is known of a device. */
-export async function forgetTuning(device: Device, directory: string): Promise<void> {
-  await writeTuning(tuningFile(directory), tuningKey(device), undefined);
-}
-
-type Tunings = Record<string, TuningEntries>;
+/** Tunings by what they are valid for. */
+export type Tunings = Readonly<Record<string, TuningEntries>>;
 
 /** All tunings of a file; none where there is no such file, or it holds something else. */
 export async function readTunings(file: string): Promise<Tunings> {
-  let value: unknown;
   try {
-    value = JSON.parse(await Deno.readTextFile(file));
+    return tuningsOf(JSON.parse(await Deno.readTextFile(file)));
   } catch {
     return {};
   }
+}
+
+/** What of a file's content has the form of tunings. */
+function tuningsOf(value: unknown): Tunings {
   const isRecord = (item: unknown) => typeof item === "object" && item !== null && !Array.isArray(item);
   if (!isRecord(value)) return {};
   const whole = Object.entries(value as Record<string, unknown>).filter(([, entries]) =>
@@ -113,13 +146,23 @@ export async function readTunings(file: string): Promise<Tunings> {
   return Object.fromEntries(whole) as Tunings;
 }
 
-async function writeTuning(file: string, key: string, entries: TuningEntries | undefined): Promise<void> {
+/** The table that comes with the program. */
+export const shippedTunings: Tunings = tuningsOf(shipped);
+
+/** A file's text; keys in order, so that two of them are easily compared. */
+export function tuningsText(tunings: Tunings): string {
+  const sorted = <V>(record: Readonly<Record<string, V>>) => Object.entries(record).sort(([a], [b]) => a < b ? -1 : 1);
+  const all = sorted(tunings).map(([key, entries]) => [key, Object.fromEntries(sorted(entries))]);
+  return JSON.stringify(Object.fromEntries(all), null, 1) + "\n";
+}
+
+async function writeTunings(file: string, change: (tunings: Tunings) => Tunings): Promise<void> {
   const part = `${file}.${Deno.pid}.part`;
   try {
-    // Read again: another process may have tuned meanwhile.
-    const { [key]: _, ...others } = await readTunings(file);
+    // Read now: another process may have tuned meanwhile.
+    const text = tuningsText(change(await readTunings(file)));
     await Deno.mkdir(join(file, ".."), { recursive: true });
-    await Deno.writeTextFile(part, JSON.stringify(entries ? { ...others, [key]: entries } : others, null, 1) + "\n");
+    await Deno.writeTextFile(part, text);
     await Deno.rename(part, file);
   } catch {
     await Deno.remove(part).catch(() => {});

@@ -17,6 +17,7 @@ export type TuningEntries = Readonly<Record<string, string>>;
 export class Tuning {
   readonly #known: Map<string, string>;
   readonly #unknown = new Map<string, { problem: Gemm; caps: Capabilities }>();
+  readonly #used = new Set<string>();
 
   /** Begins with what is known. */
   constructor(entries: TuningEntries = {}) {
@@ -31,7 +32,10 @@ export class Tuning {
   choose(problem: Gemm, caps: Capabilities): GemmVariant | undefined {
     const key = gemmKey(problem), name = this.#known.get(key);
     const found = name && gemmVariants(problem, caps).find((variant) => variantName(variant) === name);
-    if (found) return found;
+    if (found) {
+      this.#used.add(key);
+      return found;
+    }
     if (!this.#unknown.has(key)) this.#unknown.set(key, { problem, caps });
     return undefined;
   }
@@ -43,6 +47,11 @@ export class Tuning {
    */
   get unknown(): readonly { readonly problem: Gemm; readonly caps: Capabilities }[] {
     return [...this.#unknown.values()];
+  }
+
+  /** Products that were asked for and known. */
+  get used(): readonly string[] {
+    return [...this.#used];
   }
 
   /**

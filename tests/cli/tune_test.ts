@@ -1,7 +1,25 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { join } from "@std/path";
-import { readTunings } from "../../cli/tuning.ts";
-import { resnext, withFolder } from "./support.ts";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fromFileUrl, join, toFileUrl } from "@std/path";
+import { mergeTunings } from "../../bench/ship_tunings.ts";
+import { readTunings, shippedTunings, type Tunings, tuningsText } from "../../cli/tuning.ts";
+import config from "../../deno.json" with { type: "json" };
+import { narrowCheckpoint, resnext, withFolder } from "./support.ts";
+import { encodeCheckpoint } from "../../nn/checkpoint.ts";
+
+/** Runs the program with another table than the one it comes with. */
+async function withTable(folder: string, table: Tunings, args: readonly string[]) {
+  const at = (path: string) => new URL(`../../${path}`, import.meta.url);
+  const shipped = join(folder, "tunings.json"), map = join(folder, "imports.json");
+  await Deno.writeTextFile(shipped, tuningsText(table));
+  const imports = { ...config.imports, [at("cli/tunings.json").href]: toFileUrl(shipped).href };
+  await Deno.writeTextFile(map, JSON.stringify({ imports }));
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", `--import-map=${map}`, fromFileUrl(at("main.ts")), ...args],
+    env: { XDG_RUNTIME_DIR: "/tmp", NO_COLOR: "1" },
+  });
+  const { code, stdout, stderr } = await command.output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+}
 
 /** One block: few products. */
 const TINY = ["--layers", "1", "--channels", "16", "--cardinality", "2", "--image-size", "16", "--batch-size", "2"];
@@ -40,5 +58,90 @@ Deno.test("a file that holds something else has no tunings", async () => {
     assertEquals(await readTunings(file), { a: { k: "shared 8x2" } });
   } finally {
     await Deno.remove(file);
+  }
+});
+
+Deno.test("what the program's table knows is not measured, and not written; the user's own file counts for more", async () => {
+  await withFolder(async (folder) => {
+    const directory = join(folder, "data"), file = join(directory, "tuning.json");
+    const args = ["tune", "resnext50", ...TINY, "--data-dir", directory];
+    assertEquals((await resnext(args)).code, 0);
+    const [[key, entries]] = Object.entries(await readTunings(file));
+    const products = Object.keys(entries), half = products.slice(0, products.length >> 1);
+    await Deno.remove(file);
+    const known = (names: readonly string[]) => ({
+      [key]: Object.fromEntries(names.map((name) => [name, entries[name]])),
+    });
+
+    const all = await withTable(folder, { ...known(products), "another adapter | Deno 1.0.0": {} }, args);
+    assertEquals(all.code, 0, all.stderr);
+    assertStringIncludes(all.stdout, `all ${products.length} products are known`);
+    assertStringIncludes(all.stdout, `${products.length} of them from the table`);
+    assertEquals(await readTunings(file), {});
+
+    const rest = await withTable(folder, known(half), args);
+    assertStringIncludes(rest.stdout, `${products.length - half.length} products measured`);
+    assertStringIncludes(rest.stdout, `${half.length} were known, ${half.length} of them from the table`);
+    assertEquals(Object.keys((await readTunings(file))[key]), products.slice(half.length).sort());
+
+    const own = await withTable(folder, known(products), args);
+    assertStringIncludes(own.stdout, `${half.length} of them from the table`);
+
+    const stale = Object.fromEntries(products.map((name) => [name, "no such variant"]));
+    const older = await withTable(folder, { [key]: stale, [`${key}.older`]: entries }, args);
+    assertStringIncludes(older.stdout, `${half.length} products measured`);
+
+    const again = await withTable(folder, known(products), [...args, "--again"]);
+    assertStringIncludes(again.stdout, `${products.length} products measured`);
+    assertEquals(Object.keys((await readTunings(file))[key]), products);
+  });
+});
+
+Deno.test("eval by known kernels, by a damaged table and by rules gives the same bits", async () => {
+  await withFolder(async (folder) => {
+    const checkpoint = join(folder, "narrow.safetensors"), directory = join(folder, "data");
+    await Deno.writeFile(checkpoint, await encodeCheckpoint(narrowCheckpoint()));
+    const sizes = ["--layers", "1,1", "--channels", "16,32", "--cardinality", "2", "--image-size", "32"];
+    const tuned = await resnext(["tune", "resnext50", ...sizes, "--batch-size", "16", "--data-dir", directory]);
+    assertEquals(tuned.code, 0, tuned.stderr);
+    const evaluate = (...more: string[]) =>
+      resnext([
+        "eval",
+        checkpoint,
+        "--test-limit",
+        "20",
+        "--batch-size",
+        "16",
+        "--json",
+        "--data-dir",
+        directory,
+        ...more,
+      ]);
+    const known = await evaluate(), rules = await evaluate("--tune", "off");
+    assertEquals([known.code, known.stdout], [0, rules.stdout], known.stderr);
+    await Deno.writeTextFile(join(directory, "tuning.json"), "{ not json");
+    assertEquals((await evaluate()).stdout, rules.stdout);
+    const full = await evaluate("--tune", "full");
+    assertEquals(full.code, 2);
+    assertStringIncludes(full.stderr, "--tune");
+  });
+});
+
+Deno.test("tables are merged product by product, the newer counting for more; the text is in order", () => {
+  const old = { b: { x: "shared 8x2", y: "shared 4x2" }, a: {} },
+    more = { b: { y: "shared 8x2" }, c: { z: "registers 4x2" } };
+  const merged = mergeTunings(old, more);
+  assertEquals(merged, { a: {}, b: { x: "shared 8x2", y: "shared 8x2" }, c: { z: "registers 4x2" } });
+  assertEquals(Object.keys(JSON.parse(tuningsText(merged))), ["a", "b", "c"]);
+  assertEquals(JSON.parse(tuningsText(merged)), merged);
+});
+
+Deno.test("the program's table has the form of tunings, its keys an adapter and a version of Deno", async () => {
+  const file = fromFileUrl(new URL("../../cli/tunings.json", import.meta.url));
+  assertEquals(await readTunings(file), shippedTunings);
+  assertEquals(await Deno.readTextFile(file), tuningsText(shippedTunings));
+  for (const [key, entries] of Object.entries(shippedTunings)) {
+    assertMatch(key, /\S \| Deno \d+\.\d+\.\d+$/);
+    assert(Object.keys(entries).every((product) => product.startsWith("gemm ")));
   }
 });
