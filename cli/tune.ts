@@ -68,14 +68,16 @@ function describe({ key, tried, won }: Trial): string {
   return `${key.padEnd(28)} ${times.join("  ")}`;
 }
 
-function summary({ trials, known, shipped }: Tuned, device: string, file: string): string {
+function summary({ trials, known, shipped, tooLarge }: Tuned, device: string, file: string): string {
+  const large = tooLarge > 0 ? [`${tooLarge} are larger than it holds: such batches do not run on it`] : [];
   const brought = `${shipped} of them from the table that comes with the program`;
-  if (trials.length === 0) {
+  if (trials.length === 0 && known > 0 && tooLarge === 0) {
     return `Nothing to measure: all ${known} products are known for ${device}, ${brought} (--again measures anew)`;
   }
   const changed = trials.filter(({ tried, won }) => tried[0].variant !== won).length;
   return [
     `${trials.length} products measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`,
     ...(known > 0 ? [`${known} were known, ${brought}`] : []),
+    ...large,
   ].join("\n");
 }

@@ -69,6 +69,8 @@ export interface Tuned {
   readonly known: number;
   /** Those of them that the table knew which comes with the program. */
   readonly shipped: number;
+  /** Products that the device cannot hold. */
+  readonly tooLarge: number;
 }
 
 /**
@@ -82,7 +84,7 @@ export async function tuneFor(
   { mode, directory, again, ...options }: TunerOptions & TuneSettings & { readonly again?: boolean },
 ): Promise<Tuned> {
   const key = tuningKey(device), file = tuningFile(directory);
-  if (mode === "off") return { trials: [], known: 0, shipped: 0 };
+  if (mode === "off") return { trials: [], known: 0, shipped: 0, tooLarge: 0 };
   const own = again ? {} : (await readTunings(file))[key] ?? {};
   const tuning = again ? new Tuning() : merged(key, own);
   const measure = mode === "full" || !device.capabilities.software;
@@ -95,7 +97,12 @@ export async function tuneFor(
     await writeTunings(file, (all) => ({ ...all, [key]: again ? found : { ...all[key], ...found } }));
   }
   device.useTuning(tuning);
-  return { trials, known: used.length, shipped: used.filter((product) => !Object.hasOwn(own, product)).length };
+  return {
+    trials,
+    known: used.length,
+    shipped: used.filter((product) => !Object.hasOwn(own, product)).length,
+    tooLarge: tuning.unknown.length,
+  };
 }
 
 /** What is known of a device: the table that comes with the program, over it the user's own. */

@@ -1,6 +1,6 @@
 /** Measures the variants of products on the adapter at hand: the other half of `tuning.ts`. */
 
-import type { Device } from "./device.ts";
+import { type Device, OutOfMemoryError } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { gemm, gemmKey, gemmVariants } from "./gemm.ts";
 import { type GemmVariant, variantName } from "./gemm_problem.ts";
@@ -29,16 +29,29 @@ const ROUNDS = 3;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
 
-/** Measures every product that a tuning has noted, and teaches it the winners. */
+/**
+ * Measures every product that a tuning has noted, and teaches it the winners. Products that the device cannot hold stay
+ * unknown: no step will run them.
+ */
 export async function tune(device: Device, tuning: Tuning, options: TunerOptions = {}): Promise<Trial[]> {
   const trials: Trial[] = [];
-  const { unknown } = tuning;
-  for (const { problem, caps } of unknown) {
+  const measurable = tuning.unknown.map(({ problem, caps }) => {
     // Asked without the tuning itself: its own rules would answer.
-    const rules = { ...caps, tuning: undefined };
+    return { problem, rules: { ...caps, tuning: undefined } };
+  }).filter(({ problem, rules }) =>
+    gemm(problem, rules).every(({ bindings }) =>
+      Object.values(bindings).every(({ operand }) => operand.byteLength <= rules.maxBindingBytes)
+    )
+  );
+  for (const { problem, rules } of measurable) {
     const all = gemmVariants(problem, rules);
     const variants = options.sameStrategy ?? true ? all.filter(({ strategy }) => strategy === all[0].strategy) : all;
-    const times = await measure(device, variants.map((variant) => gemm({ ...problem, variant }, rules)));
+    const lists = variants.map((variant) => gemm({ ...problem, variant }, rules));
+    const times = await measure(device, lists).catch((error) => {
+      if (error instanceof OutOfMemoryError) return undefined;
+      throw error;
+    });
+    if (!times) continue;
     const fastest = times.indexOf(Math.min(...times));
     const winner: GemmVariant = times[fastest] < times[0] * (1 - MARGIN) ? variants[fastest] : variants[0];
     tuning.learn(problem, winner);
@@ -48,7 +61,7 @@ export async function tune(device: Device, tuning: Tuning, options: TunerOptions
       won: variantName(winner),
     };
     trials.push(trial);
-    options.onTrial?.(trial, trials.length, unknown.length);
+    options.onTrial?.(trial, trials.length, measurable.length);
   }
   return trials;
 }

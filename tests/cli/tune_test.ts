@@ -46,6 +46,15 @@ Deno.test("tune measures once, remembers, and measures anew when told to; a dama
   });
 });
 
+Deno.test("products that the device cannot hold are told, and not measured", async () => {
+  await withFolder(async (directory) => {
+    const sizes = ["--layers", "1", "--channels", "256", "--image-size", "32", "--batch-size", "65536"];
+    const { code, stdout, stderr } = await resnext(["tune", "resnext50", ...sizes, "--data-dir", directory]);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /\d+ are larger than it holds/);
+  });
+});
+
 Deno.test("a file that holds something else has no tunings", async () => {
   const file = await Deno.makeTempFile();
   try {
