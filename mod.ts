@@ -76,10 +76,29 @@ export {
 } from "./nn/batch_source.ts";
 export { Network } from "./nn/network.ts";
 export { Arena, type Assignment, Plan, type SlabPlace } from "./nn/plan.ts";
-export { type OptimizerChunk, type StateDict, type WeightBuffer, Weights, type WeightsOptions } from "./nn/weights.ts";
+export {
+  type OptimizerChunk,
+  type StateDict,
+  type TrainingOptions,
+  type WeightBuffer,
+  Weights,
+  type WeightsOptions,
+} from "./nn/weights.ts";
 export { type EvalStep, evalStep, type EvalStepOptions, type Evaluation } from "./nn/eval_step.ts";
-export type { Step, StepResult } from "./nn/step.ts";
-export { type SgdSettings, type TrainStep, trainStep, type TrainStepOptions } from "./nn/train_step.ts";
+export type { Around, RingStep, Step, StepResult } from "./nn/step.ts";
+export {
+  type GradientStep,
+  gradientStep,
+  type GradientStepOptions,
+  type TrainingStepOptions,
+  type TrainStep,
+  trainStep,
+  type TrainStepOptions,
+  type UpdateStep,
+  updateStep,
+  type UpdateStepOptions,
+} from "./nn/train_step.ts";
+export type { SgdSettings, UpdateSettings } from "./nn/update.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
 export { confusionOf, judge, type Judgement, softmax } from "./nn/judge.ts";
 export { MovingAverage } from "./nn/ema.ts";

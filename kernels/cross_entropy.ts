@@ -17,7 +17,7 @@ export interface CrossEntropyOperands {
    * rest the other label's. Absent: the label alone.
    */
   readonly mixes?: Operand;
-  /** Written: the gradient of the mean loss by the logits. */
+  /** Written: the gradient of the mean loss by the logits, times the settings' scale. */
   readonly dlogits?: Operand;
   /** A ring of `vec4f(loss sum, correct, correct within 5, valid rows)`; the slot that `settings` names is written. */
   readonly metrics: Operand;
@@ -44,7 +44,7 @@ export function metricsElements(slots: number): number {
  * Cross-entropy as `torch.nn.CrossEntropyLoss(label_smoothing=s)` has it. With `p` the softmax of a row's logits:
  *
  *     loss = (1 - s) * -log p[label] + s / classes * sum over classes of -log p
- *     dlogits = (p - (1 - s) * onehot(label) - s / classes) / validRows
+ *     dlogits = (p - (1 - s) * onehot(label) - s / classes) / validRows * gradientScale
  *
  * For an image mixed of two, `onehot(label)` is `weight * onehot(label) + (1 - weight) * onehot(other)`.
  * The metrics hold the sum of the losses; the mean is over `validRows`. A row is correct when the first of its largest
@@ -123,7 +123,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     if (valid && class_ < CLASSES) {
       let probability = exp(logits[first + class_] - largest) / exponentials;
       let target_ = ${mixes ? MIXED_TARGET : "select(0.0, 1.0, class_ == label)"};
-      gradient = (probability - uniform_ - (1.0 - SMOOTHING) * target_) / f32(settings.valid_rows);
+      gradient = (probability - uniform_ - (1.0 - SMOOTHING) * target_) / f32(settings.valid_rows) *
+        settings.gradient_scale;
     }
     dlogits[first + class_] = gradient;
   }`

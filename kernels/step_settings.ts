@@ -12,8 +12,8 @@ export interface StepSettings {
   /** Where in the ring of metrics this step's result goes. */
   readonly slot: number;
   readonly learningRate: number;
-  /** For kernels that draw random numbers; differs from step to step. */
-  readonly seed: number;
+  /** What the loss's gradient is multiplied by: a batch's share of the group whose gradients are summed; else 1. */
+  readonly gradientScale: number;
 }
 
 /** WGSL of the operand's type, in the order that {@linkcode encodeStepSettings} writes. */
@@ -22,7 +22,7 @@ struct StepSettings {
   valid_rows: u32,
   slot: u32,
   learning_rate: f32,
-  seed: u32,
+  gradient_scale: f32,
 }`;
 
 /** A new operand of the right size. */
@@ -35,13 +35,13 @@ export function readStepSettings(settings: Operand): Binding {
   return read(settings, "StepSettings");
 }
 
-/** The operand's bytes. Missing values are 0. */
+/** The operand's bytes. Missing values are 0, a missing scale is 1. */
 export function encodeStepSettings(settings: Partial<StepSettings>): Uint8Array<ArrayBuffer> {
-  const { validRows = 0, slot = 0, learningRate = 0, seed = 0 } = settings;
+  const { validRows = 0, slot = 0, learningRate = 0, gradientScale = 1 } = settings;
   const view = new DataView(new ArrayBuffer(16));
   view.setUint32(0, validRows, true);
   view.setUint32(4, slot, true);
   view.setFloat32(8, learningRate, true);
-  view.setUint32(12, seed, true);
+  view.setFloat32(12, gradientScale, true);
   return new Uint8Array(view.buffer);
 }

@@ -19,25 +19,45 @@ export interface WatchOptions {
   /** Names of parameters and statistics, by their operands and by those of their gradients. */
   readonly names: ReadonlyMap<Operand, string>;
   readonly caps: Capabilities;
+  /** What the first dispatch is part of; after the loss it is the backward pass. */
+  readonly pass?: "forward" | "backward";
 }
 
 /** Follows each dispatch by a look at every float that it wrote. Costs about as much as the memory's traffic once more. */
-export function watch(dispatches: readonly Dispatch[], { found, settings, names, caps }: WatchOptions): Watched {
+export function watch(
+  dispatches: readonly Dispatch[],
+  { found, settings, names, caps, pass = "forward" }: WatchOptions,
+): Watched {
   const watched: Dispatch[] = [], places: string[] = [];
-  const total = dispatches.reduce((sum, { bindings }) => sum + Object.values(bindings).filter(isFloatOutput).length, 0);
-  let layer = "the input", passed = "forward";
+  const total = dispatches.reduce(
+    (sum, { bindings }) =>
+      sum + Object.values(bindings).filter(isFloatOutput).length,
+    0,
+  );
+  let layer = "the input", passed = pass;
   for (const dispatch of dispatches) {
     const { label, bindings } = dispatch;
-    const name = Object.values(bindings).map(({ operand }) => names.get(operand)).find((each) => each !== undefined);
+    const name = Object.values(bindings).map(({ operand }) =>
+      names.get(operand)
+    ).find((each) => each !== undefined);
     if (label.startsWith("cross_entropy")) layer = "the loss";
     else if (label.startsWith("grad_norm")) layer = "the gradients' norm";
+    else if (label === "accumulate") layer = "the gradients' sums";
     else if (label === "sgd") layer = "the optimizer's step";
     else if (name !== undefined) layer = name.replace(/\.[^.]*$/, "");
     watched.push(dispatch);
     for (const { operand } of Object.values(bindings).filter(isFloatOutput)) {
       // The first one has the largest code, as the largest is kept.
-      watched.push(findNonFinite({ x: operand, found, settings }, total - places.length, caps));
-      places.push(`${layer} in the ${passed} pass (kernel "${label}", result "${operand.label}")`);
+      watched.push(
+        findNonFinite(
+          { x: operand, found, settings },
+          total - places.length,
+          caps,
+        ),
+      );
+      places.push(
+        `${layer} in the ${passed} pass (kernel "${label}", result "${operand.label}")`,
+      );
     }
     if (layer === "the loss") passed = "backward";
   }
@@ -47,6 +67,8 @@ export function watch(dispatches: readonly Dispatch[], { found, settings, names,
   };
 }
 
-function isFloatOutput({ access, type }: { readonly access: string; readonly type: string }): boolean {
+function isFloatOutput(
+  { access, type }: { readonly access: string; readonly type: string },
+): boolean {
   return access === "read_write" && /^array<(vec4f|f32|vec4<f32>)>$/.test(type);
 }

@@ -11,6 +11,7 @@ import { describedNetwork, fittedState } from "./described_network.ts";
 import { parseStrictJson, quoted } from "./json.ts";
 import type { AugmentSettings } from "./augment.ts";
 import { SCHEDULES, type ScheduleSettings } from "./schedule.ts";
+import { RING_SLOTS } from "./step.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "./safetensors.ts";
 import { type Stem, STEMS } from "./resnext.ts";
 import type { StateDict } from "./weights.ts";
@@ -47,8 +48,10 @@ export interface InputDescription {
 export interface RunSettings {
   /** Its name. */
   readonly dataset: string;
-  /** Images a step. */
+  /** Images of a batch. */
   readonly batch_size: number;
+  /** Batches of a step, whose gradients are summed; absent: one. */
+  readonly accumulate?: number;
   /** Passes over the training images. */
   readonly epochs: number;
   /** Learning rate. */
@@ -286,6 +289,7 @@ const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonl
     fields: {
       dataset: text,
       batch_size: upTo(2 ** 20),
+      accumulate: optional(upTo(RING_SLOTS)),
       epochs: count,
       lr: between(0, MAX_FLOAT),
       momentum: between(0, 1),

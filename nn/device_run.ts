@@ -11,15 +11,14 @@ import { Evaluator, residentBytes } from "./evaluator.ts";
 import { frozenEntries } from "./freezing.ts";
 import { Network } from "./network.ts";
 import { imageInput, type RunDescription, type TrainingData } from "./run_description.ts";
-import { type TrainStep, trainStep } from "./train_step.ts";
+import { RunSteps } from "./run_steps.ts";
 
 /** A network, the steps that train it, the pass that judges it, and the images of both. */
 export class DeviceRun {
   private constructor(
     readonly network: Network,
     readonly images: DeviceImages,
-    /** By the rows of a batch. */
-    readonly steps: ReadonlyMap<number, TrainStep<TrainBatch>>,
+    readonly steps: RunSteps<TrainBatch>,
     readonly sources: readonly BatchSource<TrainBatch>[],
     readonly evaluator: Evaluator,
     readonly average: MovingAverage | undefined,
@@ -63,18 +62,19 @@ export class DeviceRun {
     const optimizer = { momentum, weightDecay, nesterov, decayVectors: settings.decay_vectors };
     const names = [...network.module.stateEntries()].map(([name]) => name);
     const frozen = settings.frozen && frozenEntries(settings.frozen, names);
-    const watched = { clipGradNorm: settings.clip_grad_norm, detectAnomaly };
     const windows = data.train.crop !== undefined;
-    const steps = new Map<number, TrainStep<TrainBatch>>();
     const sources: BatchSource<TrainBatch>[] = [];
     for (const rows of sizes) {
       const plain = await ImageSource.create(images, imageInput(data, input, data.train), rows, { windows });
       const source: BatchSource<TrainBatch> = isAugmented(settings.augment)
         ? await AugmentedSource.create(device, plain, settings.augment, input)
         : plain;
-      steps.set(rows, await trainStep(network, { source, optimizer, labelSmoothing, frozen, ...watched }));
       sources.push(source);
     }
+    const steps = await RunSteps.create(network, sources, {
+      ...{ optimizer, labelSmoothing, frozen, clipGradNorm: settings.clip_grad_norm, detectAnomaly },
+      accumulate: settings.accumulate,
+    });
     const testInput = imageInput(data, input, data.test);
     const evaluator = await Evaluator.create(network, data.test, testInput, settings.batch_size);
     if (from) {
@@ -99,7 +99,8 @@ export class DeviceRun {
 
   /** Frees the device's memory. */
   destroy(): void {
-    for (const part of [...this.steps.values(), ...this.sources]) part.destroy();
+    this.steps.destroy();
+    for (const source of this.sources) source.destroy();
     this.evaluator.destroy();
     this.average?.destroy();
     this.images.destroy();

@@ -9,7 +9,7 @@ import { type AugmentedBatch, drawChanges, isAugmented } from "./augment.ts";
 import type { ImageBatch, LabelledImages } from "./batch_source.ts";
 import type { RunDescription } from "./run_description.ts";
 
-/** What a step is given: images, and where they are augmented what is done to each. */
+/** What a batch is: images, and where they are augmented what is done to each. */
 export type TrainBatch = ImageBatch | AugmentedBatch<ImageBatch>;
 
 /** The batches of a run. */
@@ -41,6 +41,13 @@ export class EpochBatches {
     const batches: Uint32Array[] = [];
     for (let at = 0; at < count; at += batch_size) batches.push(order.subarray(at, at + batch_size));
     return batches.filter(({ length }) => this.sizes.includes(length));
+  }
+
+  /** The same, put together: one step each. The last group may have fewer batches. */
+  groups(epoch: number): Uint32Array[][] {
+    const order = this.order(epoch), { accumulate = 1 } = this.#description.settings;
+    const steps = Math.ceil(order.length / accumulate);
+    return Array.from({ length: steps }, (_, step) => order.slice(step * accumulate, (step + 1) * accumulate));
   }
 
   /** What a step is given of these images in this epoch. */

@@ -54,10 +54,12 @@ export class EvalStep<B> extends Step<B> {
 
   /** Submits one step and returns at once. */
   run(batch: B): void {
-    this.submit(batch, 0, (encoder, slot) => {
-      const { last, ring } = this.#predictions;
-      encoder.copyBufferToBuffer(last, 0, ring, slot * last.size, last.size);
-      this.#slots.push(slot);
+    this.submit(batch, {}, {
+      after: (encoder, slot) => {
+        const { last, ring } = this.#predictions;
+        encoder.copyBufferToBuffer(last, 0, ring, slot * last.size, last.size);
+        this.#slots.push(slot);
+      },
     });
   }
 

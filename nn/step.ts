@@ -1,6 +1,6 @@
 /**
  * Steps: a network and a source of batches compiled into one plan each. `run` writes the batch, submits the plan and
- * returns at once; results stay in a ring on the device until `collect` reads them, all at one time. Here is what both
+ * returns at once; results stay in a ring on the device until `collect` reads them, all at one time. Here is what all
  * kinds have: those that train (`train_step.ts`) and those that evaluate (`eval_step.ts`).
  */
 
@@ -8,7 +8,7 @@ import { metricsElements } from "../kernels/cross_entropy.ts";
 import type { Device } from "../kernels/device.ts";
 import { type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
-import { encodeStepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
+import { encodeStepSettings, type StepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import type { Arena, Plan } from "./plan.ts";
@@ -32,13 +32,19 @@ export interface StepResult {
 /** How many steps' results the device holds: `collect` must come at least that often. */
 export const RING_SLOTS = 256;
 
-/** What both kinds of steps have. */
-export abstract class Step<B> {
+/** What may be encoded around a step's plan. */
+export interface Around {
+  readonly before?: (encoder: GPUCommandEncoder) => void;
+  /** Copies of what the step made, given its slot in the ring. */
+  readonly after?: (encoder: GPUCommandEncoder, slot: number) => void;
+}
+
+/** A plan that is submitted again and again, and the ring that keeps what each time comes to. */
+export abstract class RingStep {
   /** What it runs. */
   readonly plan: Plan;
   readonly #device: Device;
   readonly #arena: Arena;
-  readonly #source: BatchSource<B>;
   readonly #buffers: readonly GPUBuffer[];
   readonly #settings: GPUBuffer;
   readonly #metrics: GPUBuffer;
@@ -46,28 +52,21 @@ export abstract class Step<B> {
   #pending = 0;
   #next = 0;
 
-  /** See `trainStep` and `evalStep`. */
+  /** @internal Use the functions that compile steps. */
   constructor(
-    network: Network,
-    source: BatchSource<B>,
+    { device, arena }: Network,
     plan: Plan,
     own: { settings: GPUBuffer; metrics: GPUBuffer },
     more: readonly GPUBuffer[],
     results: MoreResults = {},
   ) {
     this.#more = results;
-    this.#device = network.device;
-    this.#arena = network.arena;
-    this.#source = source;
+    this.#device = device;
+    this.#arena = arena;
     this.plan = plan;
     this.#settings = own.settings;
     this.#metrics = own.metrics;
     this.#buffers = [own.settings, own.metrics, ...more];
-  }
-
-  /** Rows of a whole batch. */
-  get batchSize(): number {
-    return this.#source.shape.n;
   }
 
   /** Steps run whose results have not been collected. */
@@ -75,33 +74,33 @@ export abstract class Step<B> {
     return this.#pending;
   }
 
-  /** Submits a step. `after` may encode copies of what it made, given the step's slot in the ring. */
-  protected submit(batch: B, learningRate: number, after?: (encoder: GPUCommandEncoder, slot: number) => void): void {
+  /** Where the ring has no place, nothing may be run. */
+  protected checkRing(): void {
     if (this.#pending === RING_SLOTS) throw new Error(`Collect the results at least every ${RING_SLOTS} steps`);
     this.#device.check();
-    const validRows = this.#source.load(batch);
-    this.checkRows(validRows);
+  }
+
+  /** Submits the plan. */
+  protected send(settings: Omit<Partial<StepSettings>, "slot">, { before, after }: Around = {}): void {
     const slot = this.#next;
     this.#next = (slot + 1) % RING_SLOTS;
-    this.#pending++;
-    this.#device.write(this.#settings, 0, encodeStepSettings({ validRows, slot, learningRate }));
+    if (!this.#more.silent) this.#pending++;
+    this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));
     const encoder = this.#device.gpu.createCommandEncoder();
+    before?.(encoder);
     this.plan.encode(encoder);
     after?.(encoder, slot);
     this.#device.suspect(this.plan.program);
     this.#device.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** Whether a batch may have so many rows. */
-  protected abstract checkRows(rows: number): void;
-
   /** Results of all steps since the last call, oldest first. Waits for them. */
   async collect(): Promise<StepResult[]> {
     const count = this.#pending, first = this.#next - count;
     if (count === 0) return [];
+    const { norms, found, describe } = this.#more;
     const bytes = await this.#device.read(this.#metrics, 0, this.#metrics.size);
     const ring = new Float32Array(bytes);
-    const { norms, found, describe } = this.#more;
     const findings = found && new Uint32Array(await this.#device.read(found, 0, found.size));
     // Steps may have been submitted meanwhile.
     this.#pending -= count;
@@ -125,8 +124,48 @@ export abstract class Step<B> {
   }
 }
 
+/** A step on batches: what those that train and those that evaluate have. */
+export abstract class Step<B> extends RingStep {
+  readonly #source: BatchSource<B>;
+
+  /** @internal See `trainStep` and `evalStep`. */
+  constructor(
+    network: Network,
+    source: BatchSource<B>,
+    plan: Plan,
+    own: { settings: GPUBuffer; metrics: GPUBuffer },
+    more: readonly GPUBuffer[],
+    results: MoreResults = {},
+  ) {
+    super(network, plan, own, more, results);
+    this.#source = source;
+  }
+
+  /** Rows of a whole batch. */
+  get batchSize(): number {
+    return this.#source.shape.n;
+  }
+
+  /** Submits a step on a batch. */
+  protected submit(
+    batch: B,
+    settings: Pick<Partial<StepSettings>, "learningRate" | "gradientScale">,
+    around?: Around,
+  ): void {
+    this.checkRing();
+    const validRows = this.#source.load(batch);
+    this.checkRows(validRows);
+    this.send({ ...settings, validRows }, around);
+  }
+
+  /** Whether a batch may have so many rows. */
+  protected abstract checkRows(rows: number): void;
+}
+
 /** @internal Rings beside the one of metrics. */
 export interface MoreResults {
+  /** Nothing is told: there is nothing to collect. */
+  readonly silent?: boolean;
   /** Bytes at which the one of norms begins, behind the metrics in the same buffer, as each reading costs time. */
   readonly norms?: number;
   /** Findings: in a buffer of its own, as kernels write it that read all others. */

@@ -1,74 +1,65 @@
-/** Steps that train: forward, loss, backward and optimizer in one plan. */
+/**
+ * Steps that train: forward, loss, backward and optimizer in one plan; or the gradients of several batches summed by one
+ * plan, and the optimizer in another.
+ */
 
+import { accumulate } from "../kernels/accumulate.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
-import { gradNorm } from "../kernels/grad_norm.ts";
-import { sgd } from "../kernels/sgd.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { Plan } from "./plan.ts";
 import { Counter, Parameter } from "./state.ts";
-import { type MoreResults, RING_SLOTS, Step, stepBuffers } from "./step.ts";
+import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, stepBuffers } from "./step.ts";
 import { trainingDispatches } from "./step_dispatches.ts";
+import { updateDispatches, type UpdateSettings } from "./update.ts";
+import type { Weights } from "./weights.ts";
 
-/** PyTorch's SGD. */
-export interface SgdSettings {
-  /** Default 0.9. */
-  readonly momentum?: number;
-  /** L2, added to the gradient. Default 0. */
-  readonly weightDecay?: number;
-  /** Whether batch norm's parameters and biases decay too, as PyTorch's do unless told otherwise. Default true. */
-  readonly decayVectors?: boolean;
-  /** Default false. */
-  readonly nesterov?: boolean;
-}
-
-/** What {@linkcode trainStep} needs beside the network. */
-export interface TrainStepOptions<B> {
-  /** Where batches come from. */
-  readonly source: BatchSource<B>;
-  /** Default: momentum 0.9. */
-  readonly optimizer?: SgdSettings;
-  /** Default 0. */
-  readonly labelSmoothing?: number;
+/** What steps that train are compiled with. */
+export interface TrainingStepOptions {
   /**
    * Entries of the `state_dict` that stay as they are, running statistics among them: see `freezing.ts`. All must come
    * before what learns. Default none.
    */
   readonly frozen?: (name: string) => boolean;
-  /** Scale the gradients down to this norm; see `grad_norm.ts`. */
-  readonly clipGradNorm?: number;
   /** Look for the first value that is not finite, after each kernel. Default false. */
   readonly detectAnomaly?: boolean;
 }
 
-/** Forward, loss, backward and optimizer on batches of one size. */
-export class TrainStep<B> extends Step<B> {
+/** What {@linkcode gradientStep} needs beside the network. */
+export interface GradientStepOptions<B> extends TrainingStepOptions {
+  /** Where batches come from. */
+  readonly source: BatchSource<B>;
+  /** Default 0. */
+  readonly labelSmoothing?: number;
+}
+
+/** What {@linkcode updateStep} needs beside the network. */
+export interface UpdateStepOptions extends TrainingStepOptions, UpdateSettings {}
+
+/** What {@linkcode trainStep} needs beside the network. */
+export interface TrainStepOptions<B> extends GradientStepOptions<B>, UpdateStepOptions {}
+
+/** A step that learns from batches of one size. */
+abstract class LearningStep<B> extends Step<B> {
   readonly #network: Network;
   readonly #frozen: ((name: string) => boolean) | undefined;
 
-  /** @internal Use {@linkcode trainStep}. */
+  /** @internal Use {@linkcode trainStep} or {@linkcode gradientStep}. */
   constructor(
     network: Network,
-    source: BatchSource<B>,
-    plan: Plan,
-    buffers: { settings: GPUBuffer; metrics: GPUBuffer },
-    results: MoreResults,
-    frozen?: (name: string) => boolean,
+    { source, frozen }: GradientStepOptions<B>,
+    { plan, buffers, results }: Compiled,
   ) {
     super(network, source, plan, buffers, results.found ? [results.found] : [], results);
     this.#network = network;
     this.#frozen = frozen;
   }
 
-  /**
-   * Submits one step and returns at once.
-   *
-   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong.
-   */
-  run(batch: B, { learningRate }: { readonly learningRate: number }): void {
-    this.submit(batch, learningRate);
+  /** Submits a step, and counts the batch. */
+  protected learn(batch: B, settings: Parameters<Step<B>["submit"]>[1], around?: Around): void {
+    this.submit(batch, settings, around);
     this.#network.weights.countStep(this.#frozen);
   }
 
@@ -80,54 +71,148 @@ export class TrainStep<B> extends Step<B> {
   }
 }
 
+/** Forward, loss, backward and optimizer on batches of one size. */
+export class TrainStep<B> extends LearningStep<B> {
+  /**
+   * Submits one step and returns at once.
+   *
+   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong.
+   */
+  run(batch: B, { learningRate }: { readonly learningRate: number }): void {
+    this.learn(batch, { learningRate });
+  }
+}
+
+/** Forward, loss and backward on batches of one size; the gradients are added to sums that an {@linkcode UpdateStep} follows. */
+export class GradientStep<B> extends LearningStep<B> {
+  readonly #weights: Weights;
+
+  /** @internal Use {@linkcode gradientStep}. */
+  constructor(network: Network, options: GradientStepOptions<B>, compiled: Compiled) {
+    super(network, options, compiled);
+    this.#weights = network.weights;
+  }
+
+  /**
+   * Submits one step and returns at once.
+   *
+   * @param share The batch's share of the images whose gradients are summed: the loss is the mean over all of them.
+   * @param first Whether the sums begin with this batch.
+   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong.
+   */
+  run(batch: B, { share, first }: { readonly share: number; readonly first: boolean }): void {
+    const before = (encoder: GPUCommandEncoder) => this.#weights.clearSums(encoder);
+    this.learn(batch, { gradientScale: share }, first ? { before } : {});
+  }
+}
+
+/** The optimizer on sums of gradients. */
+export class UpdateStep extends RingStep {
+  /** @internal Use {@linkcode updateStep}. */
+  constructor(network: Network, { plan, buffers, results }: Compiled) {
+    super(network, plan, buffers, results.found ? [results.found] : [], results);
+  }
+
+  /** Submits one update by the sums as they are, and returns at once. */
+  run({ learningRate }: { readonly learningRate: number }): void {
+    this.checkRing();
+    this.send({ learningRate });
+  }
+}
+
 /**
  * Compiles a training step: mean softmax cross-entropy, gradients, and PyTorch's SGD.
  *
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
  */
 export async function trainStep<B>(network: Network, options: TrainStepOptions<B>): Promise<TrainStep<B>> {
-  const { device, module, weights } = network;
-  const { source, optimizer = {}, labelSmoothing = 0, clipGradNorm, detectAnomaly } = options;
-  const still = options.frozen && weights.parametersNamed(options.frozen);
+  return new TrainStep(network, options, await compile(network, { gradients: options, update: options }, options));
+}
+
+/**
+ * Compiles the first part of a training step over several batches, as `loss.backward()` is called for each of them in
+ * PyTorch: gradients, added to sums. Batch norm takes each batch by itself. {@linkcode updateStep} makes the rest.
+ *
+ * @throws {UserError} as {@linkcode trainStep} does.
+ *
+ * @example Three batches of four images as one of twelve
+ * ```ts
+ * import { FloatSource, gradientStep, Network, openDevice, resnext50, updateStep } from "@cardinal/resnext";
+ *
+ * const device = await openDevice();
+ * const network = await Network.create(device, resnext50({ layers: [1], channels: [16], cardinality: 4 }));
+ * const source = await FloatSource.create(device, { n: 4, c: 3, h: 32, w: 32 });
+ * const gradients = await gradientStep(network, { source });
+ * const update = await updateStep(network, { optimizer: { momentum: 0.9 } });
+ *
+ * const batch = { images: new Float32Array(4 * 3 * 32 * 32).fill(1), labels: [0, 1, 2, 3] };
+ * for (let i = 0; i < 3; i++) gradients.run(batch, { share: 1 / 3, first: i === 0 });
+ * update.run({ learningRate: 0.01 });
+ * if ((await gradients.collect()).length !== 3) throw new Error("a result each");
+ * device.close();
+ * ```
+ */
+export async function gradientStep<B>(network: Network, options: GradientStepOptions<B>): Promise<GradientStep<B>> {
+  return new GradientStep(network, options, await compile(network, { gradients: options }, options));
+}
+
+/** Compiles the second part: PyTorch's SGD by the sums that {@linkcode gradientStep} made. */
+export async function updateStep(network: Network, options: UpdateStepOptions = {}): Promise<UpdateStep> {
+  return new UpdateStep(network, await compile(network, { update: options }, options));
+}
+
+/** A plan with its memory, what the host writes and reads around it, and what that means. */
+interface Compiled {
+  readonly plan: Plan;
+  readonly buffers: { readonly settings: GPUBuffer; readonly metrics: GPUBuffer };
+  readonly results: MoreResults;
+}
+
+/** Compiles one of the two parts of a step, or both into one plan; alone they pass on sums. */
+async function compile<B>(
+  network: Network,
+  { gradients, update }: { readonly gradients?: GradientStepOptions<B>; readonly update?: UpdateSettings },
+  { frozen: isFrozen, detectAnomaly }: TrainingStepOptions,
+): Promise<Compiled> {
+  const { device, module, weights } = network, caps = device.capabilities;
+  const still = isFrozen && weights.parametersNamed(isFrozen);
   const frozen = still && ((parameter: Parameter) => still.has(parameter));
-  const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
-  const caps = device.capabilities;
-  const chunks = await weights.prepareTraining(frozen);
-  const { settings, metrics, norms, buffers, places } = await stepBuffers(device, "train");
-  const { x, labels, mixes } = source;
-  const emitted: Dispatch[] = [
-    ...source.dispatches(caps),
-    ...trainingDispatches(module, source.shape, { x, labels, mixes, settings, metrics }, weights, {
-      caps,
-      labelSmoothing,
-      frozen,
-    }),
-  ];
+  const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
+  const { settings, metrics, norms, buffers, places } = await stepBuffers(device, gradients ? "train" : "update");
+  const emitted: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
-  if (clipGradNorm !== undefined) {
-    emit(gradNorm({ chunks, norms, settings }, { maxNorm: clipGradNorm }, caps));
+  if (gradients) {
+    const { source, labelSmoothing = 0 } = gradients, { x, labels, mixes, shape } = source;
+    emit(source.dispatches(caps));
+    const operands = { x, labels, mixes, settings, metrics };
+    emit(trainingDispatches(module, shape, operands, weights, { caps, labelSmoothing, frozen }));
+    if (!update) emit(chunks.flatMap((chunk) => accumulate({ ...chunk, sums: chunk.sums! }, chunk.elements, caps)));
   }
-  for (const { elements, matrixElements, parameters, gradients, momentum: momentumBuffer } of chunks) {
-    const decayed = decayVectors ? elements : matrixElements;
-    emit(sgd(
-      { parameters, gradients, momentumBuffer, settings },
-      { elements, momentum, weightDecay, decayed, nesterov },
-      caps,
-    ));
-  }
+  if (update) emit(updateDispatches(chunks, { norms, settings }, update, caps));
   let dispatches: readonly Dispatch[] = emitted;
-  let results: MoreResults = clipGradNorm === undefined ? {} : { norms: metrics.byteLength };
+  const clips = update?.clipGradNorm !== undefined;
+  let results: MoreResults = {
+    ...(clips && { norms: metrics.byteLength }),
+    // An update has no metrics.
+    ...(!gradients && !clips && !detectAnomaly && { silent: true }),
+  };
   if (detectAnomaly) {
     const found = operand("findings", RING_SLOTS), buffer = await device.buffer(found.label, found.byteLength);
     places.set(found, { buffer, offset: 0 });
-    const watched = watch(dispatches, { found, settings, names: stateNames(network, frozen), caps });
+    const names = stateNames(network, frozen);
+    const watched = watch(dispatches, { found, settings, names, caps, pass: gradients ? "forward" : "backward" });
     dispatches = watched.dispatches;
     results = { ...results, found: buffer, describe: watched.describe };
   }
-  checkBindings(device, dispatches, source.shape.n);
-  const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
-  await allocate(network, plan, source.shape, true);
-  return new TrainStep(network, source, plan, buffers, results, options.frozen);
+  if (gradients) checkBindings(device, dispatches, gradients.source.shape.n);
+  const plan = new Plan(
+    device,
+    dispatches,
+    (o) => weights.place(o) ?? gradients?.source.place(o) ?? places.get(o),
+  );
+  if (gradients) await allocate(network, plan, gradients.source.shape, true);
+  else await network.arena.add(plan);
+  return { plan, buffers, results };
 }
 
 /** Names of parameters and statistics by where they lie, and of what learns by where its gradients do. */

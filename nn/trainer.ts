@@ -8,15 +8,13 @@ import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
 import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
 import { DeviceRun } from "./device_run.ts";
-import { EpochBatches, type TrainBatch } from "./epoch_batches.ts";
+import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
 import type { Network } from "./network.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
-import type { StepResult } from "./step.ts";
 import { diverged, DivergedError, type TrainEvent } from "./train_events.ts";
-import type { TrainStep } from "./train_step.ts";
 import { TrainingClock } from "./training_clock.ts";
 
 /** How a run is watched and paused: of no influence on its bits. */
@@ -121,7 +119,7 @@ export class Trainer {
 
   /** Steps of an epoch. */
   get stepsPerEpoch(): number {
-    return this.#batches.order(0).length;
+    return this.#batches.groups(0).length;
   }
 
   /** Metrics of the epochs done. */
@@ -136,10 +134,10 @@ export class Trainer {
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
     const { epochs, patience } = this.#description.settings;
-    const clock = new TrainingClock(), warm = new Set<TrainStep<TrainBatch>>();
+    const clock = new TrainingClock();
     while (this.#epoch < epochs) {
       const started = performance.now(), epoch = this.#epoch + 1;
-      const trained = yield* this.#train(epoch, clock, warm, signal);
+      const trained = yield* this.#train(epoch, clock, signal);
       const test = trained ? yield* this.#evaluate(epoch, signal) : undefined;
       if (!test) {
         yield { type: "interrupted", epoch, step: this.#step };
@@ -169,27 +167,25 @@ export class Trainer {
   async *#train(
     epoch: number,
     clock: TrainingClock,
-    warm: Set<TrainStep<TrainBatch>>,
     signal?: AbortSignal,
   ): AsyncGenerator<TrainEvent, boolean, void> {
     const { epochs, lr, schedule } = this.#description.settings, { pauseEvery = Infinity } = this.#options;
-    const order = this.#batches.order(this.#epoch), steps = order.length;
+    const groups = this.#batches.groups(this.#epoch), steps = groups.length, made = this.#made.steps;
     const before = this.#epoch * steps;
-    let queued: TrainStep<TrainBatch>[] = [];
     while (this.#step < steps) {
-      const images = order[this.#step], step = this.#made.steps.get(images.length)!;
       const rate = learningRate(schedule, { lr, epochs, stepsPerEpoch: steps }, before + this.#step);
-      step.run(this.#batches.batch(images, this.#epoch), { learningRate: rate });
+      const batches = groups[this.#step].map((images) => ({
+        rows: images.length,
+        batch: this.#batches.batch(images, this.#epoch),
+      }));
+      made.run(batches, { learningRate: rate });
       this.#made.average?.update();
-      queued.push(step);
       this.#step++;
       const last = this.#step === steps;
       const pause = (before + this.#step) % pauseEvery === 0;
-      if (!last && !pause && !signal?.aborted && queued.length < clock.stepsPerCollect) continue;
-      const { loss, rows } = await this.#collect(queued, epoch);
-      clock.count(queued.length, rows, queued.some((each) => !warm.has(each)));
-      for (const each of queued) warm.add(each);
-      queued = [];
+      if (!last && !pause && !signal?.aborted && !made.full && made.pending < clock.stepsPerCollect) continue;
+      const { loss, rows, count, cold } = await this.#collect(epoch);
+      clock.count(count, rows, cold);
       const { imagesPerSecond } = clock;
       const secondsLeft = this.#remaining(imagesPerSecond);
       yield {
@@ -224,15 +220,13 @@ export class Trainer {
     }
   }
 
-  /** Results of queued steps; the epoch's sums grow by them, in order. */
-  async #collect(queued: readonly TrainStep<TrainBatch>[], epoch: number): Promise<{ loss: number; rows: number }> {
-    const results = new Map<TrainStep<TrainBatch>, Iterator<StepResult>>();
-    for (const step of new Set(queued)) results.set(step, (await step.collect()).values());
+  /** Results of the steps queued; the epoch's sums grow by them, in order. */
+  async #collect(epoch: number): Promise<{ loss: number; rows: number; count: number; cold: boolean }> {
+    const { results, cold } = await this.#made.steps.collect();
     let lossSum = 0, rows = 0;
-    for (const [index, step] of queued.entries()) {
-      const result = results.get(step)!.next().value!;
+    for (const [index, result] of results.entries()) {
       const { lossSum: loss, gradientNorm = 0, anomaly } = result;
-      const when = `at step ${this.#step - queued.length + index + 1} of epoch ${epoch}`;
+      const when = `at step ${this.#step - results.length + index + 1} of epoch ${epoch}`;
       if (anomaly !== undefined) {
         throw new DivergedError(
           `The first value that is not finite appeared ${when}, in ${anomaly}: training has diverged; ` +
@@ -247,7 +241,7 @@ export class Trainer {
       this.#lossSum += result.lossSum;
       this.#rows += result.rows;
     }
-    return { loss: lossSum / rows, rows };
+    return { loss: lossSum / rows, rows, count: results.length, cold };
   }
 
   /** Seconds for what is left, an evaluated image taking a third of a trained one. */

@@ -1,6 +1,7 @@
 /**
  * A module's state on a device. All parameters stand side by side in one buffer, all gradients and all momenta in two
- * more of the same layout, so that an optimizer passes over them at once.
+ * more of the same layout, so that an optimizer passes over them at once. Sums of several batches' gradients are a fourth,
+ * where they are wanted.
  */
 
 import type { Device } from "../kernels/device.ts";
@@ -18,7 +19,7 @@ export type StateDict = ReadonlyMap<string, TensorData>;
 
 /** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
 export interface OptimizerChunk {
-  /** Floats of each of the three. */
+  /** Floats of each of the operands. */
   readonly elements: number;
   /** The first so many belong to weights of convolutions and linear layers, the others to batch norm and biases. */
   readonly matrixElements: number;
@@ -26,8 +27,18 @@ export interface OptimizerChunk {
   readonly parameters: Operand;
   /** Of the loss by the parameters. */
   readonly gradients: Operand;
+  /** Of several batches' gradients, where {@linkcode TrainingOptions.accumulate} asks for them. */
+  readonly sums?: Operand;
   /** SGD's. */
   readonly momentum: Operand;
+}
+
+/** What {@linkcode Weights.prepareTraining} makes room for. */
+export interface TrainingOptions {
+  /** Parameters that stay as they are. Default none. */
+  readonly frozen?: (parameter: Parameter) => boolean;
+  /** Whether gradients of several batches are summed. Default false. */
+  readonly accumulate?: boolean;
 }
 
 /** A buffer that holds a part of the state. */
@@ -57,6 +68,7 @@ export class Weights implements StatePlaces {
   readonly #statistics: GPUBuffer;
   readonly #matrixBytes: number;
   #training: { gradients: GPUBuffer; momentum: GPUBuffer } | undefined;
+  #sums: GPUBuffer | undefined;
 
   private constructor(device: Device, module: Module, parameters: GPUBuffer, statistics: GPUBuffer, layout: Layout) {
     this.#device = device;
@@ -124,15 +136,21 @@ export class Weights implements StatePlaces {
   /** Bytes on the device. */
   get bytes(): number {
     const { gradients, momentum } = this.#training ?? {};
-    return this.#parameters.size + this.#statistics.size + (gradients?.size ?? 0) + (momentum?.size ?? 0);
+    const buffers = [this.#parameters, this.#statistics, gradients, momentum, this.#sums];
+    return buffers.reduce((sum, buffer) => sum + (buffer?.size ?? 0), 0);
   }
 
   /**
-   * Makes room for gradients and momenta (zero), once; the stretches an optimizer passes over, which are all but those of
-   * `frozen` parameters.
+   * Makes room for gradients, momenta (zero) and the sums that are asked for, once; the stretches an optimizer passes over,
+   * which are all but those of frozen parameters.
    */
-  async prepareTraining(frozen: (parameter: Parameter) => boolean = () => false): Promise<readonly OptimizerChunk[]> {
+  async prepareTraining(
+    { frozen = () => false, accumulate = false }: TrainingOptions = {},
+  ): Promise<readonly OptimizerChunk[]> {
     const { gradients, momentum } = this.#training ??= await this.#makeRoom();
+    const sums = accumulate
+      ? this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size)
+      : undefined;
     const chunks: OptimizerChunk[] = [];
     const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
     for (const { start, end } of this.#stretches(frozen)) {
@@ -148,6 +166,7 @@ export class Weights implements StatePlaces {
           matrixElements: Math.min(Math.max(this.#matrixBytes - offset, 0) / 4, elements),
           parameters: piece("parameters", this.#parameters),
           gradients: piece("gradients", gradients),
+          ...(sums && { sums: piece("gradient sums", sums) }),
           momentum: piece("momentum", momentum),
         });
       }
@@ -184,7 +203,12 @@ export class Weights implements StatePlaces {
     return { gradients, momentum };
   }
 
-  /** Counts a training step in every batch norm, but for those that `frozen` names. */
+  /** Encodes that sums of gradients begin anew. */
+  clearSums(encoder: GPUCommandEncoder): void {
+    if (this.#sums) encoder.clearBuffer(this.#sums);
+  }
+
+  /** Counts a batch trained on in every batch norm, but for those that `frozen` names. */
   countStep(frozen: (name: string) => boolean = () => false): void {
     for (const { name, counter } of this.#counters) if (!frozen(name)) counter.value++;
   }
@@ -268,6 +292,7 @@ export class Weights implements StatePlaces {
     for (const buffer of [this.#parameters, this.#statistics]) buffer.destroy();
     this.#training?.gradients.destroy();
     this.#training?.momentum.destroy();
+    this.#sums?.destroy();
   }
 }
 

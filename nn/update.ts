@@ -1,0 +1,51 @@
+/** What an optimizer does with gradients: clip them, then PyTorch's SGD. */
+
+import type { Capabilities } from "../kernels/device.ts";
+import type { Dispatch, Operand } from "../kernels/dispatch.ts";
+import { gradNorm } from "../kernels/grad_norm.ts";
+import { sgd } from "../kernels/sgd.ts";
+import type { OptimizerChunk } from "./weights.ts";
+
+/** PyTorch's SGD. */
+export interface SgdSettings {
+  /** Default 0.9. */
+  readonly momentum?: number;
+  /** L2, added to the gradient. Default 0. */
+  readonly weightDecay?: number;
+  /** Whether batch norm's parameters and biases decay too, as PyTorch's do unless told otherwise. Default true. */
+  readonly decayVectors?: boolean;
+  /** Default false. */
+  readonly nesterov?: boolean;
+}
+
+/** How parameters follow their gradients. */
+export interface UpdateSettings {
+  /** Default: momentum 0.9. */
+  readonly optimizer?: SgdSettings;
+  /** Scale the gradients down to this norm; see `grad_norm.ts`. */
+  readonly clipGradNorm?: number;
+}
+
+/** @internal One update of all parameters that learn: by the sums of gradients where the chunks have them. */
+export function updateDispatches(
+  chunks: readonly OptimizerChunk[],
+  { norms, settings }: { readonly norms: Operand; readonly settings: Operand },
+  { optimizer = {}, clipGradNorm }: UpdateSettings,
+  caps: Capabilities,
+): Dispatch[] {
+  const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
+  const followed = chunks.map((chunk) => ({ ...chunk, gradients: chunk.sums ?? chunk.gradients }));
+  const dispatches: Dispatch[] = [];
+  if (clipGradNorm !== undefined) {
+    dispatches.push(...gradNorm({ chunks: followed, norms, settings }, { maxNorm: clipGradNorm }, caps));
+  }
+  for (const { elements, matrixElements, parameters, gradients, momentum: momentumBuffer } of followed) {
+    const decayed = decayVectors ? elements : matrixElements;
+    dispatches.push(...sgd(
+      { parameters, gradients, momentumBuffer, settings },
+      { elements, momentum, weightDecay, decayed, nesterov },
+      caps,
+    ));
+  }
+  return dispatches;
+}
