@@ -29,17 +29,11 @@ export function watch(
   { found, settings, names, caps, pass = "forward" }: WatchOptions,
 ): Watched {
   const watched: Dispatch[] = [], places: string[] = [];
-  const total = dispatches.reduce(
-    (sum, { bindings }) =>
-      sum + Object.values(bindings).filter(isFloatOutput).length,
-    0,
-  );
+  const total = dispatches.reduce((sum, { bindings }) => sum + Object.values(bindings).filter(isFloatOutput).length, 0);
   let layer = "the input", passed = pass;
   for (const dispatch of dispatches) {
     const { label, bindings } = dispatch;
-    const name = Object.values(bindings).map(({ operand }) =>
-      names.get(operand)
-    ).find((each) => each !== undefined);
+    const name = Object.values(bindings).map(({ operand }) => names.get(operand)).find((each) => each !== undefined);
     if (label.startsWith("cross_entropy")) layer = "the loss";
     else if (label.startsWith("grad_norm")) layer = "the gradients' norm";
     else if (label === "accumulate") layer = "the gradients' sums";
@@ -48,16 +42,8 @@ export function watch(
     watched.push(dispatch);
     for (const { operand } of Object.values(bindings).filter(isFloatOutput)) {
       // The first one has the largest code, as the largest is kept.
-      watched.push(
-        findNonFinite(
-          { x: operand, found, settings },
-          total - places.length,
-          caps,
-        ),
-      );
-      places.push(
-        `${layer} in the ${passed} pass (kernel "${label}", result "${operand.label}")`,
-      );
+      watched.push(findNonFinite({ x: operand, found, settings }, total - places.length, caps));
+      places.push(`${layer} in the ${passed} pass (kernel "${label}", result "${operand.label}")`);
     }
     if (layer === "the loss") passed = "backward";
   }
@@ -67,8 +53,6 @@ export function watch(
   };
 }
 
-function isFloatOutput(
-  { access, type }: { readonly access: string; readonly type: string },
-): boolean {
+function isFloatOutput({ access, type }: { readonly access: string; readonly type: string }): boolean {
   return access === "read_write" && /^array<(vec4f|f32|vec4<f32>)>$/.test(type);
 }
