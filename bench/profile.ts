@@ -90,43 +90,57 @@ const DISPATCHES_A_SET = 2048;
 /** Medians over runs of `times` each; undefined when the device's clock does not agree with the host's. */
 async function timestamps(
   device: Device,
-  { program }: Plan,
+  plan: Plan,
   indices: readonly number[],
   times: number,
+): Promise<number[] | undefined> {
+  const samples: number[][] = indices.map(() => []);
+  // The first run warms caches up.
+  for (let run = 0; run < RUNS + 1; run++) {
+    const ms = await dispatchTimes(device, plan, indices, times);
+    if (!ms) return undefined;
+    if (run > 0) { for (const [i, each] of ms.entries()) samples[i].push(each); }
+  }
+  return samples.map((each) => spread(each).median);
+}
+
+/**
+ * Milliseconds of some of a plan's dispatches in one run of them, each in a pass of its own, `times` over; undefined when
+ * the device's clock does not agree with the host's.
+ */
+export async function dispatchTimes(
+  device: Device,
+  { program }: Plan,
+  indices: readonly number[],
+  times = 1,
 ): Promise<number[] | undefined> {
   const { gpu } = device;
   const count = Math.min(indices.length, DISPATCHES_A_SET);
   const queries = gpu.createQuerySet({ type: "timestamp", count: count * 2 });
-  const resolved = await device.buffer(
-    "timestamps",
-    count * 16,
-    GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
-  );
+  const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
+  const resolved = await device.buffer("timestamps", count * 16, usage);
   try {
-    const samples: number[][] = indices.map(() => []);
-    for (let run = 0; run < RUNS + 1; run++) {
-      for (let first = 0; first < indices.length; first += count) {
-        const chunk = Math.min(count, indices.length - first);
-        const hostMs = await timed(() =>
-          submit(device, (encoder) => {
-            for (let i = 0; i < chunk; i++) {
-              program.encodeOne(encoder, indices[first + i], times, {
-                querySet: queries,
-                beginningOfPassWriteIndex: i * 2,
-                endOfPassWriteIndex: i * 2 + 1,
-              });
-            }
-            encoder.resolveQuerySet(queries, 0, chunk * 2, resolved, 0);
-          })
-        );
-        const stamps = new BigUint64Array(await device.read(resolved, 0, chunk * 16));
-        const ms = (from: number, to: number) => Number(stamps[to] - stamps[from]) / 1e6;
-        if (!plausible(stamps, ms(0, chunk * 2 - 1), hostMs)) return undefined;
-        // The first run warms caches up.
-        if (run > 0) { for (let i = 0; i < chunk; i++) samples[first + i].push(ms(i * 2, i * 2 + 1) / times); }
-      }
+    const all: number[] = [];
+    for (let first = 0; first < indices.length; first += count) {
+      const chunk = Math.min(count, indices.length - first);
+      const hostMs = await timed(() =>
+        submit(device, (encoder) => {
+          for (let i = 0; i < chunk; i++) {
+            program.encodeOne(encoder, indices[first + i], times, {
+              querySet: queries,
+              beginningOfPassWriteIndex: i * 2,
+              endOfPassWriteIndex: i * 2 + 1,
+            });
+          }
+          encoder.resolveQuerySet(queries, 0, chunk * 2, resolved, 0);
+        })
+      );
+      const stamps = new BigUint64Array(await device.read(resolved, 0, chunk * 16));
+      const ms = (from: number, to: number) => Number(stamps[to] - stamps[from]) / 1e6;
+      if (!plausible(stamps, ms(0, chunk * 2 - 1), hostMs)) return undefined;
+      for (let i = 0; i < chunk; i++) all.push(ms(i * 2, i * 2 + 1) / times);
     }
-    return samples.map((each) => spread(each).median);
+    return all;
   } finally {
     queries.destroy();
     resolved.destroy();

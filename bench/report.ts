@@ -1,5 +1,6 @@
 /** What was measured, as tables for people. */
 
+import type { Idle } from "./idle.ts";
 import type { Limits } from "./limits.ts";
 import { digits, table } from "./measure.ts";
 import { type PeerResult, taskFlops } from "./peers.ts";
@@ -91,6 +92,21 @@ export function profileText(mode: Mode, { method, totalMs, operations, layers, s
     table([head("layer"), ...layers.map(row)], [0, 1]),
     table([head(`operation and sizes (top ${top})`), ...shapes.slice(0, top).map(row)], [0, 1]),
   ].join("\n\n");
+}
+
+/** What of a step's time nothing runs. */
+export function idleText(idle: Idle): string {
+  const { clock, stepMs, dispatchesMs, share, betweenSteps, submitMs, submitShare } = idle;
+  const percent = (part: number) => `${(part * 100).toFixed(1)} %`;
+  return table([
+    [`idle, by the ${clock}'s clock`, "ms", "share", ""],
+    ["step, queued among others", digits(stepMs), "", ""],
+    ["dispatches of it", digits(dispatchesMs), percent(1 - share), "of the step"],
+    ["idle between dispatches", digits(stepMs * share), percent(share), "of the step"],
+    ["of that between steps", digits(stepMs * betweenSteps), percent(betweenSteps), "of the step"],
+    ["host, to submit it", digits(submitMs), percent(submitShare), "of the step"],
+    ["idle while results are read", digits(idle.readMs), percent(idle.readShare), `every ${idle.stepsPerRead} steps`],
+  ], [0, 3]);
 }
 
 /** Rows by mode: MiB on the device. */

@@ -35,6 +35,10 @@ export interface Workload {
   readonly firstStepMs: number;
   /** Submits steps, then waits once. */
   run(steps: number): Promise<void>;
+  /** Submits steps, at most as many as the ring holds; returns the milliseconds that it took. */
+  submit(steps: number): number;
+  /** Waits for what was submitted, and reads its results. */
+  collect(): Promise<void>;
   /** Milliseconds of the host to submit one step. */
   readonly submitMs: () => number;
   destroy(): void;
@@ -80,13 +84,19 @@ export async function openWorkload(
   // Small, so that any number of steps on the same images stays finite.
   const settings = { learningRate: 1e-4 };
   let submitted = 0, submitting = 0;
+  const submit = (steps: number) => {
+    const before = performance.now();
+    for (let i = 0; i < steps; i++) step.run(indices, settings);
+    const ms = performance.now() - before;
+    submitting += ms;
+    submitted += steps;
+    return ms;
+  };
+  const collect = async () => void await step.collect();
   const run = async (steps: number) => {
     for (let left = steps; left > 0; left -= RING_SLOTS) {
-      const before = performance.now(), count = Math.min(left, RING_SLOTS);
-      for (let i = 0; i < count; i++) step.run(indices, settings);
-      submitting += performance.now() - before;
-      submitted += count;
-      await step.collect();
+      submit(Math.min(left, RING_SLOTS));
+      await collect();
     }
   };
   await run(1);
@@ -106,7 +116,7 @@ export async function openWorkload(
       activations: network.arena.bytes,
       activationsPeak: step.plan.assignment.peakBytes,
     },
-    run,
+    ...{ run, submit, collect },
     submitMs: () => submitting / submitted,
     destroy() {
       step.destroy();

@@ -1,10 +1,19 @@
 /** `resnext bench`: how fast this machine runs the networks, and what bounds it. */
 
+import { measureIdle } from "../bench/idle.ts";
 import { measureLimits } from "../bench/limits.ts";
 import { interleave, timed } from "../bench/measure.ts";
 import { comparePeers, findPeers, ownConvolution } from "../bench/peers.ts";
 import { profileOperations, profilePlan } from "../bench/profile.ts";
-import { limitsText, memoryTable, operationsTable, peersTable, profileText, throughputTable } from "../bench/report.ts";
+import {
+  idleText,
+  limitsText,
+  memoryTable,
+  operationsTable,
+  peersTable,
+  profileText,
+  throughputTable,
+} from "../bench/report.ts";
 import { type Result, saveResults } from "../bench/results.ts";
 import { type Mode, openWorkload, stepsFor, throughput, type Workload } from "../bench/throughput.ts";
 import { openDevice } from "../kernels/device.ts";
@@ -52,7 +61,10 @@ export const benchCommand = defineCommand({
     mode: { type: "choice", doc: "What to measure", choices: ["train", "infer", "both"], default: "both" },
     repeats: { type: "integer", doc: "Repeats of each measurement", min: 1, default: 5 },
     steps: { type: "integer", doc: "Steps of a repeat", min: 1, otherwise: "as many as take a second" },
-    profile: { type: "boolean", doc: "Also tell where the time goes, by operation, layer and shape" },
+    profile: {
+      type: "boolean",
+      doc: "Also tell where the time goes, by operation, layer and shape, and how long the device waits",
+    },
     peers: {
       type: "boolean",
       doc: "Also run jax-js, onnxruntime-web, tfjs and PyTorch, downloading what is not there",
@@ -115,14 +127,19 @@ export const benchCommand = defineCommand({
       }
       const limits = await measureLimits(device, Math.min(400, repeats * 100));
       tell("limits", limits, limitsText(limits));
-      for (const { mode, plan } of workloads) {
+      for (const workload of workloads) {
+        const { mode, plan } = workload;
         if (args.what === "ops") {
           const operations = await profileOperations(device, plan, limits);
           tell("operations", { mode, operations }, operationsTable(operations));
         }
         if (options.profile) {
           const profile = await profilePlan(device, plan, limits);
-          tell("profile", { mode, ...profile }, profileText(mode, profile));
+          const idle = await measureIdle(device, workload, {
+            dispatchesMs: profile.totalMs,
+            latencyMs: limits.latencyMs,
+          });
+          tell("profile", { mode, ...profile, idle }, `${profileText(mode, profile)}\n\n${idleText(idle)}`);
         }
       }
       if (options.peers) {

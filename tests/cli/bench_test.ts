@@ -1,11 +1,15 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
+import { type Idle, measureIdle } from "../../bench/idle.ts";
 import { digits, interleave, mapSpread, spread, table } from "../../bench/measure.ts";
 import { networkSpec } from "../../bench/peers/protocol.ts";
 import { byLayer, byOperation, shapeOf } from "../../bench/profile.ts";
+import { idleText } from "../../bench/report.ts";
 import { fileName } from "../../bench/results.ts";
+import { openWorkload } from "../../bench/throughput.ts";
+import { openDevice } from "../../kernels/device.ts";
 import { type Dispatch, operand, read } from "../../kernels/dispatch.ts";
-import { ResNeXt } from "../../nn/resnext.ts";
+import { ResNeXt, resnext } from "../../nn/resnext.ts";
 
 const NARROW = [
   "--layers",
@@ -49,6 +53,13 @@ Deno.test("bench tells throughput, memory, limits and where the time goes, as JS
     assert(Math.abs(rows.reduce((sum: number, { share }: { share: number }) => sum + share, 0) - 1) < 1e-6);
   }
   assert(profile.layers.some(({ label }: { label: string }) => label === "layer2.0"));
+  for (const { idle } of results.slice(3)) {
+    assert(["device", "host"].includes(idle.clock));
+    assert(idle.stepMs > 0 && idle.dispatchesMs > 0 && idle.readyMs >= 0 && idle.submitMs > 0 && idle.readMs >= 0);
+    assert(idle.stepsPerRead >= 4);
+    for (const share of [idle.share, idle.betweenSteps]) assert(share <= 1 && Number.isFinite(share));
+    assert(idle.readShare >= 0 && idle.readShare < 1);
+  }
 });
 
 Deno.test("bench ops tells each distinct operation of a step", async () => {
@@ -69,6 +80,36 @@ Deno.test("what cannot be measured is a wrong call", async () => {
     const { code, stdout, stderr } = await bench(...args);
     assertEquals([code, stdout], [2, ""]);
     assertStringIncludes(stderr, message);
+  }
+});
+
+const IDLE: Idle = {
+  ...{ clock: "device", stepMs: 10, dispatchesMs: 9.5, share: 0.05, readyMs: 9.8, betweenSteps: 0.02 },
+  ...{ submitMs: 0.5, submitShare: 0.05, readMs: 12, stepsPerRead: 50, readShare: 12 / 512 },
+};
+
+Deno.test("how long the device waits is told in shares of a step", () => {
+  const text = idleText(IDLE);
+  assertStringIncludes(text, "by the device's clock");
+  assert(/idle between dispatches +0\.50 +5\.0 %/.test(text), text);
+  assert(/while results are read +12\.0 +2\.3 % +every 50 steps/.test(text), text);
+});
+
+Deno.test("a step's dispatches and its own time agree, by whichever clock", async () => {
+  const device = await openDevice();
+  const module = resnext("resnext50", { layers: [1, 1], channels: [16, 32], cardinality: 4 });
+  const workload = await openWorkload(device, module, { mode: "train", imageSize: 32, batchSize: 8 });
+  try {
+    const idle = await measureIdle(device, workload, { dispatchesMs: 20, latencyMs: 1 });
+    assertEquals(idle.stepsPerRead, 25);
+    assert(idle.share > -9 && idle.share < 1, `${idle.share}`);
+    Object.defineProperty(device, "capabilities", { value: { ...device.capabilities, timestamps: false } });
+    const host = await measureIdle(device, workload, { dispatchesMs: 20, latencyMs: 1 });
+    assertEquals([host.clock, host.dispatchesMs, host.readMs], ["host", 20, 1]);
+    assert(host.stepMs > 0);
+  } finally {
+    workload.destroy();
+    device.close();
   }
 });
 
