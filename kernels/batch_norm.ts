@@ -8,7 +8,7 @@
  * the first chunk's mean. The shift itself being in the data bounds the error by (count * float epsilon), whatever the mean.
  */
 
-import { columnTiling, combineTiling, mapColumns, reduceColumns } from "./columns.ts";
+import { type ColumnPass, columnTiling, combineTiling, mapColumns, reduceColumns } from "./columns.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { RELU } from "./elementwise.ts";
@@ -28,8 +28,8 @@ export interface BatchNormSpec {
   readonly relu: boolean;
 }
 
-/** Operands of {@linkcode batchNormForward}. Activations are [rows, padded(channels)], all others padded vectors. */
-export interface BatchNormForwardOperands {
+/** Operands of {@linkcode batchNormStatistics}. Activations are [rows, padded(channels)], all others padded vectors. */
+export interface BatchNormStatisticsOperands {
   readonly x: Operand;
   readonly weight: Operand;
   readonly bias: Operand;
@@ -37,56 +37,58 @@ export interface BatchNormForwardOperands {
   readonly runningMean: Operand;
   /** Read and updated. */
   readonly runningVar: Operand;
-  readonly y: Operand;
-  /** Written: the batch's mean, for the gradient. */
-  readonly mean: Operand;
-  /** Written: `1 / sqrt(variance + eps)`, for the gradient. */
-  readonly invstd: Operand;
-  /** Added after the normalization, before ReLU. */
-  readonly residual?: Operand;
+  /** Written: see {@linkcode statisticsElements}. */
+  readonly statistics: Operand;
 }
 
 /**
- * Training: normalizes by the batch's own statistics, saves them, and updates the running ones.
- * `y = relu?((x - mean) * invstd * weight + bias + residual?)`.
+ * Floats of the operand that keeps what a batch is normalized by: four padded vectors, `mean`, `invstd`
+ * (`1 / sqrt(variance + eps)`), `scale` (`invstd * weight`) and `offset` (the bias).
+ */
+export function statisticsElements(channels: number): number {
+  return 4 * padded(channels);
+}
+
+/**
+ * Training, first half: the batch's own statistics, saved for {@linkcode batchNormApply} and the gradient, and the running
+ * ones updated.
  *
  * @throws {UserError} for one row, which has no variance.
  */
-export function batchNormForward(
-  operands: BatchNormForwardOperands,
-  spec: BatchNormSpec,
+export function batchNormStatistics(
+  { x, weight, bias, runningMean, runningVar, statistics }: BatchNormStatisticsOperands,
+  { rows, channels, eps, momentum }: BatchNormSpec,
   caps: Capabilities,
 ): Dispatch[] {
-  const { rows, channels, eps, momentum } = spec;
   if (rows < 2) {
     throw new UserError(
       `Cannot normalize a batch: Expected more than 1 value per channel when training, got ${rows}; ` +
         "use a larger batch or image size",
     );
   }
-  const { x, mean, invstd, runningMean, runningVar } = operands;
   const stored = padded(channels);
   const tiling = columnTiling(rows, channels, caps);
   const partials = operand("batch_norm.partials", 2 * tiling.chunks * stored);
-  const statistics = reduceColumns({
+  const reduce = reduceColumns({
     label: "batch_norm.statistics",
     bindings: { x: read(x), partials: write(partials) },
-    setup: "let shift = x[begin * COLUMNS + column];",
-    load: (k) => `let d${k} = x[at${k}] - shift;`,
+    setup: "let shift = get_x(begin * COLUMNS + column);",
+    load: (k) => `let d${k} = get_x(at${k}) - shift;`,
     use: (k) => `sum0 += d${k}; sum1 += d${k} * d${k};`,
     sums: 2,
     finish: /* wgsl */ `
-    partials[partial(column, chunk, 0u)] = x[begin * COLUMNS + column] + sum0 / count;
+    partials[partial(column, chunk, 0u)] = get_x(begin * COLUMNS + column) + sum0 / count;
     partials[partial(column, chunk, 1u)] = max(sum1 - sum0 * sum0 / count, vec4f());`,
     flops: 4 * rows * channels,
-    bytes: (rows + 2 * tiling.chunks) * stored * 4,
+    bytes: x.byteLength + partials.byteLength,
   }, tiling);
   const combine = reduceColumns({
     label: "batch_norm.combine",
     bindings: {
       partials: read(partials),
-      mean: write(mean),
-      invstd: write(invstd),
+      weight: read(weight),
+      bias: read(bias),
+      statistics: write(statistics),
       running_mean: write(runningMean),
       running_var: write(runningVar),
     },
@@ -105,18 +107,51 @@ export function batchNormForward(
     finish: /* wgsl */ `
     let batch_mean = partials[column] + sum0 / f32(VALUES);
     let squares = max(sum1 - sum0 * sum0 / f32(VALUES), vec4f());
-    mean[column] = batch_mean;
-    invstd[column] = 1.0 / sqrt(squares / f32(VALUES) + EPS);
+    let invstd = 1.0 / sqrt(squares / f32(VALUES) + EPS);
+    statistics[column] = batch_mean;
+    statistics[COLUMNS + column] = invstd;
+    statistics[2u * COLUMNS + column] = invstd * weight[column];
+    statistics[3u * COLUMNS + column] = bias[column];
     running_mean[column] = (1.0 - MOMENTUM) * running_mean[column] + MOMENTUM * batch_mean;
     running_var[column] = (1.0 - MOMENTUM) * running_var[column] + MOMENTUM * (squares / f32(VALUES - 1u));`,
     flops: 8 * tiling.chunks * channels,
-    bytes: (2 * tiling.chunks + 6) * stored * 4,
+    bytes: (2 * tiling.chunks + 10) * stored * 4,
   }, combineTiling(tiling, caps));
-  const normalize = normalizeBy("spread[column]", { ...operands, spread: invstd }, spec, caps, "batch_norm.normalize");
-  return [statistics, combine, normalize];
+  return [reduce, combine];
 }
 
-/** Operands of {@linkcode batchNormInference}, sized as {@linkcode BatchNormForwardOperands}. */
+/** Operands of {@linkcode batchNormApply}, sized as {@linkcode BatchNormStatisticsOperands}. */
+export interface BatchNormApplyOperands {
+  readonly x: Operand;
+  /** As {@linkcode batchNormStatistics} wrote it. */
+  readonly statistics: Operand;
+  readonly y: Operand;
+  /** Added after the normalization, before ReLU. */
+  readonly residual?: Operand;
+}
+
+/** Training, second half: `y = relu?((x - mean) * scale + offset + residual?)`. */
+export function batchNormApply(
+  { x, statistics, y, residual }: BatchNormApplyOperands,
+  spec: BatchNormSpec,
+  caps: Capabilities,
+): Dispatch[] {
+  return [normalize(
+    "batch_norm.normalize",
+    { x, y, residual },
+    {
+      bindings: { statistics: read(statistics) },
+      setup: /* wgsl */ `
+  let center = statistics[column];
+  let scale = statistics[2u * COLUMNS + column];
+  let offset = statistics[3u * COLUMNS + column];`,
+    },
+    spec,
+    caps,
+  )];
+}
+
+/** Operands of {@linkcode batchNormInference}, sized as {@linkcode BatchNormStatisticsOperands}. */
 export interface BatchNormInferenceOperands {
   readonly x: Operand;
   readonly weight: Operand;
@@ -129,56 +164,47 @@ export interface BatchNormInferenceOperands {
 
 /** Evaluation: `y = relu?((x - runningMean) / sqrt(runningVar + eps) * weight + bias + residual?)`. */
 export function batchNormInference(
-  operands: BatchNormInferenceOperands,
+  { x, weight, bias, runningMean, runningVar, y, residual }: BatchNormInferenceOperands,
   spec: BatchNormSpec,
   caps: Capabilities,
 ): Dispatch[] {
-  const { runningMean: mean, runningVar: spread } = operands;
-  const invstd = "1.0 / sqrt(spread[column] + EPS)";
-  return [normalizeBy(invstd, { ...operands, mean, spread }, spec, caps, "batch_norm.inference")];
+  return [normalize(
+    "batch_norm.inference",
+    { x, y, residual },
+    {
+      bindings: { mean: read(runningMean), variance: read(runningVar), weight: read(weight), bias: read(bias) },
+      constants: { EPS: f32(spec.eps) },
+      setup: /* wgsl */ `
+  let center = mean[column];
+  let scale = 1.0 / sqrt(variance[column] + EPS) * weight[column];
+  let offset = bias[column];`,
+    },
+    spec,
+    caps,
+  )];
 }
 
-/** The map of both: `invstd` is WGSL, made of the operand `spread`. */
-function normalizeBy(
-  invstd: string,
-  { x, weight, bias, mean, spread, y, residual }: {
-    readonly x: Operand;
-    readonly weight: Operand;
-    readonly bias: Operand;
-    readonly mean: Operand;
-    readonly spread: Operand;
-    readonly y: Operand;
-    readonly residual?: Operand;
-  },
-  { rows, channels, eps, relu }: BatchNormSpec,
-  caps: Capabilities,
+/** The map of both; `by` gives the column's `center`, `scale` and `offset`. */
+function normalize(
   label: string,
+  { x, y, residual }: { readonly x: Operand; readonly y: Operand; readonly residual?: Operand },
+  by: Pick<ColumnPass, "bindings" | "constants" | "setup">,
+  { rows, channels, relu }: BatchNormSpec,
+  caps: Capabilities,
 ): Dispatch {
   return mapColumns(
     {
+      ...by,
       label,
-      bindings: {
-        x: read(x),
-        mean: read(mean),
-        spread: read(spread),
-        weight: read(weight),
-        bias: read(bias),
-        ...(residual && { residual: read(residual) }),
-        y: write(y),
-      },
-      constants: { EPS: f32(eps) },
+      bindings: { x: read(x), ...by.bindings, ...(residual && { residual: read(residual) }), y: write(y) },
       functions: RELU,
-      setup: /* wgsl */ `
-  let center = mean[column];
-  let scale = ${invstd} * weight[column];
-  let offset = bias[column];`,
-      load: (k) => `let x${k} = x[at${k}];` + (residual ? `let r${k} = residual[at${k}];` : ""),
+      load: (k) => `let x${k} = get_x(at${k});` + (residual ? `let r${k} = get_residual(at${k});` : ""),
       use: (k) => {
         const value = `(x${k} - center) * scale + offset` + (residual ? ` + r${k}` : "");
-        return `y[at${k}] = ${relu ? `relu(${value})` : value};`;
+        return `set_y(at${k}, ${relu ? `relu(${value})` : value});`;
       },
       flops: rows * channels * (3 + (residual ? 1 : 0) + (relu ? 1 : 0)),
-      bytes: (rows * (residual ? 3 : 2) + 4) * padded(channels) * 4,
+      bytes: x.byteLength + y.byteLength + (residual?.byteLength ?? 0) + 4 * padded(channels) * 4,
     },
     rows,
     channels,

@@ -13,12 +13,8 @@ export interface BatchNormBackwardOperands {
   /** The output: needed (see {@linkcode needsOutput}) only for a ReLU behind a residual sum. */
   readonly y?: Operand;
   readonly dy: Operand;
-  readonly weight: Operand;
-  readonly bias: Operand;
   /** Saved by the forward pass. */
-  readonly mean: Operand;
-  /** Saved by the forward pass. */
-  readonly invstd: Operand;
+  readonly statistics: Operand;
   readonly dx: Operand;
   readonly dweight: Operand;
   readonly dbias: Operand;
@@ -44,7 +40,7 @@ export function batchNormBackward(
   spec: BatchNormSpec,
   caps: Capabilities,
 ): Dispatch[] {
-  const { x, y, dy, weight, bias, mean, invstd, dx, dweight, dbias, dresidual } = operands;
+  const { x, y, dy, statistics, dx, dweight, dbias, dresidual } = operands;
   const { rows, channels, relu } = spec;
   const stored = padded(channels);
   const mask = !relu ? "none" : y ? "output" : "recomputed";
@@ -60,8 +56,8 @@ export function batchNormBackward(
       recomputed: `let g${k} = select(vec4f(), dy${k}, d${k} * scale + offset > vec4f());`,
     })[mask];
   const load = (k: number, masked: boolean) =>
-    `let d${k} = x[at${k}] - center; let dy${k} = dy[at${k}];` +
-    (masked && mask === "output" ? `let y${k} = y[at${k}];` : "");
+    `let d${k} = get_x(at${k}) - center; let dy${k} = get_dy(at${k});` +
+    (masked && mask === "output" ? `let y${k} = get_y(at${k});` : "");
   const maskOperations = { none: 0, output: 1, recomputed: 3 }[mask];
 
   const reduce = reduceColumns({
@@ -69,32 +65,31 @@ export function batchNormBackward(
     bindings: {
       x: read(x),
       dy: read(dy),
-      mean: read(mean),
+      statistics: read(statistics),
       partials: write(partials),
       ...(mask === "output" && { y: read(y!) }),
-      ...(mask === "recomputed" && { invstd: read(invstd), weight: read(weight), bias: read(bias) }),
       ...(dresidual && { dresidual: write(dresidual) }),
     },
-    setup: "let center = mean[column];" +
-      (mask === "recomputed" ? "let scale = invstd[column] * weight[column]; let offset = bias[column];" : ""),
+    setup: "let center = statistics[column];" +
+      (mask === "recomputed"
+        ? "let scale = statistics[2u * COLUMNS + column]; let offset = statistics[3u * COLUMNS + column];"
+        : ""),
     load: (k) => load(k, true),
     use: (k) =>
       `${gradient(k)} sum0 += g${k}; sum1 += g${k} * d${k}; sum2 += d${k};` +
-      (dresidual ? `dresidual[at${k}] = g${k};` : ""),
+      (dresidual ? `set_dresidual(at${k}, g${k});` : ""),
     sums: 3,
     finish: unroll(3, (i) => `partials[partial(column, chunk, ${i}u)] = sum${i};`),
     flops: rows * channels * (5 + maskOperations),
-    bytes: (rows * (2 + (mask === "output" ? 1 : 0) + (dresidual ? 1 : 0)) + 3 * tiling.chunks) * stored * 4,
+    bytes: x.byteLength + dy.byteLength + (mask === "output" ? y!.byteLength : 0) + (dresidual?.byteLength ?? 0) +
+      partials.byteLength,
   }, tiling);
 
   const combine = reduceColumns({
     label: "batch_norm.backward_combine",
     bindings: {
       partials: read(partials),
-      mean: read(mean),
-      invstd: read(invstd),
-      weight: read(weight),
-      bias: read(bias),
+      statistics: read(statistics),
       dweight: write(dweight),
       dbias: write(dbias),
       coefficients: write(coefficients),
@@ -106,17 +101,17 @@ export function batchNormBackward(
     finish: /* wgsl */ `
     // What rounding took from the saved mean: where the mean is large, not negligible beside the deviation.
     let missing = sum2 / f32(VALUES);
-    let deviation = invstd[column];
-    let scale = deviation * weight[column];
+    let deviation = statistics[COLUMNS + column];
+    let scale = statistics[2u * COLUMNS + column];
     let gradient = (sum1 - sum0 * missing) * deviation;
     let slope = scale * deviation * (gradient / f32(VALUES));
     dweight[column] = gradient;
     dbias[column] = sum0;
-    coefficients[column] = mean[column];
+    coefficients[column] = statistics[column];
     coefficients[COLUMNS + column] = scale;
     coefficients[2u * COLUMNS + column] = scale * (sum0 / f32(VALUES)) - slope * missing;
     coefficients[3u * COLUMNS + column] = slope;
-    coefficients[4u * COLUMNS + column] = bias[column];`,
+    coefficients[4u * COLUMNS + column] = statistics[3u * COLUMNS + column];`,
     flops: 3 * tiling.chunks * channels,
     bytes: (3 * tiling.chunks + 11) * stored * 4,
   }, combineTiling(tiling, caps));
@@ -141,9 +136,10 @@ export function batchNormBackward(
   ${masked && mask === "recomputed" ? "let offset = coefficients[4u * COLUMNS + column];" : ""}`,
       load: (k) => load(k, masked),
       use: (k) =>
-        `${masked ? gradient(k) : `let g${k} = dy${k};`} dx[at${k}] = g${k} * scale - constant - d${k} * slope;`,
+        `${masked ? gradient(k) : `let g${k} = dy${k};`} set_dx(at${k}, g${k} * scale - constant - d${k} * slope);`,
       flops: rows * channels * (5 + (masked ? maskOperations : 0)),
-      bytes: (rows * (3 + (masked && mask === "output" ? 1 : 0)) + 5) * stored * 4,
+      bytes: x.byteLength + dy.byteLength + dx.byteLength + (masked && mask === "output" ? y!.byteLength : 0) +
+        coefficients.byteLength,
     },
     rows,
     channels,

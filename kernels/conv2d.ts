@@ -6,6 +6,7 @@
  */
 
 import type { ConvGeometry } from "./conv_geometry.ts";
+import type { ConvOptions } from "./conv_options.ts";
 import { denseForward, denseInputGradient, denseWeightGradient } from "./dense_conv.ts";
 import type { Capabilities } from "./device.ts";
 import { directForward, directInputGradient, directWeightGradient } from "./direct_conv.ts";
@@ -14,7 +15,12 @@ import { groupedForward, groupedInputGradient, groupedSupports, groupedWeightGra
 
 /** The kernels of one family. All activations NHWC, weights HWIO (see `layout.ts`). */
 interface ConvKernels {
-  forward(o: { x: Operand; weight: Operand; bias?: Operand; y: Operand }, g: ConvGeometry, c: Capabilities): Dispatch[];
+  forward(
+    o: { x: Operand; weight: Operand; bias?: Operand; y: Operand },
+    g: ConvGeometry,
+    c: Capabilities,
+    options?: ConvOptions,
+  ): Dispatch[];
   inputGradient(
     o: { dy: Operand; weight: Operand; dx: Operand; addend?: Operand },
     g: ConvGeometry,
@@ -24,6 +30,7 @@ interface ConvKernels {
     o: { x: Operand; dy: Operand; dweight: Operand; dbias?: Operand },
     g: ConvGeometry,
     c: Capabilities,
+    options?: Pick<ConvOptions, "loadNorm">,
   ): Dispatch[];
 }
 
@@ -42,6 +49,11 @@ const direct: ConvKernels = {
   inputGradient: directInputGradient,
   weightGradient: directWeightGradient,
 };
+
+/** Whether a geometry's kernels take {@linkcode ConvOptions}. */
+export function convTakesOptions(geometry: ConvGeometry): boolean {
+  return convKernels(geometry) !== direct;
+}
 
 /** The kernels for a geometry. */
 export function convKernels(geometry: ConvGeometry): ConvKernels {

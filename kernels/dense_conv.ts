@@ -9,27 +9,19 @@
  */
 
 import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
+import type { ConvOptions } from "./conv_options.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
 import { gemm } from "./gemm.ts";
 import type { Gemm, GemmVariant } from "./gemm_problem.ts";
 import { padded, storedElements } from "./layout.ts";
+import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
 import { eachItem, itemGrid } from "./wgsl.ts";
 
 /** Settings of the dense kernels beside the geometry. */
-export interface DenseOptions {
+export interface DenseOptions extends ConvOptions {
   /** Forces a variant; for tests and measurements. */
   readonly variant?: GemmVariant;
-}
-
-/** What a dense convolution can do to its output on the way to memory, at no pass of its own. */
-export interface DenseEpilogue {
-  /** Batch norm by running statistics. */
-  readonly norm?: Gemm["norm"];
-  /** Added after it: as large as y. */
-  readonly residual?: Operand;
-  /** Apply ReLU last. */
-  readonly relu?: boolean;
 }
 
 /** y = conv(x, weight) + bias, then the epilogue. x NHWC, weight HWIO, y NHWC, bias `[outChannels]`. */
@@ -37,15 +29,16 @@ export function denseForward(
   operands: { x: Operand; weight: Operand; bias?: Operand; y: Operand },
   geometry: ConvGeometry,
   caps: Capabilities,
-  options: DenseOptions & DenseEpilogue = {},
+  options: DenseOptions = {},
 ): Dispatch[] {
   const { x, weight, bias, y } = operands;
   if (isStridedPointwise(geometry)) {
-    const { compact, pixels, dispatch } = subsampled(x, geometry, caps);
-    return [dispatch, ...denseForward({ x: compact, weight, bias, y }, pixels, caps, options)];
+    const { loadNorm, ...rest } = options;
+    const { compact, pixels, dispatch } = subsampled(x, loadNorm, geometry, caps);
+    return [dispatch, ...denseForward({ x: compact, weight, bias, y }, pixels, caps, rest)];
   }
-  const { residual, ...rest } = options;
-  const size = sizes(geometry);
+  const { residual, loadNorm, ...rest } = options;
+  const size = sizes(geometry), loads = normalizedLoads(loadNorm, "C4");
   return gemm({
     ...rest,
     addend: residual,
@@ -53,15 +46,18 @@ export function denseForward(
     m: size.OUT_PIXELS,
     n: size.O4 * 4,
     k: size.TAPS * size.C4 * 4,
-    bindings: { x: read(x), weight: read(weight) },
+    bindings: { x: read(x), weight: read(weight), ...loads.bindings },
     ...size.values,
     a: {
       along: "k",
-      wgsl: size.pointwise
+      wgsl: loads.functions + (size.pointwise
         ? /* wgsl */ `
 alias ARow = u32;
 fn a_row(m: u32) -> ARow { return m * C4; }
-fn load_a(row: ARow, k4: u32) -> vec4f { return x[row + k4]; }`
+fn load_a(row: ARow, k4: u32) -> vec4f {
+  ${loads.prepare("by", "k4")}
+  return ${loads.apply("get_x(row + k4)", "by")};
+}`
         : /* wgsl */ `
 struct ARow { image: u32, row: i32, column: i32 }
 fn a_row(m: u32) -> ARow {
@@ -74,10 +70,11 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
   let column = r.column + i32(tap % KERNEL_W);
   let inside = row >= 0 && row < i32(H) && column >= 0 && column < i32(W);
   let at = (r.image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + k4 % C4;
-  return select(vec4f(), x[at], inside);
-}`,
+  ${loads.prepare("by", "k4 % C4")}
+  return select(vec4f(), ${loads.apply("get_x(at)", "by")}, inside);
+}`),
     },
-    b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return weight[k * O4 + n4]; }` },
+    b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return get_weight(k * O4 + n4); }` },
     out: y,
     bias,
     bytes: x.byteLength + weight.byteLength + y.byteLength + (residual?.byteLength ?? 0),
@@ -94,7 +91,7 @@ export function denseInputGradient(
   const { dy, weight, dx, addend } = operands;
   if (isStridedPointwise(geometry)) {
     const pixels = strippedGeometry(geometry);
-    const compact = operand("conv2d.input_gradient.compact", storedElements(pixels.input));
+    const compact = operand("conv2d.input_gradient.compact", storedElements(pixels.input), dx.type);
     return [
       ...denseInputGradient({ dy, weight, dx: compact }, pixels, caps, options),
       spread(compact, dx, addend, geometry, caps),
@@ -115,7 +112,7 @@ export function denseInputGradient(
         ? /* wgsl */ `
 alias ARow = u32;
 fn a_row(m: u32) -> ARow { return m * O4; }
-fn load_a(row: ARow, k4: u32) -> vec4f { return dy[row + k4]; }`
+fn load_a(row: ARow, k4: u32) -> vec4f { return get_dy(row + k4); }`
         : /* wgsl */ `
 struct ARow { image: u32, row: i32, column: i32 }
 fn a_row(m: u32) -> ARow {
@@ -131,12 +128,12 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
   let inside = row >= 0 && column >= 0 && out_row < i32(OUT_H) && out_column < i32(OUT_W)
     && row % i32(STRIDE) == 0 && column % i32(STRIDE) == 0;
   let at = (r.image + u32(clamp(out_row, 0, i32(OUT_H) - 1)) * OUT_W + u32(clamp(out_column, 0, i32(OUT_W) - 1))) * O4 + k4 % O4;
-  return select(vec4f(), dy[at], inside);
+  return select(vec4f(), get_dy(at), inside);
 }`,
     },
     b: {
       along: "k",
-      wgsl: `fn load_b(k4: u32, n: u32) -> vec4f { return weight[(k4 / O4 * (C4 * 4u) + n) * O4 + k4 % O4]; }`,
+      wgsl: `fn load_b(k4: u32, n: u32) -> vec4f { return get_weight((k4 / O4 * (C4 * 4u) + n) * O4 + k4 % O4); }`,
     },
     out: dx,
     addend,
@@ -149,38 +146,55 @@ export function denseWeightGradient(
   operands: { x: Operand; dy: Operand; dweight: Operand; dbias?: Operand },
   geometry: ConvGeometry,
   caps: Capabilities,
-  options: DenseOptions = {},
+  { loadNorm, ...rest }: DenseOptions = {},
 ): Dispatch[] {
   const { x, dy, dweight, dbias } = operands;
   if (isStridedPointwise(geometry)) {
-    const { compact, pixels, dispatch } = subsampled(x, geometry, caps);
-    return [dispatch, ...denseWeightGradient({ x: compact, dy, dweight, dbias }, pixels, caps, options)];
+    const { compact, pixels, dispatch } = subsampled(x, loadNorm, geometry, caps);
+    return [dispatch, ...denseWeightGradient({ x: compact, dy, dweight, dbias }, pixels, caps, rest)];
   }
-  const size = sizes(geometry);
+  const size = sizes(geometry), loads = normalizedLoads(loadNorm, "C4");
+  const by = loadNorm ? ", by" : "";
+  const columnStruct = (members: string) => `struct AColumn { ${members}${loadNorm ? ", by: LoadNorm" : ""} }`;
   return gemm(
     {
-      ...options,
+      ...rest,
       label: "conv2d.weight_gradient",
       m: size.TAPS * size.C4 * 4,
       n: size.O4 * 4,
       k: size.OUT_PIXELS,
-      bindings: { x: read(x), dy: read(dy) },
+      bindings: { x: read(x), dy: read(dy), ...loads.bindings },
       ...size.values,
       a: {
         along: "m",
-        wgsl: size.pointwise ? `fn load_a(m4: u32, k: u32) -> vec4f { return x[k * C4 + m4]; }` : /* wgsl */ `
-fn load_a(m4: u32, k: u32) -> vec4f {
+        wgsl: loads.functions + (size.pointwise
+          ? /* wgsl */ `
+${columnStruct("at: u32")}
+fn a_column(m4: u32) -> AColumn {
+  ${loads.prepare("by", "m4")}
+  return AColumn(m4${by});
+}
+fn load_a(column: AColumn, k: u32) -> vec4f {
+  return ${loads.apply("get_x(k * C4 + column.at)", "column.by")};
+}`
+          : /* wgsl */ `
+${columnStruct("at: u32, row: i32, column: i32")}
+fn a_column(m4: u32) -> AColumn {
   let tap = m4 / C4;
+  ${loads.prepare("by", "m4 % C4")}
+  return AColumn(m4 % C4, i32(tap / KERNEL_W) - i32(PADDING), i32(tap % KERNEL_W) - i32(PADDING)${by});
+}
+fn load_a(c: AColumn, k: u32) -> vec4f {
   let pixel = k % (OUT_H * OUT_W);
-  let row = i32(pixel / OUT_W * STRIDE + tap / KERNEL_W) - i32(PADDING);
-  let column = i32(pixel % OUT_W * STRIDE + tap % KERNEL_W) - i32(PADDING);
+  let row = i32(pixel / OUT_W * STRIDE) + c.row;
+  let column = i32(pixel % OUT_W * STRIDE) + c.column;
   let inside = row >= 0 && row < i32(H) && column >= 0 && column < i32(W);
   let image = k / (OUT_H * OUT_W) * (H * W);
-  let at = (image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + m4 % C4;
-  return select(vec4f(), x[at], inside);
-}`,
+  let at = (image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + c.at;
+  return select(vec4f(), ${loads.apply("get_x(at)", "c.by")}, inside);
+}`),
       },
-      b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return dy[k * O4 + n4]; }` },
+      b: { along: "n", wgsl: `fn load_b(k: u32, n4: u32) -> vec4f { return get_dy(k * O4 + n4); }` },
       out: dweight,
       columnSums: dbias,
       bytes: x.byteLength + dy.byteLength + dweight.byteLength,
@@ -227,26 +241,35 @@ function strippedGeometry(geometry: ConvGeometry): ConvGeometry {
   return { ...geometry, stride: 1, input: { n, h, w, c: geometry.input.c } };
 }
 
-function subsampled(x: Operand, geometry: ConvGeometry, caps: Capabilities) {
+function subsampled(x: Operand, norm: LoadNorm | undefined, geometry: ConvGeometry, caps: Capabilities) {
   const pixels = strippedGeometry(geometry);
-  const compact = operand("conv2d.subsampled", storedElements(pixels.input));
-  return { pixels, compact, dispatch: subsample(x, compact, geometry, caps) };
+  const compact = operand("conv2d.subsampled", storedElements(pixels.input), x.type);
+  return { pixels, compact, dispatch: subsample(x, compact, norm, geometry, caps) };
 }
 
 const PIXEL_WORKGROUP = 64;
 
-/** compact[n, i, j] = x[n, stride i, stride j]. */
-export function subsample(x: Operand, compact: Operand, geometry: ConvGeometry, caps: Capabilities): Dispatch {
-  const { OUT_PIXELS, C4, values } = sizes(geometry);
+/** compact[n, i, j] = x[n, stride i, stride j], normalized where a norm is given. */
+export function subsample(
+  x: Operand,
+  compact: Operand,
+  norm: LoadNorm | undefined,
+  geometry: ConvGeometry,
+  caps: Capabilities,
+): Dispatch {
+  const { OUT_PIXELS, C4, values } = sizes(geometry), loads = normalizedLoads(norm, "C4");
   return {
     label: "conv2d.subsample",
-    bindings: { x: read(x), compact: write(compact) },
+    bindings: { x: read(x), ...loads.bindings, compact: write(compact) },
     constants: { ...values.constants, ITEMS: OUT_PIXELS * C4 },
     source: /* wgsl */ `
+${loads.functions}
 ${eachItem(PIXEL_WORKGROUP)}
   let pixel = item / C4 % (OUT_H * OUT_W);
   let image = item / C4 / (OUT_H * OUT_W);
-  compact[item] = x[((image * H + pixel / OUT_W * STRIDE) * W + pixel % OUT_W * STRIDE) * C4 + item % C4];
+  ${loads.prepare("by", "item % C4")}
+  let at = ((image * H + pixel / OUT_W * STRIDE) * W + pixel % OUT_W * STRIDE) * C4 + item % C4;
+  set_compact(item, ${loads.apply("get_x(at)", "by")});
 }`,
     workgroups: itemGrid(OUT_PIXELS * C4, PIXEL_WORKGROUP, caps.maxWorkgroupsPerDimension),
     flops: 0,
@@ -275,7 +298,7 @@ ${eachItem(PIXEL_WORKGROUP)}
   let column = pixel % W;
   let used = row % STRIDE == 0u && column % STRIDE == 0u;
   let at = ((image * OUT_H + min(row / STRIDE, OUT_H - 1u)) * OUT_W + min(column / STRIDE, OUT_W - 1u)) * C4 + item % C4;
-  dx[item] = select(vec4f(), compact[at], used)${addend ? " + addend[item]" : ""};
+  set_dx(item, select(vec4f(), get_compact(at), used)${addend ? " + get_addend(item)" : ""});
 }`,
     workgroups: itemGrid(IN_PIXELS * C4, PIXEL_WORKGROUP, caps.maxWorkgroupsPerDimension),
     flops: 0,

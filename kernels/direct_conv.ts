@@ -1,12 +1,12 @@
 /**
- * Convolution by its definition, for any geometry: uneven groups, depthwise with a multiplier, any kernel. One invocation
- * an element, nothing shared or reused: what the faster kernels do not take runs here, and runs slowly.
+ * Convolution by its definition, for any geometry: uneven groups, depthwise with a multiplier, any kernel. Element by
+ * element, nothing shared or reused: what the faster kernels do not take runs here, and runs slowly.
  */
 
 import { convFilter, convFlops, type ConvGeometry, convOutput } from "./conv_geometry.ts";
 import type { Capabilities } from "./device.ts";
-import type { Binding, Dispatch, Operand } from "./dispatch.ts";
-import { operand, read, write } from "./dispatch.ts";
+import type { Binding, Dispatch } from "./dispatch.ts";
+import { operand, readScalars, write } from "./dispatch.ts";
 import type { ForwardOperands, InputGradientOperands } from "./grouped_conv.ts";
 import type { WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
 import { padded, storedElements, storedFilterElements, storedInputChannels } from "./layout.ts";
@@ -25,16 +25,21 @@ export function directForward(
   return [directDispatch(
     {
       label: "conv2d.direct.forward",
-      bindings: { x: scalars(x), weight: scalars(weight), ...(bias && { bias: scalars(bias) }), y: scalars(y, write) },
+      bindings: {
+        x: readScalars(x),
+        weight: readScalars(weight),
+        ...(bias && { bias: readScalars(bias) }),
+        result: write(y),
+      },
       items: storedElements(output),
-      body: /* wgsl */ `
+      element: /* wgsl */ `
   let o = item % Y_STORED;
-  if (o >= Y_CHANNELS) { y[item] = 0.0; return; }
+  if (o >= Y_CHANNELS) { return 0.0; }
   let ow = item / Y_STORED % Y_COLUMNS;
   let oh = item / (Y_STORED * Y_COLUMNS) % Y_ROWS;
   let n = item / (Y_STORED * Y_COLUMNS * Y_ROWS);
   let first = o / OUTS * INS;
-  var sum = ${bias ? "bias[o]" : "0.0"};
+  var sum = ${bias ? "get_bias(o)" : "0.0"};
   for (var kh = 0u; kh < KERNEL_ROWS; kh++) {
     let h = oh * STRIDE + kh;
     if (h < PADDING || h >= PADDING + X_ROWS) { continue; }
@@ -44,11 +49,11 @@ export function directForward(
       let pixel = ((n * X_ROWS + h - PADDING) * X_COLUMNS + w - PADDING) * X_STORED + first;
       let tap = (kh * KERNEL_COLUMNS + kw) * WEIGHT_ROWS;
       for (var i = 0u; i < INS; i++) {
-        sum += x[pixel + i] * weight[(tap + i) * Y_STORED + o];
+        sum += get_x(pixel + i) * get_weight((tap + i) * Y_STORED + o);
       }
     }
   }
-  y[item] = sum;`,
+  return sum;`,
     },
     geometry,
     caps,
@@ -65,20 +70,20 @@ export function directInputGradient(
     {
       label: "conv2d.direct.dx",
       bindings: {
-        dy: scalars(dy),
-        weight: scalars(weight),
-        ...(addend && { addend: scalars(addend) }),
-        dx: scalars(dx, write),
+        dy: readScalars(dy),
+        weight: readScalars(weight),
+        ...(addend && { addend: readScalars(addend) }),
+        result: write(dx),
       },
       items: storedElements(geometry.input),
-      body: /* wgsl */ `
+      element: /* wgsl */ `
   let c = item % X_STORED;
-  if (c >= X_CHANNELS) { dx[item] = 0.0; return; }
+  if (c >= X_CHANNELS) { return 0.0; }
   let w = item / X_STORED % X_COLUMNS;
   let h = item / (X_STORED * X_COLUMNS) % X_ROWS;
   let n = item / (X_STORED * X_COLUMNS * X_ROWS);
   let first = c / INS * OUTS;
-  var sum = ${addend ? "addend[item]" : "0.0"};
+  var sum = ${addend ? "get_addend(item)" : "0.0"};
   for (var kh = 0u; kh < KERNEL_ROWS; kh++) {
     if (h + PADDING < kh || (h + PADDING - kh) % STRIDE != 0u) { continue; }
     let oh = (h + PADDING - kh) / STRIDE;
@@ -90,11 +95,11 @@ export function directInputGradient(
       let pixel = ((n * Y_ROWS + oh) * Y_COLUMNS + ow) * Y_STORED + first;
       let tap = ((kh * KERNEL_COLUMNS + kw) * WEIGHT_ROWS + c % INS) * Y_STORED + first;
       for (var o = 0u; o < OUTS; o++) {
-        sum += dy[pixel + o] * weight[tap + o];
+        sum += get_dy(pixel + o) * get_weight(tap + o);
       }
     }
   }
-  dx[item] = sum;`,
+  return sum;`,
     },
     geometry,
     caps,
@@ -122,10 +127,10 @@ export function directWeightGradient(
   const gradient = directDispatch(
     {
       label: "conv2d.direct.dweight",
-      bindings: { x: scalars(x), dy: scalars(dy), partial: scalars(partial, write) },
+      bindings: { x: readScalars(x), dy: readScalars(dy), result: write(partial) },
       constants: { WEIGHTS: weights, ELEMENTS: weights + biases, IMAGES_EACH: imagesEach },
       items: chunks * (weights + biases),
-      body: /* wgsl */ `
+      element: /* wgsl */ `
   let element = item % ELEMENTS;
   let first_image = item / ELEMENTS * IMAGES_EACH;
   let is_bias = element >= WEIGHTS;
@@ -133,7 +138,7 @@ export function directWeightGradient(
   let i = element / Y_STORED % WEIGHT_ROWS;
   let kw = element / (Y_STORED * WEIGHT_ROWS) % KERNEL_COLUMNS;
   let kh = element / (Y_STORED * WEIGHT_ROWS * KERNEL_COLUMNS);
-  if (o >= Y_CHANNELS || (!is_bias && i >= INS)) { partial[item] = 0.0; return; }
+  if (o >= Y_CHANNELS || (!is_bias && i >= INS)) { return 0.0; }
   let c = o / OUTS * INS + i;
   var total = 0.0;
   for (var n = first_image; n < min(first_image + IMAGES_EACH, IMAGES); n++) {
@@ -143,17 +148,17 @@ export function directWeightGradient(
       if (!is_bias && (h < PADDING || h >= PADDING + X_ROWS)) { continue; }
       var row = 0.0;
       for (var ow = 0u; ow < Y_COLUMNS; ow++) {
-        let gradient = dy[((n * Y_ROWS + oh) * Y_COLUMNS + ow) * Y_STORED + o];
+        let gradient = get_dy(((n * Y_ROWS + oh) * Y_COLUMNS + ow) * Y_STORED + o);
         if (is_bias) { row += gradient; continue; }
         let w = ow * STRIDE + kw;
         if (w < PADDING || w >= PADDING + X_COLUMNS) { continue; }
-        row += gradient * x[((n * X_ROWS + h - PADDING) * X_COLUMNS + w - PADDING) * X_STORED + c];
+        row += gradient * get_x(((n * X_ROWS + h - PADDING) * X_COLUMNS + w - PADDING) * X_STORED + c);
       }
       image += row;
     }
     total += image;
   }
-  partial[item] = total;`,
+  return total;`,
     },
     geometry,
     caps,
@@ -167,18 +172,16 @@ export function directSupports({ input, outChannels, groups }: ConvGeometry): bo
   return input.c % groups === 0 && outChannels % groups === 0;
 }
 
-function scalars(operand: Operand, bind: typeof read | typeof write = read): Binding {
-  return bind(operand, "array<f32>");
-}
-
-/** A dispatch of one invocation an item, with the geometry's sizes as constants. */
+/** A dispatch of one invocation for four elements of `result`, with the geometry's sizes as constants. */
 function directDispatch(
   kernel: {
     label: string;
     bindings: Record<string, Binding>;
     constants?: Record<string, number>;
+    /** Elements of `result`, a multiple of four. */
     items: number;
-    body: string;
+    /** WGSL that returns element `item`. */
+    element: string;
   },
   geometry: ConvGeometry,
   caps: Capabilities,
@@ -190,7 +193,7 @@ function directDispatch(
     bindings: kernel.bindings,
     constants: {
       ...kernel.constants,
-      ITEMS: kernel.items,
+      ITEMS: kernel.items / 4,
       IMAGES: input.n,
       X_ROWS: input.h,
       X_COLUMNS: input.w,
@@ -209,9 +212,14 @@ function directDispatch(
       WEIGHT_ROWS: storedInputChannels(filter),
     },
     source: /* wgsl */ `
-${eachItem(WORKGROUP_SIZE)}${kernel.body}
+fn element_of(item: u32) -> f32 {${kernel.element}
+}
+${eachItem(WORKGROUP_SIZE)}
+  var result_vector = vec4f();
+  for (var i = 0u; i < 4u; i++) { result_vector[i] = element_of(item * 4u + i); }
+  set_result(item, result_vector);
 }`,
-    workgroups: itemGrid(kernel.items, WORKGROUP_SIZE, caps.maxWorkgroupsPerDimension),
+    workgroups: itemGrid(kernel.items / 4, WORKGROUP_SIZE, caps.maxWorkgroupsPerDimension),
     flops: convFlops(geometry),
     bytes: Object.values(kernel.bindings).reduce((sum, { operand }) => sum + operand.byteLength, 0),
   };

@@ -6,12 +6,20 @@
  * from operands and sizes to dispatches; they touch no device, so a dispatch can be printed, counted and tested alone.
  */
 
+/**
+ * How the numbers of an operand lie in memory. Arithmetic is float32 always: `f16` halves (IEEE binary16, four in a
+ * `vec2u`) are widened when loaded and rounded to nearest when stored, by WGSL's own packing, which every adapter has.
+ */
+export type ElementType = "f32" | "f16";
+
 /** A piece of GPU memory, known by identity. Two operands are the same exactly when they are the same object. */
 export interface Operand {
   /** For people: shown in errors and tables. */
   readonly label: string;
-  /** A multiple of 16, so that it can always be bound as `array<vec4f>`. */
+  /** A multiple of four elements, so that it can always be bound as vec4s. */
   readonly byteLength: number;
+  /** Absent: `f32`, or no floats at all. */
+  readonly type?: ElementType;
 }
 
 /** One operand as a kernel sees it. */
@@ -20,7 +28,7 @@ export interface Binding {
   readonly operand: Operand;
   /** What the kernel does with it. */
   readonly access: "read" | "read_write";
-  /** WGSL store type, such as `array<vec4f>`. */
+  /** WGSL store type, such as `array<vec4f>`; of halves `array<vec2u>` or, one by one, `array<u32>`. */
   readonly type: string;
 }
 
@@ -37,7 +45,10 @@ export interface Dispatch {
    * compiled pipeline; as constants they cost a compilation each, and let the compiler divide by them quickly.
    */
   readonly uniforms?: Readonly<Record<string, number>>;
-  /** WGSL without the declarations above; its entry point is `main`. */
+  /**
+   * WGSL without the declarations above; its entry point is `main`. A binding of floats, `x` say, is read by `get_x(at)`
+   * and written by `set_x(at, value)`, whatever its elements are in memory.
+   */
   readonly source: string;
   /** How many, in three dimensions. */
   readonly workgroups: readonly [number, number, number];
@@ -47,19 +58,29 @@ export interface Dispatch {
   readonly bytes: number;
 }
 
-/** A new operand of `elements` 4-byte elements, its size rounded up to whole vec4s. */
-export function operand(label: string, elements: number): Operand {
-  return { label, byteLength: Math.max(16, Math.ceil(elements / 4) * 16) };
+/** A new operand of `elements` elements, of 4 bytes unless `type` says otherwise, its size rounded up to whole vec4s. */
+export function operand(label: string, elements: number, type: ElementType = "f32"): Operand {
+  const vectors = Math.max(1, Math.ceil(elements / 4));
+  return type === "f32" ? { label, byteLength: vectors * 16 } : { label, byteLength: vectors * 8, type };
 }
 
 /** Binds for reading. */
-export function read(operand: Operand, type = "array<vec4f>"): Binding {
+export function read(operand: Operand, type = vectors(operand)): Binding {
   return { operand, access: "read", type };
 }
 
 /** Binds for writing (or reading and writing in place). */
-export function write(operand: Operand, type = "array<vec4f>"): Binding {
+export function write(operand: Operand, type = vectors(operand)): Binding {
   return { operand, access: "read_write", type };
+}
+
+/** Binds for reading floats one by one: `get_x(at)` is then an `f32`. */
+export function readScalars(operand: Operand): Binding {
+  return read(operand, operand.type === "f16" ? "array<u32>" : "array<f32>");
+}
+
+function vectors({ type }: Operand): string {
+  return type === "f16" ? "array<vec2u>" : "array<vec4f>";
 }
 
 /** Marks a constant as a float, even when its value is whole. */
@@ -72,15 +93,37 @@ export function shaderText(dispatch: Dispatch): string {
   const bindings = Object.entries(dispatch.bindings).map(([name, { access, type }], index) =>
     `@group(0) @binding(${index}) var<storage, ${access}> ${name}: ${type};`
   );
+  const accessors = Object.entries(dispatch.bindings).flatMap(([name, binding]) =>
+    accessorsOf(name, binding).filter((text) => dispatch.source.includes(text.slice(3, text.indexOf("(") + 1)))
+  );
   const constants = Object.entries(dispatch.constants ?? {}).map(([name, value]) =>
     typeof value === "number" ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${floatLiteral(value.f32)};`
   );
   const names = Object.keys(dispatch.uniforms ?? {});
-  if (names.length === 0) return [...bindings, ...constants, dispatch.source].join("\n");
+  if (names.length === 0) return [...bindings, ...accessors, ...constants, dispatch.source].join("\n");
   const uniforms = `struct Uniforms { ${names.map((name) => `${name}: u32`).join(", ")} }
 @group(0) @binding(${bindings.length}) var<uniform> uniforms: Uniforms;`;
   const used = new RegExp(`\\b(${names.join("|")})\\b`, "g");
-  return [...bindings, uniforms, ...constants, dispatch.source.replace(used, "uniforms.$1")].join("\n");
+  const source = dispatch.source.replace(used, "uniforms.$1");
+  return [...bindings, uniforms, ...accessors, ...constants, source].join("\n");
+}
+
+/** WGSL functions that load and store a binding's floats; none for what holds no floats. */
+function accessorsOf(name: string, { operand, type, access }: Binding): string[] {
+  const half = operand.type === "f16";
+  if (type === "array<f32>" || half && type === "array<u32>") {
+    const value = half ? `unpack2x16float(${name}[at / 2u])[at % 2u]` : `${name}[at]`;
+    return [`fn get_${name}(at: u32) -> f32 { return ${value}; }`];
+  }
+  if (type !== (half ? "array<vec2u>" : "array<vec4f>")) return [];
+  const load = half
+    ? `let bits = ${name}[at]; return vec4f(unpack2x16float(bits.x), unpack2x16float(bits.y));`
+    : `return ${name}[at];`;
+  const stored = half ? "vec2u(pack2x16float(value.xy), pack2x16float(value.zw))" : "value";
+  return [
+    `fn get_${name}(at: u32) -> vec4f { ${load} }`,
+    ...(access === "read_write" ? [`fn set_${name}(at: u32, value: vec4f) { ${name}[at] = ${stored}; }`] : []),
+  ];
 }
 
 /** The bytes of a dispatch's uniforms, in the order of their declaration; undefined where it has none. */

@@ -20,8 +20,8 @@ export function relu(
   caps: Capabilities,
 ): Dispatch[] {
   return [each("relu.forward", { x: read(x), y: write(y) }, {
-    load: (k) => `let x${k} = x[at${k}];`,
-    use: (k) => `y[at${k}] = relu(x${k});`,
+    load: (k) => `let x${k} = get_x(at${k});`,
+    use: (k) => `set_y(at${k}, relu(x${k}));`,
   }, { elements, flops: elements, caps })];
 }
 
@@ -32,8 +32,8 @@ export function reluBackward(
   caps: Capabilities,
 ): Dispatch[] {
   return [each("relu.backward", { y: read(y), dy: read(dy), dx: write(dx) }, {
-    load: (k) => `let y${k} = y[at${k}]; let g${k} = dy[at${k}];`,
-    use: (k) => `dx[at${k}] = select(vec4f(), g${k}, y${k} > vec4f());`,
+    load: (k) => `let y${k} = get_y(at${k}); let g${k} = get_dy(at${k});`,
+    use: (k) => `set_dx(at${k}, select(vec4f(), g${k}, y${k} > vec4f()));`,
   }, { elements, flops: elements, caps })];
 }
 
@@ -45,8 +45,8 @@ export function add(
   { relu = false }: { readonly relu?: boolean } = {},
 ): Dispatch[] {
   return [each(relu ? "add.relu" : "add", { a: read(a), b: read(b), y: write(y) }, {
-    load: (k) => `let a${k} = a[at${k}]; let b${k} = b[at${k}];`,
-    use: (k) => `y[at${k}] = ${relu ? `relu(a${k} + b${k})` : `a${k} + b${k}`};`,
+    load: (k) => `let a${k} = get_a(at${k}); let b${k} = get_b(at${k});`,
+    use: (k) => `set_y(at${k}, ${relu ? `relu(a${k} + b${k})` : `a${k} + b${k}`});`,
   }, { elements, flops: elements * (relu ? 2 : 1), caps })];
 }
 
@@ -99,6 +99,6 @@ fn main(
 }`,
     workgroups: itemGrid(vectors, size * perThread, caps.maxWorkgroupsPerDimension),
     flops,
-    bytes: Object.keys(bindings).length * elements * 4,
+    bytes: Object.values(bindings).reduce((sum, { operand }) => sum + elements * (operand.type === "f16" ? 2 : 4), 0),
   };
 }

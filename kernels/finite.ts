@@ -23,12 +23,15 @@ export function findNonFinite(
   code: number,
   caps: Capabilities,
 ): Dispatch {
-  const vecs = x.byteLength / 16, rows = ceilDiv(vecs, RUN);
+  // A vector of four numbers: halves lie in pairs, the first of a pair in the lower bits.
+  const half = x.type === "f16", type = half ? "vec2u" : "vec4u";
+  const vecs = x.byteLength / (half ? 8 : 16), rows = ceilDiv(vecs, RUN);
+  const masks = half ? ["0x7c000000u", "0x7c00u"] : ["0x7f800000u"];
   const workgroupSize = caps.software ? 8 : 64;
   return {
     label: "find_non_finite",
     bindings: {
-      x: read(x, "array<vec4u>"),
+      x: read(x, `array<${type}>`),
       found: write(found, "array<atomic<u32>>"),
       settings: readStepSettings(settings),
     },
@@ -36,9 +39,9 @@ export function findNonFinite(
     source: /* wgsl */ `
 ${STEP_SETTINGS}
 ${eachItem(workgroupSize)}
-  var bad = vec4<bool>();
+  var bad = ${half ? "vec2<bool>()" : "vec4<bool>()"};
   for (var at = item; at < VECS; at += ITEMS) {
-    bad |= (x[at] & vec4u(0x7f800000u)) == vec4u(0x7f800000u);
+    ${masks.map((mask) => `bad |= (x[at] & ${type}(${mask})) == ${type}(${mask});`).join("\n    ")}
   }
   if (any(bad)) { atomicMax(&found[settings.slot], CODE); }
 }`,

@@ -20,11 +20,10 @@
  * Long sums over few outputs are split over k; partial results are added in a fixed order.
  */
 
+import { columnEpilogue, type EpilogueText } from "./column_epilogue.ts";
 import type { Capabilities } from "./device.ts";
-import { type Binding, type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
-import { RELU } from "./elementwise.ts";
+import { type Binding, type Dispatch, type Operand, operand, write } from "./dispatch.ts";
 import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
-import { hasColumns } from "./gemm_step.ts";
 import { registerTile, registerVariants } from "./gemm_registers.ts";
 import { sharedTile, sharedVariants } from "./gemm_shared.ts";
 import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
@@ -120,45 +119,22 @@ interface Destination {
 }
 
 /** WGSL `store`: what becomes of a finished sum on its way to memory. */
-function storeFunction(problem: Gemm): string {
-  const { bias, norm, addend, relu } = problem;
-  let result = "value";
-  if (norm) result = `(${result} + column.center) * column.scale + column.offset`;
-  else if (bias) result = `${result} + column`;
-  if (addend) result = `${result} + addend[at]`;
-  if (relu) result = `relu(${result})`;
-  const column = norm
-    ? /* wgsl */ `
-struct Column { center: vec4f, scale: vec4f, offset: vec4f }
-fn load_column(n4: u32) -> Column {
-  let scale = norm_weight[n4] / sqrt(norm_variance[n4] + EPS);
-  return Column(${bias ? "bias[n4] - norm_mean[n4]" : "-norm_mean[n4]"}, scale, norm_bias[n4]);
-}`
-    : bias
-    ? "alias Column = vec4f;\nfn load_column(n4: u32) -> Column { return bias[n4]; }"
-    : "";
-  return /* wgsl */ `${relu ? RELU : ""}${column}
-fn store(m: u32, n4: u32, value: vec4f${hasColumns(problem) ? ", column: Column" : ""}) {
+function storeFunction({ functions, hasColumns, result }: EpilogueText): string {
+  return /* wgsl */ `${functions}
+fn store(m: u32, n4: u32, value: vec4f${hasColumns ? ", column: Column" : ""}) {
   if (m < M && n4 < N4) {
     let at = split * STRIDE_OUT + m * N4 + n4;
-    out[at] = ${result};
+    set_out(at, ${result("value", "column", "at")});
   }
 }`;
 }
 
 function productDispatch(problem: Gemm, tile: Tile, to: Destination, caps: Capabilities): Dispatch {
-  const { m, n, k, bias, norm, addend } = problem;
+  const { m, n, k } = problem;
   const columns = ceilDiv(n, tile.columns), rows = ceilDiv(m, tile.rows);
   const [gridX, gridY] = itemGrid(columns * rows, 1, caps.maxWorkgroupsPerDimension);
-  const bindings: Record<string, Binding> = { ...problem.bindings, out: write(to.out) };
-  if (bias) bindings.bias = read(bias);
-  if (norm) {
-    bindings.norm_mean = read(norm.mean);
-    bindings.norm_variance = read(norm.variance);
-    bindings.norm_weight = read(norm.weight);
-    bindings.norm_bias = read(norm.bias);
-  }
-  if (addend) bindings.addend = read(addend);
+  const epilogue = columnEpilogue(problem);
+  const bindings: Record<string, Binding> = { ...problem.bindings, out: write(to.out), ...epilogue.bindings };
   if (to.sums?.binding) bindings.column_sums = to.sums.binding;
   const storeSums = to.sums
     ? `fn store_sums(n4: u32, value: vec4f) {
@@ -168,7 +144,7 @@ function productDispatch(problem: Gemm, tile: Tile, to: Destination, caps: Capab
   return {
     label: problem.label,
     bindings,
-    constants: { ...problem.constants, ...(norm && { EPS: f32(norm.eps) }) },
+    constants: { ...problem.constants, ...epilogue.constants },
     uniforms: {
       ...problem.uniforms,
       M: m,
@@ -184,7 +160,7 @@ ${problem.a.wgsl}
 ${problem.b.wgsl}
 ${tile.declarations}
 var<private> split: u32;
-${storeFunction(problem)}
+${storeFunction(epilogue)}
 ${storeSums}
 @compute @workgroup_size(${tile.workgroupSize})
 fn main(

@@ -1,5 +1,6 @@
 /** The words of matrix multiplication: what a product is, and what a strategy makes of it. See `gemm.ts`. */
 
+import type { ColumnEpilogue } from "./column_epilogue.ts";
 import type { Binding, Operand } from "./dispatch.ts";
 
 /** Ways to compute a product. */
@@ -20,7 +21,7 @@ export function variantName({ strategy, rows, columns4 }: GemmVariant): string {
 }
 
 /** A product to compute. All of its WGSL sees `bindings` and `constants`. */
-export interface Gemm {
+export interface Gemm extends ColumnEpilogue {
   readonly label: string;
   /** Rows of the result; a multiple of four when A is loaded along m. */
   readonly m: number;
@@ -35,37 +36,20 @@ export interface Gemm {
   readonly uniforms?: Readonly<Record<string, number>>;
   /**
    * How A is loaded. Along k: `fn a_row(m: u32) -> ARow` (with `alias` or `struct ARow`; what a row needs, computed once)
-   * and `fn load_a(row: ARow, k4: u32) -> vec4f`. Along m: `fn load_a(m4: u32, k: u32) -> vec4f`. Called with m and k
-   * inside the matrix only.
+   * and `fn load_a(row: ARow, k4: u32) -> vec4f`. Along m: `fn a_column(m4: u32) -> AColumn`, likewise, and
+   * `fn load_a(column: AColumn, k: u32) -> vec4f`. Called with m and k inside the matrix only.
    */
   readonly a: { readonly along: "k" | "m"; readonly wgsl: string };
   /** How B is loaded. Along n: `fn load_b(k: u32, n4: u32) -> vec4f`. Along k: `fn load_b(k4: u32, n: u32) -> vec4f`. */
   readonly b: { readonly along: "n" | "k"; readonly wgsl: string };
   /** Where the result goes, `[m, n]` row-major. */
   readonly out: Operand;
-  /** Added to every row, `[n]`. */
-  readonly bias?: Operand;
-  /** Normalizes the result (bias included) by column, as batch norm does in evaluation. */
-  readonly norm?: ColumnNorm;
-  /** Added to the result, `[m, n]`. */
-  readonly addend?: Operand;
-  /** Apply ReLU last. */
-  readonly relu?: boolean;
   /** Receives the column sums of B, `[n]`; B loaded along n. */
   readonly columnSums?: Operand;
   /** Forced by tests; else the tuned one, else the one that rules choose. */
   readonly variant?: GemmVariant;
   /** Least bytes moved. */
   readonly bytes: number;
-}
-
-/** Statistics and parameters of a batch norm, each `[n]`. */
-export interface ColumnNorm {
-  readonly mean: Operand;
-  readonly variance: Operand;
-  readonly weight: Operand;
-  readonly bias: Operand;
-  readonly eps: number;
 }
 
 /** A strategy's plan for a product: the size of its tile and the WGSL that computes one. */

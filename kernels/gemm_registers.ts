@@ -18,10 +18,10 @@ export function registerTile(problem: Gemm, variant: GemmVariant): Tile {
   }
   return laneTile(problem, variant, {
     ...own,
-    prepareA: "",
+    prepareA: unroll(rows / 4, (i) => `let column_${i} = a_column(min(tile_m / 4u + ${i}u, M / 4u - 1u));`),
     loadA: unroll(rows, (i) => {
-      const i4 = i >> 2, kk = i & 3, m4 = `min(tile_m / 4u + ${i4}u, M / 4u - 1u)`, k = `k + ${kk}u`;
-      return `let a_${i4}_${kk} = select(vec4f(), load_a(${m4}, min(${k}, K - 1u)), ${k} < k_end);`;
+      const i4 = i >> 2, kk = i & 3, k = `k + ${kk}u`;
+      return `let a_${i4}_${kk} = select(vec4f(), load_a(column_${i4}, min(${k}, K - 1u)), ${k} < k_end);`;
     }),
     a: (i4, kk) => `a_${i4}_${kk}`,
   });

@@ -33,13 +33,17 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
     const { k4, line } = alongK(r);
     return bAlong === "k" ? `${k4} * ${bStride}u + ${line} % 4u * ${columns / 4}u + ${line} / 4u` : index(r);
   };
+  const prepareA = (r: number) =>
+    aAlong === "k"
+      ? `let row_${r} = a_row(min(tile_m + ${alongK(r).line}, M - 1u));`
+      : `let column_${r} = a_column(min(tile_m / 4u + ${index(r)} % ${rows / 4}u, M / 4u - 1u));`;
   const fetchA = (r: number, k: string) => {
     if (aAlong === "k") {
       const k4 = `(${k}) / 4u + ${alongK(r).k4}`;
       return `next_a_${r} = select(vec4f(), load_a(row_${r}, min(${k4}, K / 4u - 1u)), (${k4}) * 4u < k_end);`;
     }
-    const element = `${k} + ${index(r)} / ${rows / 4}u`, m4 = `tile_m / 4u + ${index(r)} % ${rows / 4}u`;
-    return `next_a_${r} = select(vec4f(), load_a(min(${m4}, M / 4u - 1u), min(${element}, K - 1u)), ${element} < k_end);`;
+    const element = `${k} + ${index(r)} / ${rows / 4}u`;
+    return `next_a_${r} = select(vec4f(), load_a(column_${r}, min(${element}, K - 1u)), ${element} < k_end);`;
   };
   const fetchB = (r: number, k: string) => {
     if (bAlong === "k") {
@@ -84,7 +88,7 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
     body: /* wgsl */ `
   let tx = lane % 16u;
   let ty = lane / 16u;
-  ${aAlong === "k" ? unroll(aLoads, (r) => `let row_${r} = a_row(min(tile_m + ${alongK(r).line}, M - 1u));`) : ""}
+  ${unroll(aLoads, prepareA)}
   ${unroll(aLoads, (r) => `var next_a_${r} = vec4f();`)}
   ${unroll(bLoads, (r) => `var next_b_${r} = vec4f();`)}
   ${fetch("k_begin")}

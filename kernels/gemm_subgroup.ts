@@ -28,11 +28,11 @@ export function subgroupTile(problem: Gemm, variant: GemmVariant, caps: Capabili
     ...own,
     prepareA: unroll(
       rows / span,
-      (g) => `let m4_${g} = min((tile_m + ${g * span}u) / 4u + lane % ${span / 4}u, M / 4u - 1u);`,
+      (g) => `let column_${g} = a_column(min((tile_m + ${g * span}u) / 4u + lane % ${span / 4}u, M / 4u - 1u));`,
     ),
     loadA: unroll(loads, (r) => {
-      const m4 = `m4_${Math.floor(r / perSpan)}`, k = `k + ${(r % perSpan) * depth}u + lane / ${span / 4}u`;
-      return `let a_${r} = select(vec4f(), load_a(${m4}, min(${k}, K - 1u)), ${k} < k_end);`;
+      const column = `column_${Math.floor(r / perSpan)}`, k = `k + ${(r % perSpan) * depth}u + lane / ${span / 4}u`;
+      return `let a_${r} = select(vec4f(), load_a(${column}, min(${k}, K - 1u)), ${k} < k_end);`;
     }),
     a: (i4, kk) => {
       const piece = Math.floor(i4 * 4 / span) * perSpan + Math.floor(kk / depth);

@@ -4,12 +4,13 @@
  */
 
 import { convFlops, type ConvGeometry } from "./conv_geometry.ts";
+import type { ConvOptions } from "./conv_options.ts";
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { groupedWeightGradientDispatches, type WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
 import { gatherDispatch } from "./grouped_gather.ts";
 import { planGather } from "./grouped_gather_plan.ts";
-import { convBytes, type Grouping, grouping } from "./grouped_tiling.ts";
+import { type Grouping, grouping } from "./grouped_tiling.ts";
 
 /** Whether these kernels take a convolution: both widths of a group 1 or 2, or each a multiple of 4. */
 export function groupedSupports(geometry: ConvGeometry): boolean {
@@ -29,17 +30,18 @@ export function groupedForward(
   { x, weight, bias, y }: ForwardOperands,
   geometry: ConvGeometry,
   caps: Capabilities,
+  { loadNorm, norm, residual, relu }: ConvOptions = {},
 ): Dispatch[] {
-  const bytes = convBytes(geometry);
   return [gatherDispatch({
-    label: "conv2d.grouped.forward",
+    label: norm ? "conv2d.grouped.forward+batch_norm" : "conv2d.grouped.forward",
     source: x,
     weight,
     target: y,
-    bias,
+    loadNorm,
+    epilogue: { bias, norm, addend: residual, relu },
     ...planGather(geometry, supported(geometry), false, caps),
     flops: convFlops(geometry),
-    bytes: bytes.x + bytes.weight + bytes.y,
+    bytes: x.byteLength + weight.byteLength + y.byteLength + (residual?.byteLength ?? 0),
   })];
 }
 
@@ -58,16 +60,15 @@ export function groupedInputGradient(
   geometry: ConvGeometry,
   caps: Capabilities,
 ): Dispatch[] {
-  const bytes = convBytes(geometry);
   return [gatherDispatch({
     label: "conv2d.grouped.dx",
     source: dy,
     weight,
     target: dx,
-    addend,
+    epilogue: { addend },
     ...planGather(geometry, supported(geometry), true, caps),
     flops: convFlops(geometry),
-    bytes: bytes.x * (addend ? 2 : 1) + bytes.weight + bytes.y,
+    bytes: dx.byteLength * (addend ? 2 : 1) + weight.byteLength + dy.byteLength,
   })];
 }
 
@@ -76,8 +77,9 @@ export function groupedWeightGradient(
   operands: WeightGradientOperands,
   geometry: ConvGeometry,
   caps: Capabilities,
+  { loadNorm }: ConvOptions = {},
 ): Dispatch[] {
-  return groupedWeightGradientDispatches(operands, geometry, supported(geometry), caps);
+  return groupedWeightGradientDispatches({ ...operands, loadNorm }, geometry, supported(geometry), caps);
 }
 
 function supported(geometry: ConvGeometry): Grouping {

@@ -14,7 +14,6 @@ import { positions } from "./grouped_gather.ts";
 import {
   type Axis,
   canMiss,
-  convBytes,
   forwardAxis,
   type Grouping,
   isRagged,
@@ -32,6 +31,7 @@ import {
   uses,
 } from "./grouped_tiling.ts";
 import type { Shape } from "./layout.ts";
+import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
 import { partialSums } from "./partial_sums.ts";
 import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
@@ -42,11 +42,13 @@ export interface WeightGradientOperands {
   readonly dweight: Operand;
   /** The column sum of `dy`. */
   readonly dbias?: Operand;
+  /** `x` is normalized as it is loaded. */
+  readonly loadNorm?: LoadNorm;
 }
 
 /** The dispatches of the weight gradient, and of the bias gradient when asked for. */
 export function groupedWeightGradientDispatches(
-  { x, dy, dweight, dbias }: WeightGradientOperands,
+  { x, dy, dweight, dbias, loadNorm }: WeightGradientOperands,
   geometry: ConvGeometry,
   grouping: Grouping,
   caps: Capabilities,
@@ -65,13 +67,14 @@ export function groupedWeightGradientDispatches(
   const biasVecs = dbias ? grouping.outBlocks : 0;
   const partial = chunks > 1 ? operand("partial dweight", chunks * (weightVecs + biasVecs) * 4) : undefined;
   const parts = ceilDiv(tapRows, rowsEach);
-  const bytes = convBytes(geometry);
+  const loads = normalizedLoads(loadNorm, "X_BLOCKS");
   const items = lanes * chunks;
   const dispatches = partition(kernelHeight, reachableTaps(rows), rowsEach).map((taps, part): Dispatch => ({
     label: "conv2d.grouped.dweight",
     bindings: {
       x: read(x),
       dy: read(dy),
+      ...loads.bindings,
       ...(partial ? { partial: write(partial) } : { dweight: write(dweight) }),
       ...(!partial && dbias && part === 0 && { dbias: write(dbias) }),
     },
@@ -95,6 +98,7 @@ export function groupedWeightGradientDispatches(
       taps,
       outs,
       workgroupSize,
+      loads,
       output: partial ? "partial" : "dweight",
       bias: !dbias || part > 0
         ? undefined
@@ -104,7 +108,7 @@ export function groupedWeightGradientDispatches(
     }),
     workgroups: itemGrid(items, workgroupSize, caps.maxWorkgroupsPerDimension),
     flops: convFlops(geometry) / parts,
-    bytes: bytes.x + bytes.y + bytes.weight / parts,
+    bytes: x.byteLength + dy.byteLength + dweight.byteLength / parts,
   }));
   if (!partial) return dispatches;
   const outputs = [{ operand: dweight, vecs: weightVecs }, ...(dbias ? [{ operand: dbias, vecs: biasVecs }] : [])];
@@ -197,12 +201,13 @@ interface Kernel {
   /** Output vec4s of an invocation. */
   readonly outs: number;
   readonly workgroupSize: number;
+  readonly loads: NormalizedLoads;
   readonly output: string;
   readonly bias?: { readonly output: string; readonly at: number };
 }
 
 function source(kernel: Kernel): string {
-  const { rows, columns, grouping, taps, outs, workgroupSize, output, bias } = kernel;
+  const { rows, columns, grouping, taps, outs, workgroupSize, loads, output, bias } = kernel;
   const { inWidth, outPerGroup, inPerGroup, swizzles } = grouping;
   const tapColumns = reachableTaps(columns);
   const sums = taps.rows.flatMap((ky) =>
@@ -217,11 +222,13 @@ function source(kernel: Kernel): string {
       .flatMap((kx) => range(swizzles.length).flatMap((j) => range(outs).map((k) => store(ky, kx, j, k, "vec4f()"))))
   );
   return /* wgsl */ `
+${loads.functions}
 ${eachItem(workgroupSize)}
   let out_block = (item % OUT_ITEMS) * ${outs}u;
   let in_block = (item / OUT_ITEMS) % ${inPerGroup}u;
   let chunk = item / OUT_ITEMS / ${inPerGroup}u;
   let x_block = out_block / ${outPerGroup}u * ${inPerGroup}u + in_block;
+  ${loads.prepare("by", "x_block")}
   ${sums.map(({ ky, kx, j, k }) => `var sum_${ky}_${kx}_${j}_${k} = vec4f();`).join("\n")}
   ${bias ? range(outs).map((k) => `var bias_${k} = vec4f();`).join("\n") : ""}
   for (var step = 0u; step < TILES_EACH; step++) {
@@ -244,7 +251,7 @@ ${eachItem(workgroupSize)}
 }
 
 /** One tile: its `dy`, then each row of `x` with all that it contributes to. */
-function tileBody({ rows, columns, grouping, taps, outs, bias }: Kernel): string {
+function tileBody({ rows, columns, grouping, taps, outs, loads, bias }: Kernel): string {
   const lines = [
     `let tile_column = ${columns.tiles === 1 ? "0u" : `tile % ${columns.tiles}u`};`,
     `let tile_row = ${rows.tiles === 1 ? "0u" : `(tile / ${columns.tiles}u) % ${rows.tiles}u`};`,
@@ -264,7 +271,7 @@ function tileBody({ rows, columns, grouping, taps, outs, bias }: Kernel): string
         `let dy_at_${r}_${p} = ((image * DY_ROWS + dy_row_${r}) * DY_COLUMNS + ${at}) * DY_BLOCKS + out_block;`,
       );
       for (const k of range(outs)) {
-        const load = `dy[dy_at_${r}_${p} + ${k}u]`;
+        const load = `get_dy(dy_at_${r}_${p} + ${k}u)`;
         const value = guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load;
         lines.push(`let d_${r}_${p}_${k} = ${value};`);
         if (bias) lines.push(`bias_${k} += d_${r}_${p}_${k};`);
@@ -281,7 +288,7 @@ function tileBody({ rows, columns, grouping, taps, outs, bias }: Kernel): string
         ...(canMiss(rows, row.reach) ? [`row_in_${y}`] : []),
         ...(canMiss(columns, column.reach) ? [`column_in_${x}`] : []),
       ];
-      const load = `x[x_at_${y} + column_${x} * X_BLOCKS]`;
+      const load = loads.apply(`get_x(x_at_${y} + column_${x} * X_BLOCKS)`, "by");
       const value = `x_${y}_${x}`;
       lines.push(`let ${value} = ${guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load};`);
       for (const { offset: r, tap: ky } of row.uses) {

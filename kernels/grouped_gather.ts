@@ -8,10 +8,12 @@
  * Neighbouring invocations own neighbouring channels, so loads and stores are contiguous.
  */
 
+import { type ColumnEpilogue, columnEpilogue, type EpilogueText } from "./column_epilogue.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { read, write } from "./dispatch.ts";
 import type { Axis, Grouping } from "./grouped_tiling.ts";
 import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
+import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
 import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
 
 /** What a gathering kernel computes, and how it is cut. */
@@ -20,10 +22,10 @@ export interface Gather {
   readonly source: Operand;
   readonly weight: Operand;
   readonly target: Operand;
-  /** One value a channel, added to the result. */
-  readonly bias?: Operand;
-  /** As large as the target, added to the result. */
-  readonly addend?: Operand;
+  /** The source is normalized as it is loaded. */
+  readonly loadNorm?: LoadNorm;
+  /** What becomes of the result. A bias begins the sum where there is no norm. */
+  readonly epilogue: ColumnEpilogue;
   readonly images: number;
   readonly rows: Axis;
   readonly columns: Axis;
@@ -55,8 +57,8 @@ export function gatherDispatch(gather: Gather): Dispatch {
   const bindings = {
     source: read(gather.source),
     weight: read(gather.weight),
-    ...(gather.bias && { bias: read(gather.bias) }),
-    ...(gather.addend && { addend: read(gather.addend) }),
+    ...normalizedLoads(gather.loadNorm, "SOURCE_BLOCKS").bindings,
+    ...columnEpilogue(gather.epilogue).bindings,
     target_: write(gather.target),
   };
   return {
@@ -75,6 +77,7 @@ export function gatherDispatch(gather: Gather): Dispatch {
       TARGET_ROWS: rows.target,
       TARGET_COLUMNS: columns.target,
       WEIGHT_COLUMNS: grouping.outBlocks,
+      ...columnEpilogue(gather.epilogue).constants,
     },
     source: gatherSource(gather),
     workgroups: itemGrid(items, workgroupSize, gather.maxWorkgroups),
@@ -89,7 +92,10 @@ function gatherSource(gather: Gather): string {
   const sourcesPerGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
   const weights = new Weights(gather);
   const heldWeights = held ? weights.all(sourcesPerGroup) : "";
-  const body = tileBody(gather, weights, sourcesPerGroup);
+  const loads = normalizedLoads(gather.loadNorm, "SOURCE_BLOCKS"), epilogue = columnEpilogue(gather.epilogue);
+  const looped = !held && sourcesPerGroup > 1;
+  const norms = looped ? [] : range(sourcesPerGroup).map((s) => loads.prepare(`norm_${s}`, `first_source + ${s}u`));
+  const body = tileBody(gather, weights, sourcesPerGroup, { loads, epilogue, looped });
   const walk = tilesEach === 1 ? `let tile = walk;\n${body}` : `
   for (var step = 0u; step < TILES_EACH; step++) {
     let tile = walk * TILES_EACH + step;
@@ -97,21 +103,37 @@ function gatherSource(gather: Gather): string {
     ${body}
   }`;
   return /* wgsl */ `
+${loads.functions}
+${epilogue.functions}
 ${eachItem(workgroupSize)}
   let block = (item % BLOCKS) * ${targets}u;
   let walk = item / BLOCKS;
   let group = block / ${perGroup}u;
   let in_group = block % ${perGroup}u;
   let first_source = group * ${sourcesPerGroup}u;
-  ${range(targets).map((k) => gather.bias ? `let bias_${k} = bias[block + ${k}u];` : "").join("\n")}
+  ${range(targets).map((k) => epilogue.hasColumns ? `let epilogue_${k} = load_column(block + ${k}u);` : "").join("\n")}
+  ${norms.join("\n")}
   ${heldWeights}
   ${walk}
 }`;
 }
 
 /** One tile: sums, their sources, the stores. */
-function tileBody(gather: Gather, weights: Weights, sourcesPerGroup: number): string {
-  const { rows, columns, images, tileImages, targets, held, bias } = gather;
+function tileBody(
+  gather: Gather,
+  weights: Weights,
+  sourcesPerGroup: number,
+  { loads, epilogue, looped }: {
+    readonly loads: NormalizedLoads;
+    readonly epilogue: EpilogueText;
+    /** Over the sources of a group, rather than unrolled. */
+    readonly looped: boolean;
+  },
+): string {
+  const { rows, columns, images, tileImages, targets } = gather;
+  // The sum begins with a bias that stands alone: one operation less, and the order of PyTorch's kernels.
+  const first = gather.epilogue.bias && !gather.epilogue.norm;
+  const { result } = first ? columnEpilogue({ ...gather.epilogue, bias: undefined }) : epilogue;
   const lines: string[] = [];
   const imageTiles = ceilDiv(images, tileImages);
   lines.push(
@@ -127,9 +149,10 @@ function tileBody(gather: Gather, weights: Weights, sourcesPerGroup: number): st
   const sourceRows = sources(rows), sourceColumns = sources(columns);
   lines.push(...positions("row", rows, sourceRows.map(({ reach }) => reach)));
   lines.push(...positions("column", columns, sourceColumns.map(({ reach }) => reach)));
-  eachSum(gather, (sum, _b, _r, _p, k) => lines.push(`var ${sum} = ${bias ? `bias_${k}` : "vec4f()"};`));
-  const looped = !held && sourcesPerGroup > 1;
-  if (looped) lines.push(`for (var s = 0u; s < ${sourcesPerGroup}u; s++) {`);
+  eachSum(gather, (sum, _b, _r, _p, k) => lines.push(`var ${sum} = ${first ? `epilogue_${k}` : "vec4f()"};`));
+  if (looped) {
+    lines.push(`for (var s = 0u; s < ${sourcesPerGroup}u; s++) {`, loads.prepare("norm_s", "first_source + s"));
+  }
   for (const s of looped ? ["s"] : range(sourcesPerGroup).map(String)) {
     const block = s === "s" ? "s" : `${s}u`;
     for (const b of range(tileImages)) {
@@ -143,7 +166,7 @@ function tileBody(gather: Gather, weights: Weights, sourcesPerGroup: number): st
             ...(canMiss(rows, row.reach) ? [`row_in_${y}`] : []),
             ...(canMiss(columns, column.reach) ? [`column_in_${x}`] : []),
           ];
-          const load = `source[${at} + column_${x} * SOURCE_BLOCKS]`;
+          const load = loads.apply(`get_source(${at} + column_${x} * SOURCE_BLOCKS)`, `norm_${s}`);
           const value = `v_${s}_${b}_${y}_${x}`;
           lines.push(`let ${value} = ${guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load};`);
           for (const { offset: r, tap: ky } of row.uses) {
@@ -169,11 +192,8 @@ function tileBody(gather: Gather, weights: Weights, sourcesPerGroup: number): st
       ...(isRagged(rows) ? [`tile_row * ${rows.size}u + ${r}u < TARGET_ROWS`] : []),
       ...(isRagged(columns) ? [`tile_column * ${columns.size}u + ${p}u < TARGET_COLUMNS`] : []),
     ];
-    lines.push(
-      `${guards.length ? `if (${guards.join(" && ")}) ` : ""}{ let at = ${at}; target_[at] = ${
-        gather.addend ? `${sum} + addend[at]` : sum
-      }; }`,
-    );
+    const guard = guards.length ? `if (${guards.join(" && ")}) ` : "";
+    lines.push(`${guard}{ let at = ${at}; set_target_(at, ${result(sum, `epilogue_${k}`, "at")}); }`);
   });
   return lines.join("\n");
 }
@@ -218,8 +238,8 @@ class Weights {
     const source = s === "s" ? "s" : `${s}u`;
     const row = (j: number) =>
       transposed
-        ? `weight[(${tap * inWidth + j}u + (in_group + ${k}u) * 4u) * WEIGHT_COLUMNS + first_source + ${source}]`
-        : `weight[(${tap * inWidth + j}u + ${source} * 4u) * WEIGHT_COLUMNS + block + ${k}u]`;
+        ? `get_weight((${tap * inWidth + j}u + (in_group + ${k}u) * 4u) * WEIGHT_COLUMNS + first_source + ${source})`
+        : `get_weight((${tap * inWidth + j}u + ${source} * 4u) * WEIGHT_COLUMNS + block + ${k}u)`;
     if (!transposed || inWidth === 1) {
       return { declaration: terms.map((term, j) => `let ${term} = ${row(j)};`).join("\n"), terms };
     }

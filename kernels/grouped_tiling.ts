@@ -9,7 +9,6 @@
  */
 
 import type { ConvGeometry } from "./conv_geometry.ts";
-import { convOutput } from "./conv_geometry.ts";
 import { padded } from "./layout.ts";
 import { ceilDiv } from "./wgsl.ts";
 
@@ -177,17 +176,6 @@ export function grouping(geometry: ConvGeometry): Grouping | undefined {
     inPerGroup: shared ? 1 : inWidth / 4,
     outPerGroup: shared ? 1 : outWidth / 4,
     swizzles: inWidth === 1 ? ["xyzw"] : inWidth === 2 && shared ? ["xxzz", "yyww"] : ["x", "y", "z", "w"],
-  };
-}
-
-/** Bytes of `x`, of the weight and of `y`. */
-export function convBytes(geometry: ConvGeometry): { x: number; weight: number; y: number } {
-  const { input, groups, kernelHeight, kernelWidth, outChannels } = geometry;
-  const y = convOutput(geometry);
-  return {
-    x: 4 * input.n * input.h * input.w * padded(input.c),
-    weight: 4 * kernelHeight * kernelWidth * (groups === 1 ? padded(input.c) : input.c / groups) * padded(outChannels),
-    y: 4 * y.n * y.h * y.w * padded(outChannels),
   };
 }
 

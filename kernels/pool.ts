@@ -3,6 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, read, write } from "./dispatch.ts";
 import { padded, type Shape, storedElements } from "./layout.ts";
+import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
 import { UserError } from "./user_error.ts";
 import { eachItem, itemGrid } from "./wgsl.ts";
 
@@ -34,19 +35,27 @@ export function maxPoolIndexElements(spec: MaxPoolSpec): number {
  * @throws {UserError} for a kernel that does not fit.
  */
 export function maxPoolForward(
-  { x, y, indices }: { readonly x: Operand; readonly y: Operand; readonly indices?: Operand },
+  { x, y, indices, loadNorm }: {
+    readonly x: Operand;
+    readonly y: Operand;
+    readonly indices?: Operand;
+    /** `x` is normalized as it is loaded. */
+    readonly loadNorm?: LoadNorm;
+  },
   spec: MaxPoolSpec,
   caps: Capabilities,
 ): Dispatch[] {
   checkMaxPool(spec);
+  const loads = normalizedLoads(loadNorm, "COLUMNS");
   const output = maxPoolOutput(spec);
   const items = storedElements(output) / 4;
   return [overItems({
     label: indices ? "max_pool.forward" : "max_pool.inference",
-    bindings: { x: read(x), y: write(y), ...(indices && { indices: write(indices, "array<u32>") }) },
+    bindings: { x: read(x), ...loads.bindings, y: write(y), ...(indices && { indices: write(indices, "array<u32>") }) },
     constants: maxPoolConstants(spec),
     body: /* wgsl */ `
   let column = item % COLUMNS;
+  ${loads.prepare("by", "column")}
   let left = item / COLUMNS % OUT_WIDTH * STRIDE;
   let top = item / COLUMNS / OUT_WIDTH % OUT_HEIGHT * STRIDE;
   let image = item / COLUMNS / OUT_WIDTH / OUT_HEIGHT;
@@ -60,7 +69,7 @@ export function maxPoolForward(
     for (var dx = 0u; dx < KERNEL; dx++) {
       let position = left + dx - PADDING;
       if (position >= WIDTH) { continue; }
-      let value = x[((image * HEIGHT + row) * WIDTH + position) * COLUMNS + column];
+      let value = ${loads.apply("get_x(((image * HEIGHT + row) * WIDTH + position) * COLUMNS + column)", "by")};
       let nan = (bitcast<vec4u>(value) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u);
       let take = (value > best) | nan | vec4<bool>(first);
       best = select(best, value, take);
@@ -68,11 +77,12 @@ export function maxPoolForward(
       first = false;
     }
   }
-  y[item] = best;
+  set_y(item, best);
   ${indices ? "indices[item] = tap.x | (tap.y << 8u) | (tap.z << 16u) | (tap.w << 24u);" : ""}`,
+    functions: loads.functions,
     items,
     flops: items * 4 * spec.kernel ** 2,
-    bytes: (storedElements(spec.input) + items * (indices ? 5 : 4)) * 4,
+    bytes: x.byteLength + y.byteLength + (indices?.byteLength ?? 0),
   }, caps)];
 }
 
@@ -101,10 +111,10 @@ export function maxPoolBackward(
       let at = ((image * OUT_HEIGHT + top) * OUT_WIDTH + left) * COLUMNS + column;
       let tap = (row - top * STRIDE) * KERNEL + position - left * STRIDE;
       let taps = (vec4u(indices[at]) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u);
-      sum += select(vec4f(), dy[at], taps == vec4u(tap));
+      sum += select(vec4f(), get_dy(at), taps == vec4u(tap));
     }
   }
-  dx[item] = sum;`,
+  set_dx(item, sum);`,
     functions: /* wgsl */ `
 /** The first window that reaches a position counted from the padding's edge. */
 fn first_window(position: u32) -> u32 {
@@ -112,7 +122,7 @@ fn first_window(position: u32) -> u32 {
 }`,
     items,
     flops: outputs * 4 * Math.ceil(spec.kernel / spec.stride) ** 2,
-    bytes: (items * 4 + outputs * 5) * 4,
+    bytes: dx.byteLength + dy.byteLength + indices.byteLength,
   }, caps)];
 }
 
@@ -154,11 +164,11 @@ export function globalAveragePool(
     body: /* wgsl */ `
   let first = item / COLUMNS * PIXELS * COLUMNS + item % COLUMNS;
   var sum = vec4f();
-  for (var pixel = 0u; pixel < PIXELS; pixel++) { sum += x[first + pixel * COLUMNS]; }
-  y[item] = sum / f32(PIXELS);`,
+  for (var pixel = 0u; pixel < PIXELS; pixel++) { sum += get_x(first + pixel * COLUMNS); }
+  set_y(item, sum / f32(PIXELS));`,
     items,
     flops: input.n * input.h * input.w * input.c,
-    bytes: (storedElements(input) + items * 4) * 4,
+    bytes: x.byteLength + y.byteLength,
   }, caps)];
 }
 
@@ -175,11 +185,11 @@ export function globalAveragePoolBackward(
     constants: { COLUMNS: columns, PIXELS: input.h * input.w },
     body: /* wgsl */ `
   let first = item / COLUMNS * PIXELS * COLUMNS + item % COLUMNS;
-  let share = dy[item] / f32(PIXELS);
-  for (var pixel = 0u; pixel < PIXELS; pixel++) { dx[first + pixel * COLUMNS] = share; }`,
+  let share = get_dy(item) / f32(PIXELS);
+  for (var pixel = 0u; pixel < PIXELS; pixel++) { set_dx(first + pixel * COLUMNS, share); }`,
     items,
     flops: items * 4,
-    bytes: (storedElements(input) + items * 4) * 4,
+    bytes: dx.byteLength + dy.byteLength,
   }, caps)];
 }
 

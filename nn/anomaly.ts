@@ -1,7 +1,7 @@
 /** A plan that watches itself: after each kernel its results are looked through for what is no number any more. */
 
 import type { Capabilities } from "../kernels/device.ts";
-import type { Dispatch, Operand } from "../kernels/dispatch.ts";
+import type { Binding, Dispatch, Operand } from "../kernels/dispatch.ts";
 import { findNonFinite } from "../kernels/finite.ts";
 
 /** Watched dispatches, and what their findings mean. */
@@ -53,6 +53,6 @@ export function watch(
   };
 }
 
-function isFloatOutput({ access, type }: { readonly access: string; readonly type: string }): boolean {
-  return access === "read_write" && /^array<(vec4f|f32|vec4<f32>)>$/.test(type);
+function isFloatOutput({ access, type, operand }: Binding): boolean {
+  return access === "read_write" && (operand.type === "f16" || /^array<(vec4f|f32|vec4<f32>)>$/.test(type));
 }

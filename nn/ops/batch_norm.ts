@@ -1,10 +1,16 @@
 /** Batch normalization over the channels of an image batch, alone or with what follows it in a residual network. */
 
-import { batchNormForward, batchNormInference, type BatchNormSpec } from "../../kernels/batch_norm.ts";
+import {
+  batchNormApply,
+  batchNormInference,
+  type BatchNormSpec,
+  batchNormStatistics,
+  statisticsElements,
+} from "../../kernels/batch_norm.ts";
 import { batchNormBackward, needsOutput } from "../../kernels/batch_norm_backward.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
 import { operand } from "../../kernels/dispatch.ts";
-import { padded, type Shape, storedElements } from "../../kernels/layout.ts";
+import { type Shape, storedElements } from "../../kernels/layout.ts";
 import type { Parameter, StateBuffer } from "../state.ts";
 import { apply, type Backward, type Lowering, type Operation, type Tensor } from "../tensor.ts";
 import { addToGradient } from "./sum.ts";
@@ -77,10 +83,9 @@ export class BatchNormOperation implements Operation {
         throw new Error("Cannot take gradients in evaluation mode");
       };
     }
-    const mean = operand("batch_norm.mean", padded(channels)), invstd = operand("batch_norm.invstd", padded(channels));
-    lowering.emit(
-      batchNormForward({ x, weight, bias, runningMean, runningVar, y, mean, invstd, residual }, spec, caps),
-    );
+    const statistics = operand("batch_norm.statistics", statisticsElements(channels));
+    lowering.emit(batchNormStatistics({ x, weight, bias, runningMean, runningVar, statistics }, spec, caps));
+    lowering.emit(batchNormApply({ x, statistics, y, residual }, spec, caps));
     return (dy) => {
       const dx = operand("batch_norm.dx", storedElements(input.shape));
       // Without a ReLU the residual's gradient is dy itself.
@@ -92,10 +97,7 @@ export class BatchNormOperation implements Operation {
           x,
           y: needsOutput(spec, this.residual) ? y : undefined,
           dy,
-          weight,
-          bias,
-          mean,
-          invstd,
+          statistics,
           dx,
           dweight: lowering.parameterGradient(this.state.weight),
           dbias: lowering.parameterGradient(this.state.bias),

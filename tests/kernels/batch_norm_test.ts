@@ -1,19 +1,30 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
-  batchNormForward,
-  type BatchNormForwardOperands,
+  batchNormApply,
+  type BatchNormApplyOperands,
   batchNormInference,
   type BatchNormSpec,
+  batchNormStatistics,
+  type BatchNormStatisticsOperands,
+  statisticsElements,
 } from "../../kernels/batch_norm.ts";
 import { batchNormBackward, type BatchNormBackwardOperands, needsOutput } from "../../kernels/batch_norm_backward.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
-import { type Operand, operand, shaderText } from "../../kernels/dispatch.ts";
+import { type Dispatch, type Operand, operand, shaderText } from "../../kernels/dispatch.ts";
 import { fromNhwc, padded, type Shape, toNhwc, toPaddedVector } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { assertClose, formula, goldens, gpuTest } from "../support.ts";
 
 type Values = Record<string, Float32Array<ArrayBuffer>>;
+
+/** Both halves of the forward pass. */
+function batchNormForward(operands: Record<string, Operand>, spec: BatchNormSpec, caps: Capabilities): Dispatch[] {
+  return [
+    ...batchNormStatistics(operands as unknown as BatchNormStatisticsOperands, spec, caps),
+    ...batchNormApply(operands as unknown as BatchNormApplyOperands, spec, caps),
+  ];
+}
 
 /** Runs forward then backward on given padded values; returns all that they write. */
 async function run(device: Device, spec: BatchNormSpec, given: Values, caps = device.capabilities): Promise<Values> {
@@ -22,13 +33,14 @@ async function run(device: Device, spec: BatchNormSpec, given: Values, caps = de
   const residual = "residual" in given;
   const sizes: Record<string, number> = { x: matrix, y: matrix, dy: matrix, dx: matrix };
   if (residual) Object.assign(sizes, { residual: matrix, dresidual: matrix });
-  for (const name of ["weight", "bias", "runningMean", "runningVar", "mean", "invstd", "dweight", "dbias"]) {
+  for (const name of ["weight", "bias", "runningMean", "runningVar", "dweight", "dbias"]) {
     sizes[name] = vector;
   }
+  sizes.statistics = statisticsElements(channels);
   const operands = Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, operand(name, size)]));
   const { y, ...others } = operands;
   const dispatches = [
-    ...batchNormForward(operands as unknown as BatchNormForwardOperands, spec, caps),
+    ...batchNormForward(operands, spec, caps),
     ...batchNormBackward(
       { ...others, ...(needsOutput(spec, residual) && { y }) } as unknown as BatchNormBackwardOperands,
       spec,
@@ -36,10 +48,14 @@ async function run(device: Device, spec: BatchNormSpec, given: Values, caps = de
     ),
   ];
   const inputs = new Map(Object.entries(given).map(([name, data]) => [operands[name], data]));
-  const outputs = ["y", "mean", "invstd", "runningMean", "runningVar", "dx", "dweight", "dbias"];
+  const outputs = ["y", "statistics", "runningMean", "runningVar", "dx", "dweight", "dbias"];
   if (residual) outputs.push("dresidual");
   const results = await runOnce(device, dispatches, inputs, outputs.map((name) => operands[name]));
-  return Object.fromEntries(outputs.map((name, i) => [name, new Float32Array(results[i])]));
+  const { statistics, ...all } = Object.fromEntries(
+    outputs.map((name, i) => [name, new Float32Array(results[i])]),
+  );
+  const part = (index: number) => statistics.slice(index * vector, (index + 1) * vector);
+  return { ...all, mean: part(0), invstd: part(1), scale: part(2), offset: part(3) };
 }
 
 /** The same in float64, channel by channel. */
@@ -47,7 +63,7 @@ function reference({ rows, channels, eps, momentum, relu }: BatchNormSpec, given
   const stride = padded(channels);
   const out: Values = {};
   for (const name of ["y", "dx", "dresidual"]) out[name] = new Float32Array(rows * stride);
-  for (const name of ["mean", "invstd", "runningMean", "runningVar", "dweight", "dbias"]) {
+  for (const name of ["mean", "invstd", "scale", "offset", "runningMean", "runningVar", "dweight", "dbias"]) {
     out[name] = new Float32Array(stride);
   }
   for (let c = 0; c < channels; c++) {
@@ -57,6 +73,8 @@ function reference({ rows, channels, eps, momentum, relu }: BatchNormSpec, given
     const invstd = 1 / Math.sqrt(squares / rows + eps);
     out.mean[c] = mean;
     out.invstd[c] = invstd;
+    out.scale[c] = invstd * given.weight[c];
+    out.offset[c] = given.bias[c];
     out.runningMean[c] = (1 - momentum) * given.runningMean[c] + momentum * mean;
     out.runningVar[c] = (1 - momentum) * given.runningVar[c] + momentum * squares / (rows - 1);
     let dweight = 0, dbias = 0;
@@ -218,10 +236,10 @@ gpuTest("batch norm: what is not a number stays visible behind ReLU", async (dev
 });
 
 Deno.test("batch norm: one value a channel has no variance", () => {
-  const names = ["x", "weight", "bias", "runningMean", "runningVar", "y", "mean", "invstd"];
+  const names = ["x", "weight", "bias", "runningMean", "runningVar", "y", "statistics"];
   const operands = Object.fromEntries(names.map((name) => [name, operand(name, 4)]));
   assertThrows(
-    () => batchNormForward(operands as unknown as BatchNormForwardOperands, spec(1, 4), {} as Capabilities),
+    () => batchNormForward(operands, spec(1, 4), {} as Capabilities),
     UserError,
     "Expected more than 1 value per channel when training",
   );
@@ -230,10 +248,10 @@ Deno.test("batch norm: one value a channel has no variance", () => {
 gpuTest("batch norm: a large activation fills a GPU, within the bindings every adapter has", (device) => {
   const layer = spec(64 * 112 * 112, 64, true);
   const names = ["x", "y", "dy", "dx", "residual", "dresidual", "weight", "bias", "runningMean", "runningVar"];
-  names.push("mean", "invstd", "dweight", "dbias");
+  names.push("statistics", "dweight", "dbias");
   const operands = Object.fromEntries(names.map((name) => [name, operand(name, 64)]));
   const dispatches = [
-    ...batchNormForward(operands as unknown as BatchNormForwardOperands, layer, asHardware(device)),
+    ...batchNormForward(operands, layer, asHardware(device)),
     ...batchNormBackward(operands as unknown as BatchNormBackwardOperands, layer, asHardware(device)),
   ];
   for (const dispatch of dispatches) {
