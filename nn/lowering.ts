@@ -1,7 +1,7 @@
 /** From a graph to dispatches: forward, and backward in the opposite order. */
 
 import type { Capabilities } from "../kernels/device.ts";
-import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { Graph } from "./graph.ts";
@@ -14,6 +14,8 @@ export interface StatePlaces {
   state(entry: Parameter | StateBuffer): Operand;
   /** Where a parameter's gradient goes. */
   gradient(parameter: Parameter): Operand;
+  /** Where the half precision copy of a weight lies; for steps in `f16` alone. */
+  half?(parameter: Parameter): Operand;
 }
 
 /** A graph's dispatches so far, and the way back. */
@@ -34,6 +36,11 @@ export interface LowerOptions {
    * them learns either. They must come before all that learns.
    */
   readonly frozen?: (parameter: Parameter) => boolean;
+  /**
+   * How activations, their gradients and weights are stored. Default `f32`. What is added up over many values (statistics,
+   * the parameters' gradients), the network's input and its output are float32 always.
+   */
+  readonly precision?: ElementType;
   /** Receives the dispatches, in order. */
   readonly emit: (dispatches: readonly Dispatch[]) => void;
 }
@@ -42,13 +49,16 @@ export interface LowerOptions {
 export function lower(graph: Graph, input: Operand, places: StatePlaces, options: LowerOptions): Lowered {
   const values = new Map<Tensor, Operand>([[graph.input, input]]);
   const gradients = new Map<Tensor, Operand>();
+  const { precision = "f32" } = options;
   const learns = new Set<Tensor>(options.inputGradient ? [graph.input] : []);
   const lowering: Lowering = {
     caps: options.caps,
     training: options.training,
     emit: options.emit,
     value: (tensor) => known(values, tensor),
+    activation: (label, shape) => operand(label, storedElements(shape), precision),
     state: (entry) => places.state(entry),
+    weight: (parameter) => precision === "f16" ? places.half!(parameter) : places.state(parameter),
     parameterGradient: (parameter) => places.gradient(parameter),
     needsGradient: (tensor) => learns.has(tensor),
     addGradient(tensor, produce) {
@@ -57,7 +67,8 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
   };
   const ways: { output: Tensor; back: Backward }[] = [];
   for (const { operation, inputs, output } of graph.nodes) {
-    const y = operand(operation.name, storedElements(output.shape));
+    const type = output === graph.output ? "f32" : precision;
+    const y = operand(operation.name, storedElements(output.shape), type);
     const frozen = operation.parameters.some((parameter) => options.frozen?.(parameter));
     const learnsBefore = inputs.some((tensor) => learns.has(tensor));
     if (frozen && learnsBefore) throw new UserError(`Cannot freeze ${operation.name} after layers that learn`);

@@ -5,7 +5,7 @@
 
 import { crossEntropy } from "../kernels/cross_entropy.ts";
 import type { Capabilities } from "../kernels/device.ts";
-import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import { fuse, fuseForEvaluation } from "./fuse.ts";
 import { trace } from "./graph.ts";
@@ -33,8 +33,10 @@ export function trainingDispatches(
   input: Shape,
   { x, ...rest }: StepOperands,
   places: StatePlaces,
-  { caps, labelSmoothing = 0, frozen }: {
+  { caps, precision, labelSmoothing = 0, frozen }: {
     readonly caps: Capabilities;
+    /** See `lowering.ts`. */
+    readonly precision?: ElementType;
     readonly labelSmoothing?: number;
     /** Parameters that stay as they are; see `lowering.ts`. */
     readonly frozen?: (parameter: Parameter) => boolean;
@@ -44,7 +46,7 @@ export function trainingDispatches(
   const { n: rows, c: classes } = graph.output.shape;
   const dispatches: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
-  const lowered = lower(graph, x, places, { caps, training: true, emit, frozen });
+  const lowered = lower(graph, x, places, { caps, training: true, precision, emit, frozen });
   const dlogits = operand("dlogits", storedElements(graph.output.shape));
   emit(crossEntropy({ logits: lowered.output, dlogits, ...rest }, { rows, classes, labelSmoothing }, caps));
   lowered.backward(dlogits);
@@ -57,13 +59,13 @@ export function evaluationDispatches(
   input: Shape,
   { x, ...rest }: StepOperands & { readonly predictions?: Operand },
   places: StatePlaces,
-  { caps }: { readonly caps: Capabilities },
+  { caps, precision }: { readonly caps: Capabilities; readonly precision?: ElementType },
 ): { readonly dispatches: Dispatch[]; readonly logits: Operand; readonly output: Shape } {
   const graph = fuseForEvaluation(fuse(trace(module, input)), caps);
   const { n: rows, c: classes } = graph.output.shape;
   const dispatches: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
-  const { output: logits } = lower(graph, x, places, { caps, training: false, emit });
+  const { output: logits } = lower(graph, x, places, { caps, training: false, precision, emit });
   emit(crossEntropy({ logits, ...rest }, { rows, classes, labelSmoothing: 0 }, caps));
   return { dispatches, logits, output: graph.output.shape };
 }

@@ -56,8 +56,12 @@ export interface Lowering {
   emit(dispatches: readonly Dispatch[]): void;
   /** Where a tensor's value lies. */
   value(tensor: Tensor): Operand;
-  /** Where a parameter or running statistic lies. */
+  /** A new operand for an activation, or for the gradient of one, in the step's precision. */
+  activation(label: string, shape: Shape): Operand;
+  /** Where a parameter or running statistic lies, in float32. */
   state(entry: Parameter | StateBuffer): Operand;
+  /** Where the weight of a convolution or a linear layer lies, in the step's precision. */
+  weight(parameter: Parameter): Operand;
   /** Where a parameter's gradient goes. */
   parameterGradient(parameter: Parameter): Operand;
   /** Whether anything before the tensor learns. */

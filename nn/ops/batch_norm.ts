@@ -87,10 +87,10 @@ export class BatchNormOperation implements Operation {
     lowering.emit(batchNormStatistics({ x, weight, bias, runningMean, runningVar, statistics }, spec, caps));
     lowering.emit(batchNormApply({ x, statistics, y, residual }, spec, caps));
     return (dy) => {
-      const dx = operand("batch_norm.dx", storedElements(input.shape));
+      const dx = lowering.activation("batch_norm.dx", input.shape);
       // Without a ReLU the residual's gradient is dy itself.
       const dresidual = this.residual && this.relu
-        ? operand("batch_norm.dresidual", storedElements(input.shape))
+        ? lowering.activation("batch_norm.dresidual", input.shape)
         : undefined;
       lowering.emit(batchNormBackward(
         {

@@ -2,9 +2,8 @@
 
 import { convFlops, type ConvGeometry, convOutput } from "../../kernels/conv_geometry.ts";
 import { convKernels } from "../../kernels/conv2d.ts";
-import { operand } from "../../kernels/dispatch.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
-import { type Shape, storedElements } from "../../kernels/layout.ts";
+import type { Shape } from "../../kernels/layout.ts";
 import type { Parameter } from "../state.ts";
 import { apply, type Backward, type Lowering, type Operation, type Tensor } from "../tensor.ts";
 
@@ -64,7 +63,7 @@ export class Conv2dOperation implements Operation {
   forward(lowering: Lowering, [input]: readonly Tensor[], y: Operand): Backward {
     const { caps } = lowering;
     const geometry = this.geometry(input.shape), kernels = convKernels(geometry);
-    const x = lowering.value(input), weight = lowering.state(this.weight);
+    const x = lowering.value(input), weight = lowering.weight(this.weight);
     const bias = this.bias && lowering.state(this.bias);
     lowering.emit(kernels.forward({ x, weight, bias, y }, geometry, caps));
     return (dy) => {
@@ -72,7 +71,7 @@ export class Conv2dOperation implements Operation {
       const dbias = this.bias && lowering.parameterGradient(this.bias);
       lowering.emit(kernels.weightGradient({ x, dy, dweight, dbias }, geometry, caps));
       lowering.addGradient(input, (addend) => {
-        const dx = operand("conv2d.dx", storedElements(input.shape));
+        const dx = lowering.activation("conv2d.dx", input.shape);
         lowering.emit(kernels.inputGradient({ dy, weight, dx, addend }, geometry, caps));
         return dx;
       });

@@ -30,7 +30,7 @@ export class ConvNormOperation implements Operation {
     const { state, settings, relu, residual } = this.norm;
     const { weight, bias } = this.conv;
     lowering.emit(denseForward(
-      { x: lowering.value(input), weight: lowering.state(weight), bias: bias && lowering.state(bias), y },
+      { x: lowering.value(input), weight: lowering.weight(weight), bias: bias && lowering.state(bias), y },
       this.conv.geometry(input.shape),
       lowering.caps,
       {

@@ -44,7 +44,7 @@ export class MaxPoolOperation implements Operation {
     lowering.emit(maxPoolForward({ x: lowering.value(input), y, indices }, spec, caps));
     return (dy) => {
       if (!lowering.needsGradient(input) || !indices) return;
-      const dx = operand("max_pool.dx", storedElements(input.shape));
+      const dx = lowering.activation("max_pool.dx", input.shape);
       lowering.emit(maxPoolBackward({ dy, indices, dx }, spec, caps));
       addToGradient(lowering, input, dx);
     };
@@ -69,7 +69,7 @@ export class GlobalAvgPoolOperation implements Operation {
     lowering.emit(globalAveragePool({ x: lowering.value(input), y }, input.shape, lowering.caps));
     return (dy) => {
       if (!lowering.needsGradient(input)) return;
-      const dx = operand("global_avg_pool.dx", storedElements(input.shape));
+      const dx = lowering.activation("global_avg_pool.dx", input.shape);
       lowering.emit(globalAveragePoolBackward({ dy, dx }, input.shape, lowering.caps));
       addToGradient(lowering, input, dx);
     };

@@ -1,6 +1,5 @@
 /** Rectified linear unit. */
 
-import { operand } from "../../kernels/dispatch.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
 import { relu as reluKernel, reluBackward } from "../../kernels/elementwise.ts";
 import { type Shape, storedElements } from "../../kernels/layout.ts";
@@ -22,7 +21,7 @@ export class ReluOperation implements Operation {
     lowering.emit(reluKernel({ x: lowering.value(input), y }, elements, lowering.caps));
     return (dy) => {
       if (!lowering.needsGradient(input)) return;
-      const dx = operand("relu.dx", elements);
+      const dx = lowering.activation("relu.dx", input.shape);
       lowering.emit(reluBackward({ y, dy, dx }, elements, lowering.caps));
       addToGradient(lowering, input, dx);
     };

@@ -1,6 +1,5 @@
 /** Sum of two tensors, as operation and for gradients that meet. */
 
-import { operand } from "../../kernels/dispatch.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
 import { add as addKernel } from "../../kernels/elementwise.ts";
 import { type Shape, storedElements } from "../../kernels/layout.ts";
@@ -48,7 +47,7 @@ export class AddOperation implements Operation {
 export function addToGradient(lowering: Lowering, tensor: Tensor, gradient: Operand): void {
   lowering.addGradient(tensor, (addend) => {
     if (!addend) return gradient;
-    const elements = storedElements(tensor.shape), sum = operand("gradient.sum", elements);
+    const elements = storedElements(tensor.shape), sum = lowering.activation("gradient.sum", tensor.shape);
     lowering.emit(addKernel({ a: addend, b: gradient, y: sum }, elements, lowering.caps));
     return sum;
   });
