@@ -234,6 +234,10 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     return new AugmentedSource(device, inner, settings, normalization, buffer);
   }
 
+  get batchBytes(): number | undefined {
+    return this.inner.batchBytes;
+  }
+
   place(operand: Operand): Placement | undefined {
     return operand === this.#changes ? { buffer: this.buffer, offset: 0 } : this.inner.place(operand);
   }

@@ -20,6 +20,8 @@ export interface BatchSource<B> {
   readonly labels: Operand;
   /** Where images are mixed of two: `vec4f(weight, the other's label, 0, 0)` a row, as `crossEntropy` takes it. */
   readonly mixes?: Operand;
+  /** Bytes that {@linkcode load} writes, where they are not few: the queue keeps them until the step runs. */
+  readonly batchBytes?: number;
   /** The place of what the source owns. */
   place(operand: Operand): Placement | undefined;
   /** What makes the input. */
@@ -81,6 +83,10 @@ export class FloatSource implements BatchSource<FloatBatch> {
     const buffers = new Buffers(device);
     const x = await buffers.add("input", storedElements(shape));
     return new FloatSource(shape, x, await buffers.add("labels", shape.n), buffers);
+  }
+
+  get batchBytes(): number {
+    return this.x.byteLength;
   }
 
   place(operand: Operand): Placement | undefined {
@@ -168,14 +174,10 @@ export class DeviceImages {
 
   /** Copies the set to the device where it fits. `stream` keeps it on the host. */
   static async create(device: Device, set: LabelledImages, { stream = false } = {}): Promise<DeviceImages> {
-    const { images: pixels } = set;
-    const bytesPerImage = pixels instanceof Uint8Array ? pixels.length / set.count : pixels.imageBytes;
-    const bytes = wholeWords(bytesPerImage * set.count);
-    if (stream || bytes > Math.min(device.capabilities.maxBindingBytes, device.capabilities.maxBufferBytes)) {
-      return new DeviceImages(device, set, bytesPerImage, undefined);
-    }
-    const images = await device.buffer("images", bytes);
-    const labels = await device.buffer("image labels", wholeWords(set.labels.byteLength));
+    const { images: pixels } = set, bytesPerImage = imageBytes(set), sizes = residentSizes(set, device.capabilities);
+    if (stream || !sizes) return new DeviceImages(device, set, bytesPerImage, undefined);
+    const images = await device.buffer("images", sizes.images);
+    const labels = await device.buffer("image labels", sizes.labels);
     if (pixels instanceof Uint8Array) writeBytes(device, images, pixels);
     else copyPixels(device, images, pixels, set.count);
     writeBytes(device, labels, new Uint8Array(set.labels.buffer, set.labels.byteOffset, set.labels.byteLength));
@@ -187,6 +189,20 @@ export class DeviceImages {
     this.resident?.images.destroy();
     this.resident?.labels.destroy();
   }
+}
+
+function imageBytes({ images, count }: LabelledImages): number {
+  return images instanceof Uint8Array ? images.length / count : images.imageBytes;
+}
+
+/** @internal Bytes that a set takes on a device; undefined where it does not fit one binding and is streamed. */
+export function residentSizes(
+  set: LabelledImages,
+  { maxBindingBytes, maxBufferBytes }: Capabilities,
+): { readonly images: number; readonly labels: number } | undefined {
+  const images = wholeWords(imageBytes(set) * set.count);
+  if (images > Math.min(maxBindingBytes, maxBufferBytes)) return undefined;
+  return { images, labels: wholeWords(set.labels.byteLength) };
 }
 
 /** Bytes rounded up to 16: bindings are made of whole vectors. */
@@ -312,6 +328,11 @@ export class ImageSource implements BatchSource<ImageBatch> {
     // Without images of its own a source's rows are always the first ones.
     if (!images.resident) buffers.write(operands.indices, Uint32Array.from({ length: batchSize }, (_, i) => i));
     return source;
+  }
+
+  /** Of images that are streamed. */
+  get batchBytes(): number {
+    return this.#staging?.pixels.byteLength ?? 0;
   }
 
   place(operand: Operand): Placement | undefined {

@@ -2,8 +2,8 @@
 
 import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
-import { type EvalStep, evalStep } from "./eval_step.ts";
-import { RING_SLOTS } from "./step.ts";
+import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
+import { QUEUED_BYTES, RING_SLOTS } from "./step.ts";
 
 /** What a network makes of a set of images. */
 export interface EvaluationReport {
@@ -68,27 +68,45 @@ export class Evaluator {
 
   /** One pass that tells now and then how many images are done. Returns undefined when `signal` is given meanwhile. */
   async *pass(signal?: AbortSignal): AsyncGenerator<number, EvaluationReport | undefined, void> {
-    const { set } = this.#images;
-    const { batchSize, classes } = this.#step;
+    const { set } = this.#images, step = this.#step;
+    const { batchSize, classes } = step;
     const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
+    // Twice as many are in the queue: while results are read, further steps run (`trainer.ts` tells why).
+    const longest = Math.max(1, Math.min(RING_SLOTS / 2, Math.floor(QUEUED_BYTES / Math.max(1, step.batchBytes))));
     let lossSum = 0, correct = 0, top5 = 0, done = 0, queueLength = 1;
-    for (let at = 0; at < set.count;) {
-      const started = performance.now();
-      for (let queued = 0; queued < queueLength && at < set.count; queued++, at += batchSize) {
-        this.#step.run(Uint32Array.from({ length: Math.min(batchSize, set.count - at) }, (_, i) => at + i));
+    let reading: Promise<Evaluation> | undefined;
+    let since = performance.now();
+    try {
+      for (let at = 0; done < set.count;) {
+        for (let queued = 0; queued < queueLength && at < set.count; queued++, at += batchSize) {
+          step.run(Uint32Array.from({ length: Math.min(batchSize, set.count - at) }, (_, i) => at + i));
+        }
+        if (reading) {
+          const { results, predictions } = await reading;
+          reading = undefined;
+          for (const result of results) {
+            lossSum += result.lossSum;
+            correct += result.correct;
+            top5 += result.top5;
+          }
+          for (const prediction of predictions) confusion[set.labels[done++]][prediction]++;
+          if (signal?.aborted) return undefined;
+          yield done;
+          // Reading costs time, waiting costs patience: about half a second's work in one go.
+          const now = performance.now(), seconds = (now - since) / 1000;
+          since = now;
+          queueLength = Math.max(1, Math.min(longest, Math.round(results.length * 0.5 / seconds)));
+        }
+        if (step.pending > 0) {
+          reading = step.evaluations();
+          // Whoever waits for it hears of its failure; nobody does when the pass is given up.
+          reading.catch(() => {});
+        }
       }
-      const { results, predictions } = await this.#step.evaluations();
-      for (const result of results) {
-        lossSum += result.lossSum;
-        correct += result.correct;
-        top5 += result.top5;
-      }
-      for (const prediction of predictions) confusion[set.labels[done++]][prediction]++;
-      if (signal?.aborted) return undefined;
-      yield done;
-      // Reading costs time, waiting costs patience: about half a second's work in one go.
-      const seconds = (performance.now() - started) / 1000;
-      queueLength = Math.max(1, Math.min(RING_SLOTS, Math.round(queueLength * 0.5 / seconds)));
+    } finally {
+      // Nothing of this pass may turn up in the next one.
+      await reading?.catch(() => {});
+      if (step.pending > 0) await step.collect().catch(() => {});
     }
     return {
       images: set.count,

@@ -2,7 +2,7 @@
 
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
-import { RING_SLOTS, type StepResult } from "./step.ts";
+import { QUEUED_BYTES, RING_SLOTS, type StepResult } from "./step.ts";
 import {
   type GradientStep,
   gradientStep,
@@ -17,6 +17,14 @@ import {
 export interface RunBatch<B> {
   readonly rows: number;
   readonly batch: B;
+}
+
+/** What steps gave. */
+export interface CollectedSteps {
+  /** A step each, in order. */
+  readonly results: readonly StepResult[];
+  /** Whether one of them ran for the first time, when drivers compile. */
+  readonly cold: boolean;
 }
 
 /** What {@linkcode RunSteps} are compiled with. */
@@ -34,6 +42,9 @@ export class RunSteps<B> {
   /** Of each step queued, what ran its batches. */
   #queued: (TrainStep<B> | GradientStep<B>)[][] = [];
   #batches = 0;
+  #bytes = 0;
+  /** Batches of steps whose results are being read. */
+  #read = 0;
 
   private constructor(
     accumulate: number,
@@ -62,14 +73,14 @@ export class RunSteps<B> {
     return new RunSteps(accumulate, steps, accumulate === 1 ? undefined : await updateStep(network, options));
   }
 
-  /** Steps run whose results have not been collected. */
+  /** Steps run since results were last collected. */
   get pending(): number {
     return this.#queued.length;
   }
 
-  /** Whether results must be collected before the next step. */
+  /** Whether results must be collected, and those that are being collected waited for, before the next step. */
   get full(): boolean {
-    return this.#batches + this.#accumulate > RING_SLOTS;
+    return this.#read + this.#batches + this.#accumulate > RING_SLOTS || this.#bytes >= QUEUED_BYTES;
   }
 
   /** Submits one step on its batches, at most as many as are accumulated, and returns at once. */
@@ -78,24 +89,28 @@ export class RunSteps<B> {
     for (const [index, { rows, batch }] of batches.entries()) {
       const step = this.#steps.get(rows)!;
       step.run(batch, { learningRate, share: rows / all, first: index === 0 });
+      this.#bytes += step.batchBytes;
     }
     this.#update?.run({ learningRate });
     this.#queued.push(batches.map(({ rows }) => this.#steps.get(rows)!));
     this.#batches += batches.length;
   }
 
-  /** Results of all steps since the last call, and whether one of them ran for the first time, when drivers compile. */
-  async collect(): Promise<{ results: StepResult[]; cold: boolean }> {
+  /** Results of all steps since the last call. Others may be run meanwhile, but not collected. */
+  async collect(): Promise<CollectedSteps> {
     const queued = this.#queued;
+    this.#read = this.#batches;
     this.#queued = [];
-    this.#batches = 0;
-    const ran = new Set(queued.flat()), found = new Map<TrainStep<B> | GradientStep<B>, Iterator<StepResult>>();
-    for (const step of ran) found.set(step, (await step.collect()).values());
-    const updates = (await this.#update?.collect() ?? []).values();
+    this.#batches = this.#bytes = 0;
+    // All at once: what is run from now on belongs to the next call.
+    const ran = [...new Set(queued.flat())];
+    const [more, ...each] = await Promise.all([this.#update?.collect() ?? [], ...ran.map((step) => step.collect())]);
+    this.#read = 0;
+    const updates = more.values(), found = new Map(ran.map((step, i) => [step, each[i].values()]));
     const results = queued.map((steps) =>
       merged(steps.map((step) => found.get(step)!.next().value!), updates.next().value)
     );
-    const cold = !ran.isSubsetOf(this.#warm);
+    const cold = ran.some((step) => !this.#warm.has(step));
     for (const step of ran) this.#warm.add(step);
     return { results, cold };
   }

@@ -13,6 +13,12 @@ import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import type { Arena, Plan } from "./plan.ts";
 
+/**
+ * Bytes that the batches of queued steps may hold. What the host writes before a step lies in memory of the queue until the
+ * step runs: little where images are resident, whole images where they are streamed.
+ */
+export const QUEUED_BYTES = 2 ** 27;
+
 /** What a step found. */
 export interface StepResult {
   /** Rows of the batch. */
@@ -99,9 +105,12 @@ export abstract class RingStep {
     const count = this.#pending, first = this.#next - count;
     if (count === 0) return [];
     const { norms, found, describe } = this.#more;
-    const bytes = await this.#device.read(this.#metrics, 0, this.#metrics.size);
-    const ring = new Float32Array(bytes);
-    const findings = found && new Uint32Array(await this.#device.read(found, 0, found.size));
+    // Both at once: where one fails, so does the other, and neither may fail unheard.
+    const [bytes, more] = await Promise.all([
+      this.#device.read(this.#metrics, 0, this.#metrics.size),
+      found && this.#device.read(found, 0, found.size),
+    ]);
+    const ring = new Float32Array(bytes), findings = more && new Uint32Array(more);
     // Steps may have been submitted meanwhile.
     this.#pending -= count;
     return Array.from({ length: count }, (_, i) => {
@@ -144,6 +153,11 @@ export abstract class Step<B> extends RingStep {
   /** Rows of a whole batch. */
   get batchSize(): number {
     return this.#source.shape.n;
+  }
+
+  /** Bytes that a batch takes in the queue until the step runs, where it is not resident. */
+  get batchBytes(): number {
+    return this.#source.batchBytes ?? 0;
   }
 
   /** Submits a step on a batch. */

@@ -12,10 +12,21 @@ import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
 import type { Network } from "./network.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
+import type { CollectedSteps } from "./run_steps.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
 import { diverged, DivergedError, type TrainEvent } from "./train_events.ts";
 import { TrainingClock } from "./training_clock.ts";
+
+/** Of steps together; `cold` when one of them ran for the first time. */
+interface Untold {
+  readonly lossSum: number;
+  readonly rows: number;
+  readonly count: number;
+  readonly cold: boolean;
+}
+
+const NOTHING: Untold = { lossSum: 0, rows: 0, count: 0, cold: false };
 
 /** How a run is watched and paused: of no influence on its bits. */
 export interface TrainerOptions {
@@ -71,6 +82,10 @@ export class Trainer {
   #lossSum: number;
   #rows: number;
   #history: EpochMetrics[];
+  /** Results that are being read while further steps run. */
+  #reading: Promise<CollectedSteps> | undefined;
+  /** What has been read since the last event. */
+  #untold: Untold = NOTHING;
 
   private constructor(
     description: RunDescription,
@@ -172,30 +187,43 @@ export class Trainer {
     const { epochs, lr, schedule } = this.#description.settings, { pauseEvery = Infinity } = this.#options;
     const groups = this.#batches.groups(this.#epoch), steps = groups.length, made = this.#made.steps;
     const before = this.#epoch * steps;
-    while (this.#step < steps) {
-      const rate = learningRate(schedule, { lr, epochs, stepsPerEpoch: steps }, before + this.#step);
-      const batches = groups[this.#step].map((images) => ({
+    const rateOf = (step: number) => learningRate(schedule, { lr, epochs, stepsPerEpoch: steps }, before + step);
+    await this.#settle(epoch);
+    for (let queued = this.#step; queued < steps;) {
+      if (made.full) await this.#absorb(epoch);
+      const batches = groups[queued].map((images) => ({
         rows: images.length,
         batch: this.#batches.batch(images, this.#epoch),
       }));
-      made.run(batches, { learningRate: rate });
+      made.run(batches, { learningRate: rateOf(queued) });
       this.#made.average?.update();
-      this.#step++;
-      const last = this.#step === steps;
-      const pause = (before + this.#step) % pauseEvery === 0;
-      if (!last && !pause && !signal?.aborted && !made.full && made.pending < clock.stepsPerCollect) continue;
-      const { loss, rows, count, cold } = await this.#collect(epoch);
-      clock.count(count, rows, cold);
-      const { imagesPerSecond } = clock;
-      const secondsLeft = this.#remaining(imagesPerSecond);
-      yield {
-        ...{ type: "step", epoch, step: this.#step, steps, loss, imagesPerSecond, secondsLeft },
-        learningRate: rate,
-        pause: pause && !last,
-      };
-      if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
+      queued++;
+      const last = queued === steps;
+      const pause = (before + queued) % pauseEvery === 0;
+      const whole = last || pause || signal?.aborted === true;
+      if (!whole && !made.full && made.pending < clock.stepsPerCollect) continue;
+      // Reading keeps a device without work waiting for 11 ms or more in Deno: it gets its next steps before what the last
+      // ones gave is waited for. Where steps are long that is little, and a signal would have to wait for one more.
+      const ahead = !whole && clock.stepsPerCollect > 1;
+      for (const end of ahead ? [false] : [false, true]) {
+        if (end) await this.#settle(epoch);
+        else await this.#absorb(epoch);
+        const { lossSum, rows, count, cold } = this.#untold;
+        if (count === 0) continue;
+        this.#untold = NOTHING;
+        clock.count(count, rows, cold);
+        const { imagesPerSecond } = clock;
+        const secondsLeft = this.#remaining(imagesPerSecond);
+        yield {
+          ...{ type: "step", epoch, step: this.#step, steps, loss: lossSum / rows, imagesPerSecond, secondsLeft },
+          learningRate: rateOf(this.#step - 1),
+          pause: end && pause && !last,
+        };
+        if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
+      }
+      if (ahead) this.#read();
       if (pause) clock.restart();
-      if (signal?.aborted && !last) return false;
+      if (signal?.aborted && !ahead && !last) return false;
     }
     return true;
   }
@@ -220,13 +248,31 @@ export class Trainer {
     }
   }
 
-  /** Results of the steps queued; the epoch's sums grow by them, in order. */
-  async #collect(epoch: number): Promise<{ loss: number; rows: number; count: number; cold: boolean }> {
-    const { results, cold } = await this.#made.steps.collect();
-    let lossSum = 0, rows = 0;
+  /** Begins to read the results of the steps queued. */
+  #read(): void {
+    if (this.#made.steps.pending === 0) return;
+    this.#reading = this.#made.steps.collect();
+    // Whoever waits for it hears of its failure; nobody does when the run is given up.
+    this.#reading.catch(() => {});
+  }
+
+  /** Waits until all steps queued are done, and counts them. */
+  async #settle(epoch: number): Promise<void> {
+    await this.#absorb(epoch);
+    this.#read();
+    await this.#absorb(epoch);
+  }
+
+  /** Waits for the results that are being read, if any: the epoch's sums grow by them, in order. */
+  async #absorb(epoch: number): Promise<void> {
+    const reading = this.#reading;
+    if (!reading) return;
+    this.#reading = undefined;
+    const { results, cold } = await reading;
+    let { lossSum, rows, count } = this.#untold;
     for (const [index, result] of results.entries()) {
       const { lossSum: loss, gradientNorm = 0, anomaly } = result;
-      const when = `at step ${this.#step - results.length + index + 1} of epoch ${epoch}`;
+      const when = `at step ${this.#step + index + 1} of epoch ${epoch}`;
       if (anomaly !== undefined) {
         throw new DivergedError(
           `The first value that is not finite appeared ${when}, in ${anomaly}: training has diverged; ` +
@@ -241,7 +287,9 @@ export class Trainer {
       this.#lossSum += result.lossSum;
       this.#rows += result.rows;
     }
-    return { loss: lossSum / rows, rows, count: results.length, cold };
+    count += results.length;
+    this.#step += results.length;
+    this.#untold = { lossSum, rows, count, cold: cold || this.#untold.cold };
   }
 
   /** Seconds for what is left, an evaluated image taking a third of a trained one. */
@@ -258,6 +306,8 @@ export class Trainer {
    * @throws {DivergedError} when a weight is not finite: nothing could go on from there.
    */
   async checkpoint(): Promise<Checkpoint> {
+    // Steps may have been queued beyond those that were told.
+    await this.#settle(this.#epoch + 1);
     const { network, input, settings } = this.#description;
     const progress: RunProgress = {
       epoch: this.#epoch,
