@@ -133,7 +133,7 @@ export interface BatchNormApplyOperands {
 /** Training, second half: `y = relu?((x - mean) * scale + offset + residual?)`. */
 export function batchNormApply(
   { x, statistics, y, residual }: BatchNormApplyOperands,
-  spec: BatchNormSpec,
+  spec: Pick<BatchNormSpec, "rows" | "channels" | "relu">,
   caps: Capabilities,
 ): Dispatch[] {
   return [normalize(
@@ -189,7 +189,7 @@ function normalize(
   label: string,
   { x, y, residual }: { readonly x: Operand; readonly y: Operand; readonly residual?: Operand },
   by: Pick<ColumnPass, "bindings" | "constants" | "setup">,
-  { rows, channels, relu }: BatchNormSpec,
+  { rows, channels, relu }: Pick<BatchNormSpec, "rows" | "channels" | "relu">,
   caps: Capabilities,
 ): Dispatch {
   return mapColumns(

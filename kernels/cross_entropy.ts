@@ -3,6 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { padded } from "./layout.ts";
+import { LOSS_SCALE, readLossScale } from "./loss_scale.ts";
 import { readStepSettings, STEP_SETTINGS } from "./step_settings.ts";
 import { ceilDiv } from "./wgsl.ts";
 
@@ -17,8 +18,10 @@ export interface CrossEntropyOperands {
    * rest the other label's. Absent: the label alone.
    */
   readonly mixes?: Operand;
-  /** Written: the gradient of the mean loss by the logits, times the settings' scale. */
+  /** Written: the gradient of the mean loss by the logits, times the settings' scale and the loss scale. */
   readonly dlogits?: Operand;
+  /** See `loss_scale.ts`. Default: none. */
+  readonly lossScale?: Operand;
   /** A ring of `vec4f(loss sum, correct, correct within 5, valid rows)`; the slot that `settings` names is written. */
   readonly metrics: Operand;
   /** See `step_settings.ts`: rows from `valid_rows` on count for nothing, their gradient is zero. */
@@ -55,8 +58,8 @@ export function crossEntropy(
   { rows, classes, labelSmoothing }: CrossEntropySpec,
   caps: Capabilities,
 ): Dispatch[] {
-  const { logits, labels, mixes, dlogits, metrics, settings, predictions } = operands;
-  const stored = padded(classes);
+  const { logits, labels, mixes, dlogits, lossScale, metrics, settings, predictions } = operands;
+  const stored = padded(classes), scaled = dlogits && lossScale;
   // Many classes are shared by a workgroup's lanes; few are one invocation's work, as is everything in software.
   const lanes = caps.software || classes <= 64 ? 1 : 64;
   const groupRows = lanes > 1 ? 1 : caps.software ? 8 : 64;
@@ -70,11 +73,12 @@ export function crossEntropy(
       settings: readStepSettings(settings),
       results: write(results),
       ...(dlogits && { dlogits: write(dlogits, "array<f32>") }),
+      ...(scaled && { loss_scale: readLossScale(scaled) }),
       ...(predictions && { predictions: write(predictions, "array<u32>") }),
     },
     constants: { ROWS: rows, CLASSES: classes, STORED: stored, LANES: lanes, SMOOTHING: f32(labelSmoothing) },
     source: /* wgsl */ `
-${STEP_SETTINGS}
+${STEP_SETTINGS}${scaled ? LOSS_SCALE : ""}
 ${lanes > 1 ? sharedReductions(lanes) : ""}
 @compute @workgroup_size(${groupRows * lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -124,7 +128,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       let probability = exp(logits[first + class_] - largest) / exponentials;
       let target_ = ${mixes ? MIXED_TARGET : "select(0.0, 1.0, class_ == label)"};
       gradient = (probability - uniform_ - (1.0 - SMOOTHING) * target_) / f32(settings.valid_rows) *
-        settings.gradient_scale;
+        settings.gradient_scale${scaled ? " * loss_scale.scale" : ""};
     }
     dlogits[first + class_] = gradient;
   }`

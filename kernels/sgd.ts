@@ -3,6 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
 import { each } from "./elementwise.ts";
+import { LOSS_SCALE, readLossScale } from "./loss_scale.ts";
 import { readStepSettings, STEP_SETTINGS } from "./step_settings.ts";
 import { UserError } from "./user_error.ts";
 
@@ -27,6 +28,8 @@ export interface SgdOperands {
   readonly momentumBuffer?: Operand;
   /** See `step_settings.ts`. */
   readonly settings: Operand;
+  /** See `loss_scale.ts`: where it says that gradients overflowed, nothing is changed. */
+  readonly lossScale?: Operand;
 }
 
 /**
@@ -41,7 +44,7 @@ export interface SgdOperands {
  * @throws {UserError} for Nesterov without momentum.
  */
 export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): Dispatch[] {
-  const { parameters, gradients, momentumBuffer, settings } = operands;
+  const { parameters, gradients, momentumBuffer, settings, lossScale } = operands;
   const { elements, momentum, weightDecay, decayed = elements, nesterov } = spec;
   if (nesterov && !(momentum > 0)) {
     throw new UserError(`Cannot use Nesterov's momentum: the momentum is ${momentum}; set one above zero`);
@@ -58,6 +61,7 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
       gradients: read(gradients),
       ...(buffer && { momentum_buffer: write(buffer) }),
       settings: readStepSettings(settings),
+      ...(lossScale && { loss_scale: readLossScale(lossScale) }),
     },
     {
       load: (k) =>
@@ -81,8 +85,8 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
         WEIGHT_DECAY: f32(weightDecay),
         ...(decays && decayed < elements && { DECAYED: decayed / 4 }),
       },
-      functions: STEP_SETTINGS,
-      setup: "let rate = settings.learning_rate;",
+      functions: STEP_SETTINGS + (lossScale ? LOSS_SCALE : ""),
+      setup: `${lossScale ? "if (loss_scale.found != 0u) { return; }\n  " : ""}let rate = settings.learning_rate;`,
       flops: elements * (2 + (decays ? 2 : 0) + (buffer ? 2 : 0) + (nesterov ? 2 : 0)),
     },
   );

@@ -1,14 +1,16 @@
 /**
  * Rewrites of a graph that save passes over memory: a ReLU, or a sum and a ReLU, right after a batch norm becomes part of
- * it; in evaluation a batch norm becomes part of the dense convolution before it. Values and gradients stay what they
- * were.
+ * it; in training its result is made where it is loaded; in evaluation it becomes part of the convolution before it. Values
+ * and gradients stay what they were.
  */
 
+import { convTakesOptions } from "../kernels/conv2d.ts";
 import type { Capabilities } from "../kernels/device.ts";
 import { type Graph, type GraphNode, useCounts } from "./graph.ts";
 import { BatchNormOperation } from "./ops/batch_norm.ts";
 import { Conv2dOperation } from "./ops/conv2d.ts";
 import { ConvNormOperation } from "./ops/conv_norm.ts";
+import { MaxPoolOperation } from "./ops/pool.ts";
 import { ReluOperation } from "./ops/relu.ts";
 import { AddOperation } from "./ops/sum.ts";
 import type { Tensor } from "./tensor.ts";
@@ -65,7 +67,7 @@ function isPlainNorm({ operation }: GraphNode): boolean {
   return operation instanceof BatchNormOperation && !operation.relu && !operation.residual;
 }
 
-/** For evaluation, after {@linkcode fuse}: dense convolutions take over the batch norm that alone uses their output. */
+/** For evaluation, after {@linkcode fuse}: convolutions take over the batch norm that alone uses their output. */
 export function fuseForEvaluation(graph: Graph, { maxStorageBuffers }: Capabilities): Graph {
   if (maxStorageBuffers < ConvNormOperation.bindings) return graph;
   const uses = useCounts(graph);
@@ -80,8 +82,31 @@ export function fuseForEvaluation(graph: Graph, { maxStorageBuffers }: Capabilit
       nodes.push({ operation: fused, inputs: [conv.inputs[0], ...residual], output });
       continue;
     }
-    if (operation instanceof Conv2dOperation && operation.settings.groups === 1) convolutions.set(output, node);
+    if (operation instanceof Conv2dOperation && convTakesOptions(operation.geometry(input.shape))) {
+      convolutions.set(output, node);
+    }
     nodes.push(node);
   }
+  return { ...graph, nodes };
+}
+
+/**
+ * For training, after {@linkcode fuse}: the result of a batch norm that a convolution or a max pool alone uses is not written;
+ * they normalize what they load, in the weight's gradient again, and only what goes into the norm is kept for the backward
+ * pass.
+ */
+export function deferNorms(graph: Graph): Graph {
+  const uses = useCounts(graph);
+  const users = new Map<Tensor, GraphNode>();
+  for (const node of graph.nodes) for (const input of node.inputs) users.set(input, node);
+  const nodes = graph.nodes.map((node) => {
+    const { operation, output } = node, user = users.get(output)?.operation;
+    if (!(operation instanceof BatchNormOperation) || operation.residual || uses.get(output) !== 1) return node;
+    const normalizes = user instanceof MaxPoolOperation ||
+      user instanceof Conv2dOperation && convTakesOptions(user.geometry(output.shape));
+    if (!normalizes) return node;
+    const { state, settings, relu } = operation;
+    return { ...node, operation: new BatchNormOperation(state, settings, relu, false, true) };
+  });
   return { ...graph, nodes };
 }

@@ -6,7 +6,7 @@ import { storedElements } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { Graph } from "./graph.ts";
 import type { Parameter, StateBuffer } from "./state.ts";
-import type { Backward, Lowering, Tensor } from "./tensor.ts";
+import type { Backward, Loaded, Lowering, Tensor } from "./tensor.ts";
 
 /** Where a network's state lies; see `weights.ts`. */
 export interface StatePlaces {
@@ -48,6 +48,7 @@ export interface LowerOptions {
 /** Emits the forward pass of a graph whose input lies at `input`. */
 export function lower(graph: Graph, input: Operand, places: StatePlaces, options: LowerOptions): Lowered {
   const values = new Map<Tensor, Operand>([[graph.input, input]]);
+  const deferred = new Map<Operand, Loaded>();
   const gradients = new Map<Tensor, Operand>();
   const { precision = "f32" } = options;
   const learns = new Set<Tensor>(options.inputGradient ? [graph.input] : []);
@@ -56,6 +57,11 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     training: options.training,
     emit: options.emit,
     value: (tensor) => known(values, tensor),
+    load(tensor) {
+      const value = known(values, tensor);
+      return deferred.get(value) ?? { operand: value };
+    },
+    defer: (y, loaded) => void deferred.set(y, loaded),
     activation: (label, shape) => operand(label, storedElements(shape), precision),
     state: (entry) => places.state(entry),
     weight: (parameter) => precision === "f16" ? places.half!(parameter) : places.state(parameter),

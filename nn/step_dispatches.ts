@@ -7,7 +7,7 @@ import { crossEntropy } from "../kernels/cross_entropy.ts";
 import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
-import { fuse, fuseForEvaluation } from "./fuse.ts";
+import { deferNorms, fuse, fuseForEvaluation } from "./fuse.ts";
 import { trace } from "./graph.ts";
 import { lower, type StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
@@ -42,7 +42,7 @@ export function trainingDispatches(
     readonly frozen?: (parameter: Parameter) => boolean;
   },
 ): Dispatch[] {
-  const graph = fuse(trace(module, input));
+  const graph = deferNorms(fuse(trace(module, input)));
   const { n: rows, c: classes } = graph.output.shape;
   const dispatches: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);

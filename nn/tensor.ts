@@ -9,6 +9,7 @@
 import type { Capabilities } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import type { Shape } from "../kernels/layout.ts";
+import type { LoadNorm } from "../kernels/load_norm.ts";
 import type { Parameter, StateBuffer } from "./state.ts";
 
 /** A value in a traced network: its size, and where it comes from. */
@@ -46,6 +47,14 @@ export interface Operation {
   flops(inputs: readonly Tensor[], output: Shape): number;
 }
 
+/** A value as an operation loads it. */
+export interface Loaded {
+  /** What lies in memory. */
+  readonly operand: Operand;
+  /** Present: the value is that, normalized. */
+  readonly norm?: LoadNorm;
+}
+
 /** What an operation has at hand while a traced network becomes dispatches. */
 export interface Lowering {
   /** What the device can do. */
@@ -56,6 +65,10 @@ export interface Lowering {
   emit(dispatches: readonly Dispatch[]): void;
   /** Where a tensor's value lies. */
   value(tensor: Tensor): Operand;
+  /** The same for operations that can normalize what they load: see {@linkcode defer}. */
+  load(tensor: Tensor): Loaded;
+  /** Instead of writing an output `y`: says of what it can be made wherever it is loaded. All its uses must do so. */
+  defer(y: Operand, loaded: Loaded): void;
   /** A new operand for an activation, or for the gradient of one, in the step's precision. */
   activation(label: string, shape: Shape): Operand;
   /** Where a parameter or running statistic lies, in float32. */

@@ -61,6 +61,8 @@ export class BatchNormOperation implements Operation {
     readonly settings: Required<BatchNormSettings>,
     readonly relu = false,
     readonly residual = false,
+    /** In training the result is not written: the one operation that uses it normalizes what it loads. */
+    readonly deferred = false,
   ) {
     this.name = `batch_norm${residual ? "+add" : ""}${relu ? "+relu" : ""}`;
   }
@@ -85,7 +87,8 @@ export class BatchNormOperation implements Operation {
     }
     const statistics = operand("batch_norm.statistics", statisticsElements(channels));
     lowering.emit(batchNormStatistics({ x, weight, bias, runningMean, runningVar, statistics }, spec, caps));
-    lowering.emit(batchNormApply({ x, statistics, y, residual }, spec, caps));
+    if (this.deferred) lowering.defer(y, { operand: x, norm: { statistics, relu: this.relu } });
+    else lowering.emit(batchNormApply({ x, statistics, y, residual }, spec, caps));
     return (dy) => {
       const dx = lowering.activation("batch_norm.dx", input.shape);
       // Without a ReLU the residual's gradient is dy itself.

@@ -1,7 +1,9 @@
 /** 2-d convolution with groups; a linear layer is the 1x1 convolution of a 1x1 image. */
 
+import { batchNormApply } from "../../kernels/batch_norm.ts";
 import { convFlops, type ConvGeometry, convOutput } from "../../kernels/conv_geometry.ts";
 import { convKernels } from "../../kernels/conv2d.ts";
+import type { Capabilities } from "../../kernels/device.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
 import type { Shape } from "../../kernels/layout.ts";
 import type { Parameter } from "../state.ts";
@@ -63,13 +65,21 @@ export class Conv2dOperation implements Operation {
   forward(lowering: Lowering, [input]: readonly Tensor[], y: Operand): Backward {
     const { caps } = lowering;
     const geometry = this.geometry(input.shape), kernels = convKernels(geometry);
-    const x = lowering.value(input), weight = lowering.weight(this.weight);
+    const { operand: x, norm: loadNorm } = lowering.load(input), weight = lowering.weight(this.weight);
     const bias = this.bias && lowering.state(this.bias);
-    lowering.emit(kernels.forward({ x, weight, bias, y }, geometry, caps));
+    const rows = input.shape.n * input.shape.h * input.shape.w;
+    if (loadNorm && !forwardNormalizes(geometry, caps)) {
+      const normal = lowering.activation("batch_norm.normalized", input.shape);
+      const spec = { rows, channels: input.shape.c, relu: loadNorm.relu };
+      lowering.emit(batchNormApply({ x, statistics: loadNorm.statistics, y: normal }, spec, caps));
+      lowering.emit(kernels.forward({ x: normal, weight, bias, y }, geometry, caps));
+    } else {
+      lowering.emit(kernels.forward({ x, weight, bias, y }, geometry, caps, { loadNorm }));
+    }
     return (dy) => {
       const dweight = lowering.parameterGradient(this.weight);
       const dbias = this.bias && lowering.parameterGradient(this.bias);
-      lowering.emit(kernels.weightGradient({ x, dy, dweight, dbias }, geometry, caps));
+      lowering.emit(kernels.weightGradient({ x, dy, dweight, dbias }, geometry, caps, { loadNorm }));
       lowering.addGradient(input, (addend) => {
         const dx = lowering.activation("conv2d.dx", input.shape);
         lowering.emit(kernels.inputGradient({ dy, weight, dx, addend }, geometry, caps));
@@ -81,4 +91,13 @@ export class Conv2dOperation implements Operation {
   flops([input]: readonly Tensor[]): number {
     return convFlops(this.geometry(input.shape));
   }
+}
+
+/**
+ * Whether the forward pass should normalize what it loads, where it can. A matrix product in software should not: each of
+ * its loads would take two more, beside which a pass that normalizes once is cheap. Its result is let go at once, and the
+ * weight gradient, whose columns are the same from load to load, normalizes again.
+ */
+function forwardNormalizes({ groups }: ConvGeometry, { software }: Capabilities): boolean {
+  return groups > 1 || !software;
 }

@@ -1,6 +1,6 @@
-/** A dense convolution with the batch norm behind it, in evaluation: made by `fuse.ts`, never by tracing. */
+/** A convolution with the batch norm behind it, in evaluation: made by `fuse.ts`, never by tracing. */
 
-import { denseForward } from "../../kernels/dense_conv.ts";
+import { convKernels } from "../../kernels/conv2d.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
 import type { Shape } from "../../kernels/layout.ts";
 import type { Parameter } from "../state.ts";
@@ -29,22 +29,25 @@ export class ConvNormOperation implements Operation {
     if (lowering.training) throw new Error("Cannot train with a batch norm fused into its convolution");
     const { state, settings, relu, residual } = this.norm;
     const { weight, bias } = this.conv;
-    lowering.emit(denseForward(
-      { x: lowering.value(input), weight: lowering.weight(weight), bias: bias && lowering.state(bias), y },
-      this.conv.geometry(input.shape),
-      lowering.caps,
-      {
-        norm: {
-          mean: lowering.state(state.running_mean),
-          variance: lowering.state(state.running_var),
-          weight: lowering.state(state.weight),
-          bias: lowering.state(state.bias),
-          eps: settings.eps,
+    const geometry = this.conv.geometry(input.shape);
+    lowering.emit(
+      convKernels(geometry).forward(
+        { x: lowering.value(input), weight: lowering.weight(weight), bias: bias && lowering.state(bias), y },
+        geometry,
+        lowering.caps,
+        {
+          norm: {
+            mean: lowering.state(state.running_mean),
+            variance: lowering.state(state.running_var),
+            weight: lowering.state(state.weight),
+            bias: lowering.state(state.bias),
+            eps: settings.eps,
+          },
+          residual: residual ? lowering.value(added) : undefined,
+          relu,
         },
-        residual: residual ? lowering.value(added) : undefined,
-        relu,
-      },
-    ));
+      ),
+    );
     return () => {
       throw new Error("Cannot take gradients in evaluation mode");
     };

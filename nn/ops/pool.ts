@@ -41,7 +41,8 @@ export class MaxPoolOperation implements Operation {
     const { caps } = lowering;
     const spec = { input: input.shape, ...this.settings };
     const indices = lowering.training ? operand("max_pool.indices", maxPoolIndexElements(spec)) : undefined;
-    lowering.emit(maxPoolForward({ x: lowering.value(input), y, indices }, spec, caps));
+    const { operand: x, norm: loadNorm } = lowering.load(input);
+    lowering.emit(maxPoolForward({ x, y, indices, loadNorm }, spec, caps));
     return (dy) => {
       if (!lowering.needsGradient(input) || !indices) return;
       const dx = lowering.activation("max_pool.dx", input.shape);

@@ -1,8 +1,10 @@
 import { assert, assertEquals } from "@std/assert";
-import { fuse } from "../../nn/fuse.ts";
+import { deferNorms, fuse, fuseForEvaluation } from "../../nn/fuse.ts";
 import { type Graph, trace } from "../../nn/graph.ts";
 import { BatchNorm2d, Conv2d } from "../../nn/layers.ts";
 import { Module } from "../../nn/module.ts";
+import { BatchNormOperation } from "../../nn/ops/batch_norm.ts";
+import { maxPool } from "../../nn/ops/pool.ts";
 import { relu } from "../../nn/ops/relu.ts";
 import { add } from "../../nn/ops/sum.ts";
 import { resnext50, ResNeXtBlock } from "../../nn/resnext.ts";
@@ -97,8 +99,8 @@ for (const [name, make] of Object.entries(MODULES)) {
       dy = formula(output.shape.n * output.shape.c * output.shape.h * output.shape.w, 2);
     for (const training of [true, false]) {
       const input = { state, shape: SHAPE, x, training, ...(training && { dy }) };
-      const fused = await runModule(device, module, { ...input, fused: true });
-      const plain = await runModule(device, module, { ...input, fused: false });
+      const fused = await runModule(device, module, { ...input, rewrite: fuse });
+      const plain = await runModule(device, module, { ...input, rewrite: (graph) => graph });
       assertClose(fused.y, plain.y, 1e-6, "y");
       if (!training) continue;
       assertClose(fused.dx!, plain.dx!, 1e-6, "dx");
@@ -113,3 +115,71 @@ for (const [name, make] of Object.entries(MODULES)) {
     }
   });
 }
+
+/** All that normalizes what it loads: a max pool, grouped and dense convolutions, strided ones among them. */
+class Normalized extends Module {
+  conv1 = new Conv2d(8, 8, 1);
+  bn1 = new BatchNorm2d(8);
+  conv2 = new Conv2d(8, 16, 3, { padding: 1, groups: 2 });
+  bn2 = new BatchNorm2d(16);
+  conv3 = new Conv2d(16, 12, 1);
+  bn3 = new BatchNorm2d(12);
+  conv4 = new Conv2d(12, 10, 3, { padding: 1 });
+  bn4 = new BatchNorm2d(10);
+  conv5 = new Conv2d(10, 8, 1, { stride: 2 });
+  bn5 = new BatchNorm2d(8);
+  conv6 = new Conv2d(8, 4, 3, { padding: 1 });
+  forward(x: Tensor): Tensor {
+    const { bn1, bn2, bn3, bn4, bn5 } = this;
+    const pooled = maxPool(relu(bn1.forward(this.conv1.forward(x))), { kernel: 3, stride: 1, padding: 1 });
+    const grouped = relu(bn2.forward(this.conv2.forward(pooled)));
+    const dense = bn3.forward(this.conv3.forward(grouped));
+    const windows = relu(bn4.forward(this.conv4.forward(dense)));
+    return this.conv6.forward(relu(bn5.forward(this.conv5.forward(windows))));
+  }
+}
+
+gpuTest("norms at the next operation's load give the bits of norms that are written", async (device) => {
+  const module = new Normalized(), shape = { n: 3, c: 8, h: 7, w: 6 };
+  const deferred = deferNorms(fuse(trace(module, shape)));
+  const count = deferred.nodes.filter(({ operation }) => operation instanceof BatchNormOperation && operation.deferred);
+  assertEquals(count.length, 5);
+  const x = formula(3 * 8 * 7 * 6, 1), dy = formula(3 * 4 * 4 * 3, 2);
+  for (const software of [true, false]) {
+    const caps = { ...device.capabilities, software };
+    const input = { state: formulaState(module, 300), shape, x, dy, caps };
+    const written = await runModule(device, module, { ...input, rewrite: fuse });
+    const loaded = await runModule(device, module, { ...input, rewrite: (graph) => deferNorms(fuse(graph)) });
+    assertEquals(loaded.y, written.y);
+    assertEquals(loaded.dx, written.dx);
+    assertEquals(loaded.gradients, written.gradients);
+    assertEquals(loaded.state, written.state);
+  }
+});
+
+Deno.test("resnext50: what is normalized at the next load", () => {
+  const graph = deferNorms(fuse(trace(resnext50(), { n: 2, c: 3, h: 32, w: 32 })));
+  const norms = graph.nodes.map(({ operation }) => operation).filter((each) => each instanceof BatchNormOperation);
+  // Two of each block and the stem's; those of sums and shortcuts are written.
+  assertEquals(norms.filter(({ deferred }) => deferred).length, 33);
+  assert(norms.every(({ deferred, relu, residual }) => deferred === (relu && !residual)));
+});
+
+gpuTest("evaluation: norms in the convolutions before them give what they give alone", async (device) => {
+  const module = new Normalized(), shape = { n: 3, c: 8, h: 7, w: 6 };
+  const x = formula(3 * 8 * 7 * 6, 1);
+  for (const software of [true, false]) {
+    const caps = { ...device.capabilities, software };
+    const input = { state: formulaState(module, 300), shape, x, training: false, caps };
+    const rewrite = (graph: Graph) => fuseForEvaluation(fuse(graph), caps);
+    assertEquals(counts(rewrite(trace(module, shape))), {
+      "conv2d+batch_norm+relu": 4,
+      "conv2d+batch_norm": 1,
+      conv2d: 1,
+      max_pool: 1,
+    });
+    const fused = await runModule(device, module, { ...input, rewrite });
+    const plain = await runModule(device, module, { ...input, rewrite: (graph) => graph });
+    assertClose(fused.y, plain.y, 1e-6, "y");
+  }
+});

@@ -1,11 +1,11 @@
 /** A module run once, forward and backward, the way a network runs it: traced, fused, lowered, planned. */
 
-import type { Device } from "../../kernels/device.ts";
+import type { Capabilities, Device } from "../../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../../kernels/dispatch.ts";
 import { fromNhwc, type Shape, storedElements, toNhwc } from "../../kernels/layout.ts";
 import type { Placement } from "../../kernels/program.ts";
-import { fuse } from "../../nn/fuse.ts";
-import { trace } from "../../nn/graph.ts";
+import { deferNorms, fuse, fuseForEvaluation } from "../../nn/fuse.ts";
+import { type Graph, trace } from "../../nn/graph.ts";
 import { lower } from "../../nn/lowering.ts";
 import type { Module } from "../../nn/module.ts";
 import { Arena, Plan } from "../../nn/plan.ts";
@@ -21,8 +21,10 @@ export interface ModuleInput {
   readonly dy?: Float32Array;
   /** Default true. */
   readonly training?: boolean;
-  /** Default true. */
-  readonly fused?: boolean;
+  /** What becomes of the traced graph. Default: what steps make of it. */
+  readonly rewrite?: (graph: Graph) => Graph;
+  /** Whose kernels. Default: the device's. */
+  readonly caps?: Capabilities;
 }
 
 /** What came out, in PyTorch's layouts. */
@@ -36,15 +38,15 @@ export interface ModuleOutput {
 
 /** Runs a module; see the file's head. */
 export async function runModule(device: Device, module: Module, input: ModuleInput): Promise<ModuleOutput> {
-  const { state, shape, training = true, fused = true } = input;
-  const caps = device.capabilities;
+  const { state, shape, training = true, caps = device.capabilities } = input;
+  const { rewrite = (graph) => training ? deferNorms(fuse(graph)) : fuseForEvaluation(fuse(graph), caps) } = input;
   const weights = await Weights.create(device, module);
   const arena = new Arena(device);
   const buffers: GPUBuffer[] = [];
   try {
     weights.loadStateDict(state);
     await weights.prepareTraining();
-    const traced = trace(module, shape), graph = fused ? fuse(traced) : traced;
+    const graph = rewrite(trace(module, shape));
     const dispatches: Dispatch[] = [];
     const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
     const x = operand("x", storedElements(shape)), dy = operand("dy", storedElements(graph.output.shape));
