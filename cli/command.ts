@@ -31,7 +31,11 @@ interface Limits {
 }
 
 type TextOption = OptionBase & Absence<string> & { readonly type: "string" };
-type NumericOption = OptionBase & Absence<number> & Limits & { readonly type: "number" | "integer" };
+type NumericOption = OptionBase & Absence<number> & Limits & {
+  readonly type: "number" | "integer";
+  /** Words that may stand for a number. */
+  readonly words?: readonly string[];
+};
 type ChoiceOption = OptionBase & Absence<string> & { readonly type: "choice"; readonly choices: readonly string[] };
 /** A flag; one that is on by default is turned off by `--no-NAME`. */
 type BooleanOption = OptionBase & { readonly type: "boolean"; readonly default?: boolean };
@@ -55,6 +59,7 @@ export interface PositionalSpec {
 }
 
 type OptionValue<O extends OptionSpec> = O extends { type: "boolean" } ? boolean
+  : O extends { type: "number" | "integer"; words: readonly (infer Word)[] } ? number | Word
   : O extends { type: "number" | "integer" } ? number
   : O extends { choices: readonly (infer Choice)[] } ? Choice
   : string;
@@ -245,6 +250,7 @@ function readValue(
   if (spec.type === "choice") {
     return readChoice(text, `Option --${flag}`, spec.choices, complain);
   }
+  if (spec.words?.includes(text)) return text;
   const value = text.trim() === "" ? NaN : Number(text);
   const { min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = spec;
   const right = spec.type === "integer" ? Number.isSafeInteger(value) : Number.isFinite(value);
@@ -263,6 +269,10 @@ function readChoice(text: string, what: string, choices: readonly string[], comp
 
 /** Such as `a whole number of at least 1`. */
 export function describeRange(spec: NumericOption): string {
+  return [describeNumbers(spec), ...(spec.words ?? [])].join(" or ");
+}
+
+function describeNumbers(spec: NumericOption): string {
   const { min, max, above, below } = spec;
   const kind = spec.type === "integer" ? "a whole number" : "a number";
   if (min !== undefined && max !== undefined) return `${kind} from ${min} to ${max}`;

@@ -40,7 +40,7 @@ function flagsOf(command: Command | undefined): Flag[] {
   const flags = options.map(([key, spec]): Flag => ({
     flag: spec.type === "boolean" && spec.default ? `--no-${flagName(key)}` : `--${flagName(key)}`,
     doc: spec.doc,
-    choices: spec.type === "choice" ? spec.choices : undefined,
+    choices: spec.type === "choice" ? spec.choices : spec.type === "integer" ? spec.words : undefined,
     takesValue: spec.type !== "boolean",
     file: spec.type === "string" && /FILE|DIR|OUT|PATH/.test(spec.placeholder ?? ""),
   }));

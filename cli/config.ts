@@ -73,7 +73,8 @@ function valueText(key: string, value: unknown, spec: OptionSpec, refuse: (why: 
       return typeof value === "boolean" ? String(value) : wrong("true or false");
     case "number":
     case "integer":
-      return typeof value === "number" ? String(value) : wrong("a number");
+      if (typeof value === "string" && spec.words?.includes(value)) return value;
+      return typeof value === "number" ? String(value) : wrong(["a number", ...(spec.words ?? [])].join(" or "));
     case "choice":
       return typeof value === "string" ? value : wrong(`one of ${spec.choices.join(", ")}`);
     case "string":
@@ -120,15 +121,15 @@ function optionSchema(spec: OptionSpec): Record<string, unknown> {
         ? { anyOf: [{ type: "string" }, { type: "array", items: { type: "number" } }], ...common }
         : { type: "string", ...common };
     default: {
-      const { min, max, above, below } = spec;
-      return {
+      const { min, max, above, below, words } = spec;
+      const numbers = {
         type: spec.type,
-        ...common,
         ...(min !== undefined && { minimum: min }),
         ...(max !== undefined && { maximum: max }),
         ...(above !== undefined && { exclusiveMinimum: above }),
         ...(below !== undefined && { exclusiveMaximum: below }),
       };
+      return words ? { anyOf: [numbers, { enum: [...words] }], ...common } : { ...numbers, ...common };
     }
   }
 }

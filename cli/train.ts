@@ -13,6 +13,8 @@ import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { GarbageCollector } from "./garbage.ts";
+import { usualBatches } from "../nn/run_memory.ts";
+import { withAutoBatch } from "./auto_batch.ts";
 import { Interruptible } from "./interrupt.ts";
 import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
@@ -86,22 +88,24 @@ async function withResumeFound(invocation: TrainInvocation, report: TrainReport)
   return { ...invocation, options: { ...invocation.options, resume }, given };
 }
 
-/** Prepares the run; where the user chose no batch size and the default does not fit, with a smaller one. */
+/** Prepares the run; where the user chose no batch size and the default, or what was found, does not fit, with a smaller one. */
 async function createTrainer(device: Device, plan: TrainPlan, safety: Safety, report: TrainReport): Promise<Trainer> {
-  const { data, description } = plan;
+  const { data } = plan;
   const { checkpointEvery: pauseEvery, detectAnomaly } = safety;
   const from = plan.from ?? plan.weights?.checkpoint;
-  try {
-    return await Trainer.create(device, data, description, from, { pauseEvery, detectAnomaly });
-  } catch (error) {
-    if (!(error instanceof BatchSizeError) || error.fits < 1 || plan.batchSizeChosen) throw error;
-    const batchSize = 2 ** Math.floor(Math.log2(error.fits));
-    const smaller = { ...description, settings: { ...description.settings, batch_size: batchSize } };
-    report.smallerBatch(
-      { ...plan, description: smaller },
-      `Batches of ${description.settings.batch_size} do not fit this device; the run takes batches of ${batchSize}`,
-    );
-    return await Trainer.create(device, data, smaller, from, { pauseEvery, detectAnomaly });
+  for (let { description } = plan;;) {
+    try {
+      return await Trainer.create(device, data, description, from, { pauseEvery, detectAnomaly });
+    } catch (error) {
+      if (!(error instanceof BatchSizeError) || error.fits < 1 || plan.batchSizeChosen) throw error;
+      const { batch_size } = description.settings;
+      const batchSize = plan.autoBatch ? usualBatches(error.fits).at(-1)! : 2 ** Math.floor(Math.log2(error.fits));
+      description = { ...description, settings: { ...description.settings, batch_size: batchSize } };
+      report.smallerBatch(
+        { ...plan, description },
+        `Batches of ${batch_size} do not fit this device; the run takes batches of ${batchSize}`,
+      );
+    }
   }
 }
 
@@ -123,7 +127,7 @@ async function tuneRun(device: Device, { description, data }: TrainPlan, tune: T
 
 async function trainInto(
   folder: RunFolder,
-  plan: TrainPlan,
+  planned: TrainPlan,
   safety: Safety,
   report: TrainReport,
   tune: TuneSettings,
@@ -133,6 +137,7 @@ async function trainInto(
   const saver = new Saver(folder, report, safety), losses = new LossPolicy(saver, folder, report, safety);
   const started = performance.now();
   let device = await openDevice();
+  const plan = planned.batchSizeAuto ? await withAutoBatch(planned, device) : planned;
   report.start(plan, device, folder.path);
   for (let from = plan.from;;) {
     let trainer: Trainer | undefined;

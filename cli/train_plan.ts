@@ -8,6 +8,9 @@ import { fineTuning } from "../nn/fine_tune.ts";
 import { frozenEntries } from "../nn/freezing.ts";
 import type { Architecture } from "../nn/resnext.ts";
 import type { RunDescription, TrainingData } from "../nn/run_description.ts";
+import { LARGEST_BATCH } from "../nn/run_memory.ts";
+import { RING_SLOTS } from "../nn/step.ts";
+import type { AutoBatch } from "./auto_batch.ts";
 import { readCheckpoint } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
@@ -70,7 +73,21 @@ export const trainOptions = {
     otherwise: defaults("imageSize"),
     doc: "Height and width that images are resized to",
   },
-  batchSize: { type: "integer", min: 1, max: 65536, otherwise: defaults("batchSize"), doc: "Images a step" },
+  batchSize: {
+    type: "integer",
+    min: 1,
+    max: 65536,
+    words: ["auto"],
+    otherwise: defaults("batchSize"),
+    doc: `Images a batch; auto: as many as fit the device, at most ${LARGEST_BATCH}`,
+  },
+  accumulate: {
+    type: "integer",
+    min: 1,
+    max: RING_SLOTS,
+    default: 1,
+    doc: "Batches whose gradients are summed before a step",
+  },
   epochs: { type: "integer", min: 1, max: 100_000, otherwise: defaults("epochs"), doc: "Passes over the images" },
   lr: { type: "number", min: 0, otherwise: defaults("lr"), doc: "Learning rate" },
   momentum: { type: "number", min: 0, below: 1, default: 0.9, doc: "Momentum" },
@@ -136,6 +153,10 @@ export interface TrainPlan {
   readonly foundDataset: boolean;
   /** The batch size is the user's, or the resumed run's. */
   readonly batchSizeChosen: boolean;
+  /** The batch size is still to be found: the largest that fits. */
+  readonly batchSizeAuto?: boolean;
+  /** What was found. */
+  readonly autoBatch?: AutoBatch;
 }
 
 /** Reads the options, the checkpoint if any, and the images. @throws {UserError} for anything wrong with them. */
@@ -170,7 +191,8 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     : networkDescription(options.arch, classes, options, PATH);
   const settings: RunSettings = {
     dataset,
-    batch_size: options.batchSize ?? standard.batchSize,
+    batch_size: options.batchSize === "auto" ? standard.batchSize : options.batchSize ?? standard.batchSize,
+    ...(options.accumulate > 1 && { accumulate: options.accumulate }),
     epochs: options.epochs ?? standard.epochs,
     lr: options.lr ?? standard.lr,
     momentum: options.momentum,
@@ -197,7 +219,8 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     weights: weights && firstWeights(options.weights!, weights, network),
     parameters: countParameters(network),
     foundDataset: options.dataset === undefined && dataset !== "shapes",
-    batchSizeChosen: options.batchSize !== undefined,
+    batchSizeChosen: typeof options.batchSize === "number",
+    batchSizeAuto: options.batchSize === "auto",
   };
 }
 
@@ -274,6 +297,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     arch: network.arch,
     imageSize: input.image_size,
     batchSize: settings.batch_size,
+    accumulate: settings.accumulate ?? 1,
     lr: settings.lr,
     momentum: settings.momentum,
     weightDecay: settings.weight_decay,
@@ -297,7 +321,8 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     throw usageError("Cannot resume with --weights: the checkpoint has its own; leave the option out", PATH);
   }
   for (const [key, value] of Object.entries(begun) as [keyof typeof begun, unknown][]) {
-    if (!given.has(key)) continue;
+    // The size that was found when the run began stays.
+    if (!given.has(key) || (key === "batchSize" && options[key] === "auto")) continue;
     const chosen = key === "dataset"
       ? readDatasetName(options.dataset!, PATH)
       : String(options[key]).replaceAll(" ", "");

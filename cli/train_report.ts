@@ -2,8 +2,9 @@
 
 import { dirname } from "@std/path";
 import type { Device } from "../kernels/device.ts";
-import type { EpochMetrics } from "../nn/checkpoint.ts";
+import type { EpochMetrics, RunSettings } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
+import { autoBatchText } from "./auto_batch.ts";
 import { datasetTitle } from "./dataset.ts";
 import { commandLine } from "./invocation.ts";
 import { printLine } from "./print.ts";
@@ -92,7 +93,8 @@ export class TextReport implements TrainReport {
       ["Network", `${network.arch}, ${plan.parameters.toLocaleString("en-US")} parameters, input ${size}`],
       ...(plan.weights?.notes.map((note) => ["Weights", note]) ?? []),
       ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),
-      ["Training", `${counted(settings.epochs, "epoch")}, batch size ${settings.batch_size}, seed ${settings.seed}`],
+      ["Training", `${counted(settings.epochs, "epoch")}, ${batchesText(settings)}, seed ${settings.seed}`],
+      ...(plan.autoBatch ? [["Batch", autoBatchText(plan.autoBatch)]] : []),
       ["SGD", optimizer.filter(Boolean).join(", ")],
       ...(settings.schedule ? [["Rate", scheduleText(settings.schedule)]] : []),
       ...(settings.ema_decay === undefined ? [] : [["Average", `of the weights, keeps ${settings.ema_decay} a step`]]),
@@ -272,6 +274,11 @@ export class TextReport implements TrainReport {
   }
 }
 
+/** Such as `batch size 16, 4 batches a step`. */
+function batchesText({ batch_size, accumulate = 1 }: RunSettings): string {
+  return `batch size ${batch_size}${accumulate > 1 ? `, ${accumulate} batches a step` : ""}`;
+}
+
 function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
@@ -313,7 +320,11 @@ export class JsonReport implements TrainReport {
     printLine(JSON.stringify({ type, ...fields }));
   }
 
-  start({ description, data, parameters, from, weights, skipped }: TrainPlan, device: Device, folder: string): void {
+  start(
+    { description, data, parameters, from, weights, skipped, autoBatch }: TrainPlan,
+    device: Device,
+    folder: string,
+  ): void {
     const progress = from?.description.progress;
     this.#print("start", {
       ...description,
@@ -323,6 +334,7 @@ export class JsonReport implements TrainReport {
       weights: weights?.notes,
       skipped,
       parameters,
+      batch_size_found: autoBatch && { bytes: autoBatch.memory.total, room: autoBatch.room, bound: autoBatch.bound },
       device: device.name,
       software: device.capabilities.software,
       folder,

@@ -40,10 +40,12 @@ export class DeviceRun {
   ): Promise<DeviceRun> {
     const { seed } = description.settings;
     const network = await Network.create(device, describedNetwork(description.network), { seed });
+    const made: { destroy(): void }[] = [network];
     try {
-      return await DeviceRun.#prepare(network, data, description, sizes, from, options);
+      return await DeviceRun.#prepare(network, data, description, sizes, from, options, made);
     } catch (error) {
-      network.destroy();
+      // A smaller batch may be tried next: all room is for that.
+      for (const part of made.reverse()) part.destroy();
       throw error;
     }
   }
@@ -55,9 +57,11 @@ export class DeviceRun {
     sizes: readonly number[],
     from: Checkpoint | undefined,
     { detectAnomaly }: { readonly detectAnomaly?: boolean },
+    made: { destroy(): void }[],
   ): Promise<DeviceRun> {
     const { device } = network;
     const images = await DeviceImages.create(device, data.train);
+    made.push(images);
     const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
     const optimizer = { momentum, weightDecay, nesterov, decayVectors: settings.decay_vectors };
     const names = [...network.module.stateEntries()].map(([name]) => name);
@@ -70,11 +74,13 @@ export class DeviceRun {
         ? await AugmentedSource.create(device, plain, settings.augment, input)
         : plain;
       sources.push(source);
+      made.push(source);
     }
     const steps = await RunSteps.create(network, sources, {
       ...{ optimizer, labelSmoothing, frozen, clipGradNorm: settings.clip_grad_norm, detectAnomaly },
       accumulate: settings.accumulate,
     });
+    made.push(steps);
     const testInput = imageInput(data, input, data.test);
     const evaluator = await Evaluator.create(network, data.test, testInput, settings.batch_size);
     if (from) {

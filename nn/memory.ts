@@ -12,10 +12,14 @@ import { evaluationDispatches, trainingDispatches } from "./step_dispatches.ts";
 
 /** Bytes that a step takes on the device. */
 export interface StepMemory {
-  /** Parameters and running statistics; in training gradients and momenta too. */
+  /** Parameters and running statistics; in training gradients and momenta too, and their sums where they are asked for. */
   readonly stateBytes: number;
   /** The batch and all that lives within a step, as the plan places it. */
   readonly activationBytes: number;
+  /** Of those, what plans that never run at the same time share: the slabs of `plan.ts`. */
+  readonly slabBytes: readonly number[];
+  /** The largest piece that a kernel binds. */
+  readonly bindingBytes: number;
 }
 
 /** A usual GPU, for plans that no device will run. */
@@ -41,7 +45,12 @@ export const TYPICAL_GPU: Capabilities = {
 export function stepMemory(
   module: Module,
   input: Shape,
-  { training, caps = TYPICAL_GPU }: { readonly training: boolean; readonly caps?: Capabilities },
+  { training, accumulate = false, caps = TYPICAL_GPU }: {
+    readonly training: boolean;
+    /** Gradients of several batches are summed. Default false. */
+    readonly accumulate?: boolean;
+    readonly caps?: Capabilities;
+  },
 ): StepMemory {
   const places = new Map<Parameter | StateBuffer, Operand>(), gradients = new Map<Parameter, Operand>();
   let stateBytes = 0;
@@ -52,7 +61,7 @@ export function stepMemory(
     stateBytes += place.byteLength;
     if (!training || !(entry instanceof Parameter)) continue;
     gradients.set(entry, operand(`${name}.gradient`, entry.storedElements));
-    stateBytes += 2 * place.byteLength;
+    stateBytes += (accumulate ? 3 : 2) * place.byteLength;
   }
   const x = operand("x", storedElements(input)), labels = operand("labels", input.n);
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(1));
@@ -69,5 +78,11 @@ export function stepMemory(
     alignment: Math.max(256, caps.storageAlignment),
     maxSlabBytes: caps.maxBufferBytes,
   });
-  return { stateBytes, activationBytes: x.byteLength + slabBytes.reduce((sum, bytes) => sum + bytes, 0) };
+  const bound = dispatches.flatMap(({ bindings }) => Object.values(bindings).map(({ operand }) => operand.byteLength));
+  return {
+    stateBytes,
+    activationBytes: x.byteLength + slabBytes.reduce((sum, bytes) => sum + bytes, 0),
+    slabBytes,
+    bindingBytes: bound.reduce((most, bytes) => Math.max(most, bytes), 0),
+  };
 }

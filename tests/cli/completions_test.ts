@@ -63,6 +63,6 @@ Deno.test({
     const complete = (line: string) =>
       ask("fish", script, (file) => ["--no-config", "-c", `source ${file}; complete -C '${line}'`]);
     assertStringIncludes(await complete("resnext tr"), "train\tTrain a network");
-    assertStringIncludes(await complete("resnext train --batch"), "--batch-size\tImages a step");
+    assertStringIncludes(await complete("resnext train --batch"), "--batch-size\tImages a batch");
   },
 });

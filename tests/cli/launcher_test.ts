@@ -45,7 +45,8 @@ exec "$@"`,
 } as const;
 
 /** What every command may know. */
-const VARIABLES = "--allow-sys=hostname --ignore-env --allow-env=CI,COLORTERM,FORCE_COLOR,HOME,LOCALAPPDATA,NO_COLOR," +
+const VARIABLES =
+  "--allow-sys=hostname,systemMemoryInfo --ignore-env --allow-env=CI,COLORTERM,FORCE_COLOR,HOME,LOCALAPPDATA,NO_COLOR," +
   "RESNEXT_DATA,TERM,TERM_PROGRAM,XDG_CACHE_HOME,XDG_RUNTIME_DIR";
 
 interface Machine {

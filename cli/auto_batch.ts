@@ -1,0 +1,63 @@
+/** `train --batch-size auto`: the largest batch that fits this device. */
+
+import type { Device } from "../kernels/device.ts";
+import { UserError } from "../kernels/user_error.ts";
+import { type LargestBatch, largestBatch } from "../nn/run_memory.ts";
+import { formatBytes } from "./progress.ts";
+import type { TrainPlan } from "./train_plan.ts";
+
+/** What was chosen, and why. */
+export interface AutoBatch extends LargestBatch {
+  /** Bytes that there are for the run; no more is asked for than the largest batch would take. */
+  readonly room: number;
+}
+
+/** Of a device that has less than is asked for, a part is left alone: drivers need some, and so do screens. */
+const USED_SHARE = 0.9;
+/** Of a computer's free memory, where the device is software: it is the memory of everything else too. */
+const SOFTWARE_SHARE = 0.5;
+/** Bytes that a software adapter may take where the system does not tell what is free. */
+const UNKNOWN_ROOM = 2 ** 31;
+
+/** The plan with the batch size chosen. @throws {UserError} where not even one image fits. */
+export async function withAutoBatch(plan: TrainPlan, device: Device): Promise<TrainPlan> {
+  const { description, data } = plan, { capabilities } = device;
+  const roomFor = async (most: number) => {
+    const asked = capabilities.software ? Math.min(most, freeMemory() * SOFTWARE_SHARE) : most;
+    const given = await device.roomFor(asked);
+    return given >= asked ? given : given * USED_SHARE;
+  };
+  const autoBatch = await largestBatch(data, description, capabilities, roomFor);
+  const { rows: batch_size, memory } = autoBatch;
+  if (batch_size < 1) {
+    throw new UserError(
+      `Cannot train on ${device.name}: batches of a single image do not fit, they take ${formatBytes(memory.total)}; ` +
+        "use a smaller image size",
+    );
+  }
+  return { ...plan, description: { ...description, settings: { ...description.settings, batch_size } }, autoBatch };
+}
+
+/** Bytes of the computer's memory that are free. */
+function freeMemory(): number {
+  try {
+    return Deno.systemMemoryInfo().available;
+  } catch {
+    return UNKNOWN_ROOM / SOFTWARE_SHARE;
+  }
+}
+
+/** In words, for the head of a run. */
+export function autoBatchText({ rows, bound, memory, room }: AutoBatch): string {
+  const takes = `the run takes ${formatBytes(memory.total)}`;
+  switch (bound) {
+    case "memory":
+      return `${rows}, the largest that fits: ${takes} of ${formatBytes(room)}`;
+    case "binding":
+      return `${rows}, the largest whose pieces the device binds; ${takes}`;
+    case "limit":
+      return `${rows}, the most that auto takes; ${takes}`;
+    case "images":
+      return `${rows}, as there are no more images; ${takes}`;
+  }
+}

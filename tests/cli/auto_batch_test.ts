@@ -1,0 +1,50 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { join } from "@std/path";
+import { readCheckpoint } from "../../cli/files.ts";
+import { NARROW, resnext, withFolder } from "./support.ts";
+
+const small = (images: number) => [
+  ...["train", ...NARROW, "--dataset", "shapes", "--train-limit", `${images}`, "--test-limit", "20", "--epochs", "1"],
+];
+
+Deno.test("train --batch-size auto says what it takes and why, and the run goes on with that number", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "run"), last = join(out, "last.safetensors");
+    const command = [...small(52), "--batch-size", "auto", "--out", out, "--resume", "auto"];
+    const { code, stdout, stderr } = await resnext(command);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /^Training {2}1 epoch, batch size 48, seed 0$/m);
+    assertMatch(stdout, /^Batch {5}48, as there are no more images; the run takes [\d.]+ MB$/m);
+    const { settings } = JSON.parse(await Deno.readTextFile(join(out, "config.json")));
+    assertEquals(settings.batch_size, 48);
+    assertEquals((await readCheckpoint(last)).description.settings!.batch_size, 48);
+
+    // The same command once more is the same run.
+    const more = await resnext([...command.slice(0, -2), "--resume", "auto", "--epochs", "2"]);
+    assertEquals(more.code, 0, more.stderr);
+    assertMatch(more.stdout, /^Training {2}2 epochs, batch size 48, seed 0$/m);
+  });
+});
+
+Deno.test("what was found stands in --json; the memory told in advance is about what the run takes", async () => {
+  await withFolder(async (folder) => {
+    const { code, stdout, stderr } = await resnext([
+      ...[...small(64), "--batch-size", "auto", "--accumulate", "2", "--ema", "0.9", "--flip"],
+      ...["--json", "--out", join(folder, "run")],
+    ]);
+    assertEquals(code, 0, stderr);
+    const events = stdout.trim().split("\n").map((line) => JSON.parse(line));
+    const { settings, batch_size_found: found } = events[0];
+    // Two batches a step must not be more than there are images.
+    assertEquals([settings.batch_size, settings.accumulate, found.bound], [32, 2, "images"]);
+    const { weights, activations, images } = events.find(({ type }) => type === "prepared").device_bytes;
+    const error = found.bytes / (weights + activations + images) - 1;
+    assert(Math.abs(error) < 0.15, `${found.bytes} for ${weights} + ${activations} + ${images}`);
+  });
+});
+
+Deno.test("other words than auto are refused", async () => {
+  const { code, stderr } = await resnext([...small(16), "--batch-size", "automatic"]);
+  assertEquals(code, 2);
+  assertMatch(stderr, /^error: Option --batch-size must be a whole number from 1 to 65536 or auto, not "automatic" /);
+});

@@ -1,0 +1,58 @@
+import { assert, assertEquals } from "@std/assert";
+import { shapes } from "../../data/shapes.ts";
+import { TYPICAL_GPU } from "../../nn/memory.ts";
+import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
+import { LARGEST_BATCH, largestBatch, runMemory, usualBatches } from "../../nn/run_memory.ts";
+import { NARROW_NETWORK } from "../cli/support.ts";
+
+const data = (train: number): TrainingData => shapes({ train, test: 20, seed: 0 });
+const run = (changes: Partial<RunDescription["settings"]> = {}): RunDescription => ({
+  network: NARROW_NETWORK,
+  input: { image_size: 32, mean: [0.3, 0.3, 0.3], std: [0.25, 0.25, 0.25] },
+  settings: {
+    ...{ dataset: "shapes", batch_size: 16, epochs: 1, lr: 0.1, momentum: 0.9, weight_decay: 0, nesterov: false },
+    ...{ label_smoothing: 0, seed: 0, ...changes },
+  },
+});
+const enough = (most: number) => Promise.resolve(most);
+
+Deno.test("usual batches are powers of two and multiples of eight", () => {
+  assertEquals(usualBatches(0), []);
+  assertEquals(usualBatches(7), [1, 2, 4]);
+  assertEquals(usualBatches(27), [1, 2, 4, 8, 16, 24]);
+});
+
+Deno.test("a run's memory counts sums of gradients, the average, and the images", () => {
+  const images = data(64), plain = runMemory(images, run(), 16, TYPICAL_GPU);
+  assertEquals(plain.total, plain.weights + plain.activations + plain.images);
+  assert(plain.images >= 84 * 32 * 32 * 3);
+  const summed = runMemory(images, run({ accumulate: 2 }), 16, TYPICAL_GPU);
+  const averaged = runMemory(images, run({ ema_decay: 0.9 }), 16, TYPICAL_GPU);
+  // Parameters, gradients and momenta are three of one size.
+  assert(summed.weights > plain.weights * 1.3 && summed.weights < plain.weights * 1.34);
+  assert(averaged.weights > plain.weights * 1.6 && averaged.weights < plain.weights * 1.7);
+  const streamed = runMemory(images, run(), 16, { ...TYPICAL_GPU, maxBindingBytes: 2 ** 17 });
+  assert(streamed.images < plain.images - 64 * 32 * 32 * 3);
+});
+
+Deno.test("the largest batch is bounded by the images, a limit, bindings, and memory, which is asked for once", async () => {
+  assertEquals((await largestBatch(data(52), run(), TYPICAL_GPU, enough)).rows, 48);
+  assertEquals((await largestBatch(data(3), run(), TYPICAL_GPU, enough)).rows, 2);
+  const most = await largestBatch(data(1100), run(), TYPICAL_GPU, enough);
+  assertEquals([most.rows, most.bound], [LARGEST_BATCH, "limit"]);
+  const summed = await largestBatch(data(1100), run({ accumulate: 10 }), TYPICAL_GPU, enough);
+  assertEquals([summed.rows, summed.bound], [104, "images"]);
+
+  const { binding } = runMemory(data(1100), run(), 64, TYPICAL_GPU);
+  const bound = await largestBatch(data(1100), run(), { ...TYPICAL_GPU, maxBindingBytes: binding }, enough);
+  assertEquals([bound.rows, bound.bound], [64, "binding"]);
+
+  const asked: number[] = [];
+  const { total } = runMemory(data(1100), run(), 40, TYPICAL_GPU);
+  const fits = (room: number) =>
+    largestBatch(data(1100), run(), TYPICAL_GPU, (most) => (asked.push(most), Promise.resolve(room)));
+  const exact = await fits(total), less = await fits(total - 1), none = await fits(1000);
+  assertEquals([exact.rows, exact.bound, exact.memory.total], [40, "memory", total]);
+  assertEquals([less.rows, none.rows], [32, 0]);
+  assertEquals(asked, Array(3).fill(most.memory.total));
+});
