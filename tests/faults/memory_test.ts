@@ -47,10 +47,68 @@ Deno.test({
       assertEquals(refused.code, 1);
       const [wanted, given, fits] = found.slice(1).map(Number);
       assert(wanted > given && fits > 0 && fits < 400, found[0]);
-      const fitting = await train(Math.floor(fits * 0.9), "second");
+      // Compiling takes room too.
+      const fitting = await train(Math.floor(fits * 0.8), "second");
       assertEquals(fitting.code, 0, fitting.err);
       assertStringIncludes(fitting.out, "Done");
       report("out of memory while planning", 1, 1, `asked ${wanted} MiB, given ${given} MiB, batches of ${fits} fit`);
     });
   },
+});
+
+/** A device that gives so many bytes of buffers in all; where it lies, it gives any number of those that only try. */
+const BUDGET = `
+const entry = Deno.args[0], budget = Number(Deno.args[1]), lies = Deno.args[2] === "lies";
+const { createBuffer, popErrorScope } = GPUDevice.prototype, { destroy } = GPUBuffer.prototype;
+const held = new Map();
+let taken = 0, refused = false;
+GPUDevice.prototype.createBuffer = function (descriptor) {
+  const { size, label } = descriptor;
+  if (lies && label === "probe") return createBuffer.call(this, { ...descriptor, size: 4 });
+  if (taken + size > budget) {
+    refused = true;
+    return createBuffer.call(this, { ...descriptor, size: 4 });
+  }
+  const buffer = createBuffer.call(this, descriptor);
+  held.set(buffer, size);
+  taken += size;
+  return buffer;
+};
+GPUBuffer.prototype.destroy = function () {
+  taken -= held.get(this) ?? 0;
+  held.delete(this);
+  destroy.call(this);
+};
+GPUDevice.prototype.popErrorScope = async function () {
+  const was = refused, error = popErrorScope.call(this);
+  refused = false;
+  return await error ?? (was ? new GPUOutOfMemoryError("no room") : null);
+};
+const { commands } = await import(entry);
+const { runProgram } = await import(new URL("./cli/program.ts", entry).href);
+Deno.exit(await runProgram({ name: "resnext", version: "", summary: "", commands, examples: [] }, Deno.args.slice(3)));
+`;
+
+Deno.test("--batch-size auto takes what the device gives, and less where it gives less than it said", async () => {
+  await withFolder(async (folder) => {
+    const entry = `${folder}/budget.js`;
+    await Deno.writeTextFile(entry, BUDGET);
+    const train = async (lies: string) => {
+      const { code, out, err } = await runToEnd(program([
+        ...[toFileUrl(`${ROOT}main.ts`).href, "40e6", lies, ...SMALL_RUN.filter((word) => word !== "--json")],
+        ...["--image-size", "32", "--batch-size", "auto", "--train-limit", "400", "--epochs", "1", "--tune", "off"],
+        ...["--layers", "1,1", "--channels", "16,32", "--cardinality", "2", "--out", `${folder}/${lies}`],
+      ], { entry }));
+      assertEquals(code, 0, `${err}${out}`);
+      assertStringIncludes(out, "Done");
+      const { settings } = JSON.parse(await Deno.readTextFile(`${folder}/${lies}/config.json`));
+      return { out, batch: settings.batch_size as number };
+    };
+    const honest = await train("honest"), lied = await train("lies");
+    assertStringIncludes(honest.out, `${honest.batch}, the largest that fits: the run takes `);
+    assert(honest.batch >= 8 && honest.batch % 8 === 0 && honest.batch < 400, honest.out);
+    assertStringIncludes(lied.out, "Batches of 400 do not fit this device; the run takes batches of ");
+    assert(lied.batch >= honest.batch && lied.batch % 8 === 0 && lied.batch < 400, lied.out);
+    report("batches found under a budget", 2, 2, `${honest.batch}, and ${lied.batch} after a refusal`);
+  });
 });
