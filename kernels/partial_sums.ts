@@ -51,8 +51,8 @@ function round(
     const start = from;
     from += output.vecs;
     return index === outputs.length - 1
-      ? `output_${index}[item - ${start}u] = sum;`
-      : `if (item < ${from}u) { output_${index}[item - ${start}u] = sum; return; }`;
+      ? `set_output_${index}(item - ${start}u, sum);`
+      : `if (item < ${from}u) { set_output_${index}(item - ${start}u, sum); return; }`;
   });
   return {
     label: "partial_sums",
