@@ -29,7 +29,7 @@ export interface Idle {
   readonly submitMs: number;
   /** `submitMs / stepMs`: near 1 the host is what bounds. */
   readonly submitShare: number;
-  /** From the end of the last queued step to the beginning of the first after its results were read. */
+  /** From the end of the last queued step to the beginning of the first that is queued while its results are read. */
   readonly readMs: number;
   /** Steps between two readings. */
   readonly stepsPerRead: number;
@@ -55,7 +55,7 @@ export async function measureIdle(
 ): Promise<Idle> {
   const { plan } = workload;
   const all = plan.dispatches.map((_, index) => index);
-  const steps = Math.max(4, Math.min(RING_SLOTS, Math.round(READ_EVERY / Math.max(known.dispatchesMs, 0.01))));
+  const steps = Math.max(4, Math.min(RING_SLOTS / 2, Math.round(READ_EVERY / Math.max(known.dispatchesMs, 0.01))));
   let stamps = device.capabilities.timestamps ? await Stamps.create(device, 6) : undefined;
   const samples: { dispatches: number; ready: number; step: number; submit: number; read: number }[] = [];
   try {
@@ -103,21 +103,24 @@ async function round(device: Device, workload: Workload, steps: number, stamps: 
   device.gpu.queue.submit([encoder.finish()]);
   stamps.mark(workload, 1, "beginning");
   await device.gpu.queue.onSubmittedWorkDone();
-  const submits: number[] = [];
+  let submitMs = Infinity, reading: Promise<void> | undefined;
   for (const at of [2, 4]) {
     stamps.mark(workload, at, "end");
     // With nothing queued before it a submission does not wait for room.
-    submits.push(workload.submit(1));
+    submitMs = Math.min(submitMs, workload.submit(1));
     workload.submit(steps - 1);
     stamps.mark(workload, at + 1, "beginning");
-    await workload.collect();
+    // As in training: the next steps are queued before what the last ones gave is waited for.
+    await reading;
+    reading = workload.collect();
   }
+  await reading;
   const ms = await stamps.read(performance.now() - started);
   if (!ms) return undefined;
   return {
     ready: ms[1] - ms[0],
     step: (ms[3] - ms[2] + ms[5] - ms[4]) / 2 / steps,
-    submit: Math.min(...submits),
+    submit: submitMs,
     read: ms[4] - ms[3],
   };
 }
