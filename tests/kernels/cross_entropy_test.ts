@@ -14,8 +14,9 @@ async function run(
   spec: CrossEntropySpec,
   logits: Float32Array,
   labels: Uint32Array<ArrayBuffer>,
-  { validRows = spec.rows, software = device.capabilities.software, mixes }: {
+  { validRows = spec.rows, software = device.capabilities.software, mixes, gradientScale }: {
     validRows?: number;
+    gradientScale?: number;
     software?: boolean;
     mixes?: Float32Array<ArrayBuffer>;
   } = {},
@@ -41,7 +42,7 @@ async function run(
       [at.logits, stored],
       [at.labels, labels],
       ...(mixes ? [[at.mixes!, mixes] as const] : []),
-      [at.settings, encodeStepSettings({ validRows, slot: SLOT })],
+      [at.settings, encodeStepSettings({ validRows, slot: SLOT, gradientScale })],
     ]),
     [at.dlogits, at.metrics, at.predictions],
   );
@@ -173,4 +174,17 @@ gpuTest("cross-entropy: a target of two labels is the weighted sum of both losse
     assertClose(found.dlogits, own.dlogits.map((value, i) => mixed(value, other.dlogits[i])), 1e-5, "dlogits");
     assertEquals([found.correct, found.top5], [own.correct, own.top5]);
   }
+});
+
+gpuTest("cross-entropy: the gradient is scaled by the settings, the loss is not", async (device) => {
+  const spec = { rows: 5, classes: 7, labelSmoothing: 0.1 }, logits = formula(35, 1, 4);
+  const labels = Uint32Array.of(0, 6, 3, 3, 1);
+  const plain = await run(device, spec, logits, labels),
+    one = await run(device, spec, logits, labels, {
+      gradientScale: 1,
+    });
+  assertEquals(one, plain);
+  const half = await run(device, spec, logits, labels, { gradientScale: 0.5 });
+  assertEquals(half.lossSum, plain.lossSum);
+  assertEquals(half.dlogits, plain.dlogits.map((value) => value / 2));
 });
