@@ -3,6 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { each } from "./elementwise.ts";
+import { LOSS_SCALE, readLossScale } from "./loss_scale.ts";
 import { partialSums } from "./partial_sums.ts";
 import { readStepSettings, STEP_SETTINGS } from "./step_settings.ts";
 import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
@@ -22,6 +23,8 @@ export interface GradNormOperands {
   readonly norms: Operand;
   /** See `step_settings.ts`: its slot tells the place in the ring. */
   readonly settings: Operand;
+  /** See `loss_scale.ts`: where it says that gradients overflowed, they stay as they are. */
+  readonly lossScale?: Operand;
 }
 
 /** vec4s that one invocation squares and adds. */
@@ -33,7 +36,7 @@ const RUN = 64;
  * spoils the gradients, as in PyTorch with `error_if_nonfinite=False`: it is the caller's to look at the ring.
  */
 export function gradNorm(
-  { chunks, norms, settings }: GradNormOperands,
+  { chunks, norms, settings, lossScale }: GradNormOperands,
   { maxNorm }: { readonly maxNorm?: number },
   caps: Capabilities,
 ): Dispatch[] {
@@ -51,9 +54,17 @@ export function gradNorm(
   for (const { gradients, elements } of chunks) {
     dispatches.push(each(
       "grad_norm.clip",
-      { gradients: write(gradients), scale: read(scale) },
+      {
+        gradients: write(gradients),
+        scale: read(scale),
+        ...(lossScale && { loss_scale: readLossScale(lossScale) }),
+      },
       { load: (k) => `let g${k} = gradients[at${k}];`, use: (k) => `gradients[at${k}] = g${k} * scale[0].x;` },
-      { elements, caps, flops: elements },
+      {
+        ...{ elements, caps, flops: elements },
+        // Between parameters is padding, which nothing would write again: no NaN may get there.
+        ...(lossScale && { functions: LOSS_SCALE, setup: "if (loss_scale.found != 0u) { return; }" }),
+      },
     ));
   }
   return dispatches;

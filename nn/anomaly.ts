@@ -36,7 +36,9 @@ export function watch(
     const name = Object.values(bindings).map(({ operand }) => names.get(operand)).find((each) => each !== undefined);
     if (label.startsWith("cross_entropy")) layer = "the loss";
     else if (label.startsWith("grad_norm")) layer = "the gradients' norm";
+    else if (label === "cast") layer = "the weights in half precision";
     else if (label === "accumulate") layer = "the gradients' sums";
+    else if (label === "unscale" || label === "loss_scale.update") layer = "the loss scale";
     else if (label === "sgd") layer = "the optimizer's step";
     else if (name !== undefined) layer = name.replace(/\.[^.]*$/, "");
     watched.push(dispatch);

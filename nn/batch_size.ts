@@ -1,7 +1,7 @@
 /** Whether batches fit a device; where they do not, how many images would. */
 
 import { type Device, OutOfMemoryError } from "../kernels/device.ts";
-import type { Dispatch, Operand } from "../kernels/dispatch.ts";
+import type { Dispatch, ElementType, Operand } from "../kernels/dispatch.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { stepMemory } from "./memory.ts";
@@ -42,7 +42,12 @@ export function checkBindings(device: Device, dispatches: readonly Dispatch[], b
  * @throws {BatchSizeError} where the device has no room: with what was asked, what it gives, and the largest batch whose
  * plan fits into that. The network cannot run any more then.
  */
-export async function allocate(network: Network, plan: Plan, input: Shape, training: boolean): Promise<void> {
+export async function allocate(
+  network: Network,
+  plan: Plan,
+  input: Shape,
+  options: { readonly training: boolean; readonly precision: ElementType },
+): Promise<void> {
   const { device, module, arena } = network;
   try {
     await arena.add(plan);
@@ -52,7 +57,7 @@ export async function allocate(network: Network, plan: Plan, input: Shape, train
     arena.destroy();
     const given = await device.roomFor(wanted);
     const bytes = (rows: number) =>
-      stepMemory(module, { ...input, n: rows }, { training, caps: device.capabilities }).activationBytes;
+      stepMemory(module, { ...input, n: rows }, { ...options, caps: device.capabilities }).activationBytes;
     const fits = largest(input.n - 1, (rows) => bytes(rows) <= given);
     throw new BatchSizeError(
       `Cannot run batches of ${input.n}: they would take ${mib(wanted)} beside weights and images, ` +

@@ -1,14 +1,18 @@
 /**
  * A checkpoint: one safetensors file with a network's `state_dict` under PyTorch's names, the optimizer's momenta under
- * `optimizer.momentum.`, and what the run was and had reached as JSON in the metadata. Any safetensors reader opens it.
+ * `optimizer.momentum.`, in half precision the loss scale under `optimizer.loss_scale.`, and what the run was and had
+ * reached as JSON in the metadata. Any safetensors reader opens it.
  *
  * The metadata carries a SHA-256 of all of it, so that a damaged file is found out. What a file claims is checked, sizes
  * bounded, before anything is made of it: whoever wrote it need not be trusted.
  */
 
+import type { ElementType } from "../kernels/dispatch.ts";
+import type { LossScaleState } from "../kernels/loss_scale.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { describedNetwork, fittedState } from "./described_network.ts";
 import { parseStrictJson, quoted } from "./json.ts";
+import { lossScaleOf, lossScaleTensors } from "./loss_scale.ts";
 import type { AugmentSettings } from "./augment.ts";
 import { SCHEDULES, type ScheduleSettings } from "./schedule.ts";
 import { RING_SLOTS } from "./step.ts";
@@ -52,6 +56,8 @@ export interface RunSettings {
   readonly batch_size: number;
   /** Batches of a step, whose gradients are summed; absent: one. */
   readonly accumulate?: number;
+  /** How activations, their gradients and what convolutions load are stored; absent: `f32`. */
+  readonly precision?: ElementType;
   /** Passes over the training images. */
   readonly epochs: number;
   /** Learning rate. */
@@ -136,11 +142,13 @@ export interface Checkpoint {
   readonly state: StateDict;
   /** By parameter name; absent for weights alone. */
   readonly momenta?: StateDict;
+  /** What the loss is multiplied by next, where the run is in half precision. */
+  readonly lossScale?: LossScaleState;
   /** The moving average of `state`, where the run keeps one: what was tested. */
   readonly average?: StateDict;
 }
 
-const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.";
+const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.", LOSS_SCALE = "optimizer.loss_scale.";
 const FORMAT = 1;
 
 /**
@@ -160,10 +168,11 @@ const FORMAT = 1;
  * ```
  */
 export async function encodeCheckpoint(
-  { description, state, momenta, average }: Checkpoint,
+  { description, state, momenta, lossScale, average }: Checkpoint,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const tensors = new Map(state);
   for (const [name, tensor] of momenta ?? []) tensors.set(MOMENTUM + name, tensor);
+  for (const [name, tensor] of lossScale ? lossScaleTensors(lossScale) : []) tensors.set(LOSS_SCALE + name, tensor);
   for (const [name, tensor] of average ?? []) tensors.set(AVERAGE + name, tensor);
   const resnext = JSON.stringify({ format: FORMAT, ...description });
   return encodeSafetensors({ tensors, metadata: { format: "pt", resnext, sha256: await digest(resnext, tensors) } });
@@ -188,9 +197,10 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
     refuse("its data do not match its checksum; the file is damaged");
   }
   const state = new Map<string, TensorData>(), momenta = new Map<string, TensorData>();
-  const average = new Map<string, TensorData>();
+  const average = new Map<string, TensorData>(), scale = new Map<string, TensorData>();
   for (const [key, tensor] of tensors) {
     if (key.startsWith(MOMENTUM)) momenta.set(key.slice(MOMENTUM.length), tensor);
+    else if (key.startsWith(LOSS_SCALE)) scale.set(key.slice(LOSS_SCALE.length), tensor);
     else if (key.startsWith(AVERAGE)) average.set(key.slice(AVERAGE.length), tensor);
     else state.set(key, tensor);
   }
@@ -205,6 +215,7 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
     description,
     state,
     momenta: momenta.size > 0 ? momenta : undefined,
+    ...(scale.size > 0 && { lossScale: lossScaleOf(scale, refuse) }),
     ...(average.size > 0 && { average }),
   };
 }
@@ -290,6 +301,7 @@ const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonl
       dataset: text,
       batch_size: upTo(2 ** 20),
       accumulate: optional(upTo(RING_SLOTS)),
+      precision: optional((value) => value === "f32" || value === "f16"),
       epochs: count,
       lr: between(0, MAX_FLOAT),
       momentum: between(0, 1),

@@ -78,16 +78,18 @@ export class DeviceRun {
     }
     const steps = await RunSteps.create(network, sources, {
       ...{ optimizer, labelSmoothing, frozen, clipGradNorm: settings.clip_grad_norm, detectAnomaly },
-      accumulate: settings.accumulate,
+      ...{ accumulate: settings.accumulate, precision: settings.precision },
     });
     made.push(steps);
     const testInput = imageInput(data, input, data.test);
-    const evaluator = await Evaluator.create(network, data.test, testInput, settings.batch_size);
+    const { batch_size: batchSize, precision } = settings;
+    const evaluator = await Evaluator.create(network, data.test, testInput, batchSize, { precision });
     if (from) {
       // Weights to begin with may lack a head: it is drawn anew.
       const whole = from.description.progress !== undefined;
       network.loadStateDict(whole ? from.state : new Map([...await network.stateDict(), ...from.state]));
       if (from.momenta) await network.weights.loadMomenta(from.momenta);
+      if (from.lossScale) (await network.weights.prepareLossScale()).write(from.lossScale);
     }
     const decay = settings.ema_decay;
     const average = decay === undefined ? undefined : await MovingAverage.create(network, decay);

@@ -1,7 +1,7 @@
 /** Steps that evaluate: forward and loss by running statistics, and which class each row was taken for. */
 
 import type { Device } from "../kernels/device.ts";
-import { operand } from "../kernels/dispatch.ts";
+import { type ElementType, operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
@@ -14,6 +14,8 @@ import { evaluationDispatches } from "./step_dispatches.ts";
 export interface EvalStepOptions<B> {
   /** Where batches come from. */
   readonly source: BatchSource<B>;
+  /** `f16`: activations and weights are stored as halves, all arithmetic is float32. Default `f32`. */
+  readonly precision?: ElementType;
 }
 
 /** What one evaluated row turned out to be. */
@@ -111,19 +113,20 @@ export class EvalStep<B> extends Step<B> {
  */
 export async function evalStep<B>(network: Network, options: EvalStepOptions<B>): Promise<EvalStep<B>> {
   const { device, module, weights } = network;
-  const { source } = options;
+  const { source, precision = "f32" } = options;
   const caps = device.capabilities;
   const { settings, metrics, buffers, places } = await stepBuffers(device, "eval");
   const { x, labels, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
+  const halves = precision === "f16" ? (await weights.prepareHalves()).dispatches(caps) : [];
   const { dispatches: forward, logits, output } = evaluationDispatches(
     module,
     source.shape,
     { x, labels, metrics, settings, predictions },
     weights,
-    { caps },
+    { caps, precision },
   );
-  const dispatches = [...source.dispatches(caps), ...forward];
+  const dispatches = [...source.dispatches(caps), ...halves, ...forward];
   checkBindings(device, dispatches, rows);
   const classes = output.c, elements = storedElements(output);
   const logitsBuffer = await device.buffer("logits", logits.byteLength);
@@ -132,7 +135,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
   places.set(logits, { buffer: logitsBuffer, offset: 0 });
   places.set(predictions, { buffer: last, offset: 0 });
   const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
-  await allocate(network, plan, source.shape, false);
+  await allocate(network, plan, source.shape, { training: false, precision });
   const shape = { buffer: logitsBuffer, elements, classes, stride: elements / rows };
   return new EvalStep(network, source, plan, buffers, shape, { last, ring });
 }

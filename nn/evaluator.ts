@@ -1,5 +1,6 @@
 /** A pass over a set of images: loss, accuracy, and who was taken for whom. */
 
+import type { ElementType } from "../kernels/dispatch.ts";
 import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
@@ -47,14 +48,20 @@ export class Evaluator {
   }
 
   /**
-   * Prepares passes over a set.
+   * Prepares passes over a set; `precision` as of {@linkcode evalStep}.
    *
    * @throws {UserError} when a batch does not fit the device.
    */
-  static async create(network: Network, set: LabelledImages, input: ImageInput, batchSize: number): Promise<Evaluator> {
+  static async create(
+    network: Network,
+    set: LabelledImages,
+    input: ImageInput,
+    batchSize: number,
+    { precision }: { readonly precision?: ElementType } = {},
+  ): Promise<Evaluator> {
     const images = await DeviceImages.create(network.device, set);
     const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
-    return new Evaluator(images, source, await evalStep(network, { source }));
+    return new Evaluator(images, source, await evalStep(network, { source, precision }));
   }
 
   /** One pass. Returns undefined when `signal` is given meanwhile. */

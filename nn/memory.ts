@@ -2,7 +2,7 @@
 
 import { metricsElements } from "../kernels/cross_entropy.ts";
 import type { Capabilities } from "../kernels/device.ts";
-import { type Operand, operand } from "../kernels/dispatch.ts";
+import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import { stepSettingsOperand } from "../kernels/step_settings.ts";
 import type { Module } from "./module.ts";
@@ -12,7 +12,10 @@ import { evaluationDispatches, trainingDispatches } from "./step_dispatches.ts";
 
 /** Bytes that a step takes on the device. */
 export interface StepMemory {
-  /** Parameters and running statistics; in training gradients and momenta too, and their sums where they are asked for. */
+  /**
+   * Parameters and running statistics; in training gradients and momenta too, and their sums where they are asked for; the
+   * weights' halves.
+   */
   readonly stateBytes: number;
   /** The batch and all that lives within a step, as the plan places it. */
   readonly activationBytes: number;
@@ -45,21 +48,30 @@ export const TYPICAL_GPU: Capabilities = {
 export function stepMemory(
   module: Module,
   input: Shape,
-  { training, accumulate = false, caps = TYPICAL_GPU }: {
+  { training, accumulate = false, precision = "f32", caps = TYPICAL_GPU }: {
     readonly training: boolean;
     /** Gradients of several batches are summed. Default false. */
     readonly accumulate?: boolean;
+    /** As of `trainStep` and `evalStep`. Default `f32`. */
+    readonly precision?: ElementType;
     readonly caps?: Capabilities;
   },
 ): StepMemory {
   const places = new Map<Parameter | StateBuffer, Operand>(), gradients = new Map<Parameter, Operand>();
+  const halves = new Map<Parameter, Operand>();
   let stateBytes = 0;
   for (const [name, entry] of module.stateEntries()) {
     if (entry instanceof Counter) continue;
     const place = operand(name, entry.storedElements);
     places.set(entry, place);
     stateBytes += place.byteLength;
-    if (!training || !(entry instanceof Parameter)) continue;
+    if (!(entry instanceof Parameter)) continue;
+    if (precision === "f16" && entry.shape.length > 1) {
+      const half = operand(`${name}.half`, entry.storedElements, "f16");
+      halves.set(entry, half);
+      stateBytes += half.byteLength;
+    }
+    if (!training) continue;
     gradients.set(entry, operand(`${name}.gradient`, entry.storedElements));
     stateBytes += (accumulate ? 3 : 2) * place.byteLength;
   }
@@ -69,11 +81,13 @@ export function stepMemory(
   const state = {
     state: (entry: Parameter | StateBuffer) => places.get(entry)!,
     gradient: (parameter: Parameter) => gradients.get(parameter)!,
+    half: (parameter: Parameter) => halves.get(parameter)!,
   };
   const dispatches = training
-    ? trainingDispatches(module, input, operands, state, { caps })
-    : evaluationDispatches(module, input, operands, state, { caps }).dispatches;
-  const placed = new Set<Operand>([x, labels, settings, metrics, ...places.values(), ...gradients.values()]);
+    ? trainingDispatches(module, input, operands, state, { caps, precision })
+    : evaluationDispatches(module, input, operands, state, { caps, precision }).dispatches;
+  const kept = [...places.values(), ...gradients.values(), ...halves.values()];
+  const placed = new Set<Operand>([x, labels, settings, metrics, ...kept]);
   const { slabBytes } = assign(dispatches, (each) => placed.has(each), {
     alignment: Math.max(256, caps.storageAlignment),
     maxSlabBytes: caps.maxBufferBytes,

@@ -48,8 +48,10 @@ export function runMemory(
 ): RunMemory {
   const shape = { n: rows, c: 3, h: input.image_size, w: input.image_size };
   const accumulate = (settings.accumulate ?? 1) > 1;
-  const train = stepMemory(module, shape, { training: true, accumulate, caps });
-  const test = stepMemory(module, { ...shape, n: Math.min(rows, data.test.count) }, { training: false, caps });
+  const { precision } = settings;
+  const train = stepMemory(module, shape, { training: true, accumulate, precision, caps });
+  const tested = { ...shape, n: Math.min(rows, data.test.count) };
+  const test = stepMemory(module, tested, { training: false, precision, caps });
   const slabs = Array.from(
     { length: Math.max(train.slabBytes.length, test.slabBytes.length) },
     (_, i) => Math.max(train.slabBytes[i] ?? 0, test.slabBytes[i] ?? 0),

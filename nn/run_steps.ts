@@ -130,6 +130,7 @@ function merged(batches: readonly StepResult[], update: StepResult | undefined):
   return {
     ...{ rows: sum("rows"), lossSum: sum("lossSum"), correct: sum("correct"), top5: sum("top5") },
     ...(update?.gradientNorm !== undefined && { gradientNorm: update.gradientNorm }),
+    ...(update?.skipped !== undefined && { lossScale: update.lossScale, skipped: update.skipped }),
     ...(anomaly !== undefined && { anomaly }),
   };
 }

@@ -33,6 +33,10 @@ export interface StepResult {
   readonly gradientNorm?: number;
   /** Where the first value that is not finite appeared, where that is looked for and there is one. */
   readonly anomaly?: string;
+  /** What the loss was multiplied by, in half precision; see `kernels/loss_scale.ts`. */
+  readonly lossScale?: number;
+  /** Whether gradients overflowed, in half precision: the step left all parameters as they were. */
+  readonly skipped?: boolean;
 }
 
 /** How many steps' results the device holds: `collect` must come at least that often. */
@@ -93,6 +97,8 @@ export abstract class RingStep {
     if (!this.#more.silent) this.#pending++;
     this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));
     const encoder = this.#device.gpu.createCommandEncoder();
+    // What was found when the slot was used before: where steps overflow, that is no end.
+    if (this.#more.found) encoder.clearBuffer(this.#more.found, slot * 4, 4);
     before?.(encoder);
     this.plan.encode(encoder);
     after?.(encoder, slot);
@@ -104,22 +110,26 @@ export abstract class RingStep {
   async collect(): Promise<StepResult[]> {
     const count = this.#pending, first = this.#next - count;
     if (count === 0) return [];
-    const { norms, found, describe } = this.#more;
+    const { clips, scales, found, describe } = this.#more;
     // Both at once: where one fails, so does the other, and neither may fail unheard.
     const [bytes, more] = await Promise.all([
       this.#device.read(this.#metrics, 0, this.#metrics.size),
       found && this.#device.read(found, 0, found.size),
     ]);
     const ring = new Float32Array(bytes), findings = more && new Uint32Array(more);
+    // Behind the metrics in the same buffer, as each reading costs time.
+    const norms = ring.subarray(metricsElements(RING_SLOTS));
     // Steps may have been submitted meanwhile.
     this.#pending -= count;
     return Array.from({ length: count }, (_, i) => {
       const slot = (first + i + RING_SLOTS) % RING_SLOTS;
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
-      const anomaly = findings && describe?.(findings[slot]);
+      const [gradientNorm, , lossScale, left] = norms.subarray(slot * 4, slot * 4 + 4);
+      const anomaly = findings && describe?.(findings[slot]), skipped = left !== 0;
       return {
         ...{ rows, lossSum, correct, top5 },
-        ...(norms !== undefined && { gradientNorm: ring[norms / 4 + slot * 4] }),
+        ...(clips && !(scales && skipped) && { gradientNorm }),
+        ...(scales && { lossScale, skipped }),
         ...(anomaly !== undefined && { anomaly }),
       };
     });
@@ -176,12 +186,14 @@ export abstract class Step<B> extends RingStep {
   protected abstract checkRows(rows: number): void;
 }
 
-/** @internal Rings beside the one of metrics. */
+/** @internal What is told beside the metrics. */
 export interface MoreResults {
   /** Nothing is told: there is nothing to collect. */
   readonly silent?: boolean;
-  /** Bytes at which the one of norms begins, behind the metrics in the same buffer, as each reading costs time. */
-  readonly norms?: number;
+  /** Whether gradients' norms are told. */
+  readonly clips?: boolean;
+  /** Whether loss scales are told. */
+  readonly scales?: boolean;
   /** Findings: in a buffer of its own, as kernels write it that read all others. */
   readonly found?: GPUBuffer;
   /** What an entry of `found` means. */

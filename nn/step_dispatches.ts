@@ -25,6 +25,8 @@ export interface StepOperands {
   readonly settings: Operand;
   /** The ring that takes loss and counts. */
   readonly metrics: Operand;
+  /** What gradients are multiplied by; see `kernels/loss_scale.ts`. Default: nothing. */
+  readonly lossScale?: Operand;
 }
 
 /** Forward pass, loss and backward pass: the parameters' gradients. What updates them is the caller's. */

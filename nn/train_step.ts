@@ -4,7 +4,7 @@
  */
 
 import { accumulate } from "../kernels/accumulate.ts";
-import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
@@ -25,6 +25,12 @@ export interface TrainingStepOptions {
   readonly frozen?: (name: string) => boolean;
   /** Look for the first value that is not finite, after each kernel. Default false. */
   readonly detectAnomaly?: boolean;
+  /**
+   * `f16`: activations, their gradients and the weights that convolutions load are stored as halves, and the loss is scaled
+   * as PyTorch's `GradScaler` does it, the scale being the network's; parameters, what they are updated by and all arithmetic
+   * stay float32. Both parts of a step in two parts must have the same. Default `f32`.
+   */
+  readonly precision?: ElementType;
 }
 
 /** What {@linkcode gradientStep} needs beside the network. */
@@ -172,34 +178,34 @@ interface Compiled {
 async function compile<B>(
   network: Network,
   { gradients, update }: { readonly gradients?: GradientStepOptions<B>; readonly update?: UpdateSettings },
-  { frozen: isFrozen, detectAnomaly }: TrainingStepOptions,
+  { frozen: isFrozen, detectAnomaly, precision = "f32" }: TrainingStepOptions,
 ): Promise<Compiled> {
   const { device, module, weights } = network, caps = device.capabilities;
   const still = isFrozen && weights.parametersNamed(isFrozen);
   const frozen = still && ((parameter: Parameter) => still.has(parameter));
   const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
+  const half = precision === "f16";
+  const lossScale = half ? (await weights.prepareLossScale()).operand : undefined;
   const { settings, metrics, norms, buffers, places } = await stepBuffers(device, gradients ? "train" : "update");
   const emitted: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
   if (gradients) {
     const { source, labelSmoothing = 0 } = gradients, { x, labels, mixes, shape } = source;
     emit(source.dispatches(caps));
-    const operands = { x, labels, mixes, settings, metrics };
-    emit(trainingDispatches(module, shape, operands, weights, { caps, labelSmoothing, frozen }));
+    if (half) emit((await weights.prepareHalves()).dispatches(caps));
+    const operands = { x, labels, mixes, settings, metrics, lossScale };
+    emit(trainingDispatches(module, shape, operands, weights, { caps, precision, labelSmoothing, frozen }));
     if (!update) emit(chunks.flatMap((chunk) => accumulate({ ...chunk, sums: chunk.sums! }, chunk.elements, caps)));
   }
-  if (update) emit(updateDispatches(chunks, { norms, settings }, update, caps));
+  if (update) emit(updateDispatches(chunks, { norms, settings, lossScale }, update, caps));
   let dispatches: readonly Dispatch[] = emitted;
-  const clips = update?.clipGradNorm !== undefined;
-  let results: MoreResults = {
-    ...(clips && { norms: metrics.byteLength }),
-    // An update has no metrics.
-    ...(!gradients && !clips && !detectAnomaly && { silent: true }),
-  };
+  const clips = update?.clipGradNorm !== undefined, scales = half && update !== undefined;
+  // An update has no metrics.
+  let results: MoreResults = { clips, scales, silent: !gradients && !clips && !scales && !detectAnomaly };
   if (detectAnomaly) {
     const found = operand("findings", RING_SLOTS), buffer = await device.buffer(found.label, found.byteLength);
     places.set(found, { buffer, offset: 0 });
-    const names = stateNames(network, frozen);
+    const names = stateNames(network, { frozen, halves: half && gradients !== undefined });
     const watched = watch(dispatches, { found, settings, names, caps, pass: gradients ? "forward" : "backward" });
     dispatches = watched.dispatches;
     results = { ...results, found: buffer, describe: watched.describe };
@@ -210,17 +216,21 @@ async function compile<B>(
     dispatches,
     (o) => weights.place(o) ?? gradients?.source.place(o) ?? places.get(o),
   );
-  if (gradients) await allocate(network, plan, gradients.source.shape, true);
+  if (gradients) await allocate(network, plan, gradients.source.shape, { training: true, precision });
   else await network.arena.add(plan);
   return { plan, buffers, results };
 }
 
-/** Names of parameters and statistics by where they lie, and of what learns by where its gradients do. */
-function stateNames({ module, weights }: Network, frozen?: (parameter: Parameter) => boolean): Map<Operand, string> {
+/** Names of parameters and statistics by where they lie, their halves too, and of what learns by where its gradients do. */
+function stateNames(
+  { module, weights }: Network,
+  { frozen, halves }: { readonly frozen?: (parameter: Parameter) => boolean; readonly halves: boolean },
+): Map<Operand, string> {
   const names = new Map<Operand, string>();
   for (const [name, entry] of module.stateEntries()) {
     if (entry instanceof Counter) continue;
     names.set(weights.state(entry), name);
+    if (halves && entry instanceof Parameter && entry.shape.length > 1) names.set(weights.half(entry), name);
     if (entry instanceof Parameter && !frozen?.(entry)) names.set(weights.gradient(entry), name);
   }
   return names;

@@ -13,6 +13,7 @@ import type { EvaluationReport } from "./evaluator.ts";
 import type { Network } from "./network.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
+import { HOPELESS_LOSS_SCALE } from "./loss_scale.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
 import { diverged, DivergedError, type TrainEvent } from "./train_events.ts";
@@ -271,9 +272,11 @@ export class Trainer {
     const { results, cold } = await reading;
     let { lossSum, rows, count } = this.#untold;
     for (const [index, result] of results.entries()) {
-      const { lossSum: loss, gradientNorm = 0, anomaly } = result;
+      const { lossSum: loss, gradientNorm = 0, anomaly, skipped = false, lossScale = 1 } = result;
       const when = `at step ${this.#step + index + 1} of epoch ${epoch}`;
-      if (anomaly !== undefined) {
+      // Gradients that overflowed because they were scaled: the next step has a smaller scale.
+      const overflowed = skipped && Number.isFinite(loss) && lossScale >= HOPELESS_LOSS_SCALE;
+      if (anomaly !== undefined && !overflowed) {
         throw new DivergedError(
           `The first value that is not finite appeared ${when}, in ${anomaly}: training has diverged; ` +
             "use a smaller learning rate",
@@ -281,6 +284,7 @@ export class Trainer {
       }
       const hint = this.#options.detectAnomaly ? "" : "; --detect-anomaly names the layer";
       if (!Number.isFinite(loss)) throw diverged("loss", when, hint);
+      if (skipped && !overflowed) throw diverged("gradient", when, hint);
       if (!Number.isFinite(gradientNorm)) throw diverged("gradients' norm", when, hint);
       lossSum += result.lossSum;
       rows += result.rows;
@@ -323,7 +327,8 @@ export class Trainer {
       settings,
       progress,
     };
-    const state = await this.network.stateDict(), momenta = await this.network.weights.momenta();
+    const state = await this.network.stateDict(), { weights } = this.network;
+    const momenta = await weights.momenta(), lossScale = await weights.lossScale();
     const average = this.#made.average?.updates ? await this.#made.average.stateDict() : undefined;
     for (const tensors of [state, momenta ?? []]) {
       for (const [name, tensor] of tensors) {
@@ -332,7 +337,7 @@ export class Trainer {
         }
       }
     }
-    return { description, state, momenta, ...(average && { average }) };
+    return { description, state, momenta, ...(lossScale && { lossScale }), ...(average && { average }) };
   }
 
   /** Bytes on the device: weights and what belongs to them, the steps' intermediate values, resident images. */

@@ -3,6 +3,7 @@
 import type { Capabilities } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { gradNorm } from "../kernels/grad_norm.ts";
+import { unscale, updateLossScale } from "../kernels/loss_scale.ts";
 import { sgd } from "../kernels/sgd.ts";
 import type { OptimizerChunk } from "./weights.ts";
 
@@ -29,23 +30,34 @@ export interface UpdateSettings {
 /** @internal One update of all parameters that learn: by the sums of gradients where the chunks have them. */
 export function updateDispatches(
   chunks: readonly OptimizerChunk[],
-  { norms, settings }: { readonly norms: Operand; readonly settings: Operand },
+  { norms, settings, lossScale }: {
+    readonly norms: Operand;
+    readonly settings: Operand;
+    /** What the gradients were multiplied by, if they were. */
+    readonly lossScale?: Operand;
+  },
   { optimizer = {}, clipGradNorm }: UpdateSettings,
   caps: Capabilities,
 ): Dispatch[] {
   const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
   const followed = chunks.map((chunk) => ({ ...chunk, gradients: chunk.sums ?? chunk.gradients }));
   const dispatches: Dispatch[] = [];
+  if (lossScale) {
+    dispatches.push(
+      ...followed.flatMap(({ gradients, elements }) => unscale({ gradients, lossScale }, elements, caps)),
+    );
+  }
   if (clipGradNorm !== undefined) {
-    dispatches.push(...gradNorm({ chunks: followed, norms, settings }, { maxNorm: clipGradNorm }, caps));
+    dispatches.push(...gradNorm({ chunks: followed, norms, settings, lossScale }, { maxNorm: clipGradNorm }, caps));
   }
   for (const { elements, matrixElements, parameters, gradients, momentum: momentumBuffer } of followed) {
     const decayed = decayVectors ? elements : matrixElements;
     dispatches.push(...sgd(
-      { parameters, gradients, momentumBuffer, settings },
+      { parameters, gradients, momentumBuffer, settings, lossScale },
       { elements, momentum, weightDecay, decayed, nesterov },
       caps,
     ));
   }
+  if (lossScale) dispatches.push(...updateLossScale({ lossScale, norms, settings }));
   return dispatches;
 }

@@ -1,14 +1,17 @@
 /**
  * A module's state on a device. All parameters stand side by side in one buffer, all gradients and all momenta in two
  * more of the same layout, so that an optimizer passes over them at once. Sums of several batches' gradients are a fourth,
- * where they are wanted.
+ * where they are wanted; copies in half precision are for steps in `f16`.
  */
 
 import type { Device } from "../kernels/device.ts";
 import { type Operand, operand } from "../kernels/dispatch.ts";
+import type { LossScaleState } from "../kernels/loss_scale.ts";
 import type { Placement } from "../kernels/program.ts";
 import { Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
+import { HalfWeights } from "./half_weights.ts";
+import { LossScale } from "./loss_scale.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
 import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
@@ -67,10 +70,14 @@ export class Weights implements StatePlaces {
   readonly #parameters: GPUBuffer;
   readonly #statistics: GPUBuffer;
   readonly #matrixBytes: number;
+  readonly #alignment: number;
   #training: { gradients: GPUBuffer; momentum: GPUBuffer } | undefined;
   #sums: GPUBuffer | undefined;
+  #halves: HalfWeights | undefined;
+  #lossScale: LossScale | undefined;
 
   private constructor(device: Device, module: Module, parameters: GPUBuffer, statistics: GPUBuffer, layout: Layout) {
+    this.#alignment = layout.alignment;
     this.#device = device;
     this.#parameters = parameters;
     this.#statistics = statistics;
@@ -88,7 +95,8 @@ export class Weights implements StatePlaces {
 
   /** Places a module's state on a device, freshly initialized from a seed. */
   static async create(device: Device, module: Module, { seed = 0 }: WeightsOptions = {}): Promise<Weights> {
-    const layout = layOut(module, Math.max(ALIGNMENT, device.capabilities.storageAlignment));
+    // Halves lie at half the offsets.
+    const layout = layOut(module, Math.max(ALIGNMENT, 2 * device.capabilities.storageAlignment));
     const parameters = await device.buffer("parameters", layout.parameterBytes);
     const statistics = await device.buffer("statistics", layout.statisticBytes);
     const weights = new Weights(device, module, parameters, statistics, layout);
@@ -123,6 +131,13 @@ export class Weights implements StatePlaces {
     return found;
   }
 
+  /** Where the half precision copy of a weight lies; {@linkcode prepareHalves} first. */
+  half(parameter: Parameter): Operand {
+    const found = this.#halves?.operand(parameter);
+    if (!found) throw new Error("Cannot use half precision: the weights have no copies yet");
+    return found;
+  }
+
   /** The place of an operand of this state. */
   place(operand: Operand): Placement | undefined {
     return this.#places.get(operand);
@@ -136,7 +151,7 @@ export class Weights implements StatePlaces {
   /** Bytes on the device. */
   get bytes(): number {
     const { gradients, momentum } = this.#training ?? {};
-    const buffers = [this.#parameters, this.#statistics, gradients, momentum, this.#sums];
+    const buffers = [this.#parameters, this.#statistics, gradients, momentum, this.#sums, this.#halves?.buffer];
     return buffers.reduce((sum, buffer) => sum + (buffer?.size ?? 0), 0);
   }
 
@@ -172,6 +187,29 @@ export class Weights implements StatePlaces {
       }
     }
     return chunks;
+  }
+
+  /** Makes room for copies in half precision, once. */
+  async prepareHalves(): Promise<HalfWeights> {
+    const entries = this.#entries.flatMap(({ name, entry, offset }) =>
+      entry instanceof Parameter && entry.shape.length > 1 ? [{ name, entry, offset }] : []
+    );
+    const matrices = { buffer: this.#parameters, bytes: this.#matrixBytes, alignment: this.#alignment, entries };
+    return this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places);
+  }
+
+  /** Makes the loss scale, once. */
+  async prepareLossScale(): Promise<LossScale> {
+    if (!this.#lossScale) {
+      this.#lossScale = await LossScale.create(this.#device);
+      this.#places.set(this.#lossScale.operand, { buffer: this.#lossScale.buffer, offset: 0 });
+    }
+    return this.#lossScale;
+  }
+
+  /** The loss scale; undefined before training in half precision was prepared. Waits for the device. */
+  async lossScale(): Promise<LossScaleState | undefined> {
+    return await this.#lossScale?.read();
   }
 
   /** The bytes of the parameters that learn, neighbours as one stretch. */
@@ -292,7 +330,7 @@ export class Weights implements StatePlaces {
     for (const buffer of [this.#parameters, this.#statistics]) buffer.destroy();
     this.#training?.gradients.destroy();
     this.#training?.momentum.destroy();
-    this.#sums?.destroy();
+    for (const buffer of [this.#sums, this.#halves?.buffer, this.#lossScale?.buffer]) buffer?.destroy();
   }
 }
 
@@ -300,6 +338,7 @@ export class Weights implements StatePlaces {
 const ALIGNMENT = 256;
 
 interface Layout {
+  readonly alignment: number;
   readonly entries: { name: string; entry: Parameter | StateBuffer; offset: number }[];
   /** Of the parameters that are more than a vector: they stand first, so that weight decay can end where they do. */
   readonly matrixBytes: number;
@@ -317,6 +356,7 @@ function layOut(module: Module, alignment: number): Layout {
     return [{ name, entry, kind, offset }];
   });
   return {
+    alignment,
     entries: placed.map(({ name, entry, kind, offset }) => ({
       name,
       entry,
