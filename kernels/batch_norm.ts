@@ -8,11 +8,21 @@
  * the first chunk's mean. The shift itself being in the data bounds the error by (count * float epsilon), whatever the mean.
  */
 
-import { type ColumnPass, columnTiling, combineTiling, mapColumns, reduceColumns } from "./columns.ts";
+import {
+  chunkTiling,
+  type ColumnPass,
+  type ColumnReduction,
+  type ColumnTiling,
+  columnTiling,
+  combineTiling,
+  mapColumns,
+  reduceColumns,
+} from "./columns.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { RELU } from "./elementwise.ts";
 import { padded } from "./layout.ts";
+import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { UserError } from "./user_error.ts";
 
 /** The sizes and settings of a batch norm. */
@@ -39,14 +49,16 @@ export interface BatchNormStatisticsOperands {
   readonly runningVar: Operand;
   /** Written: see {@linkcode statisticsElements}. */
   readonly statistics: Operand;
+  /** The moments of `x`, where its producer has summed them: it is not read then. */
+  readonly moments?: RowChunks;
 }
 
 /**
- * Floats of the operand that keeps what a batch is normalized by: four padded vectors, `mean`, `invstd`
- * (`1 / sqrt(variance + eps)`), `scale` (`invstd * weight`) and `offset` (the bias).
+ * Floats of the operand that keeps what a batch is normalized by: five padded vectors, `mean`, `invstd`
+ * (`1 / sqrt(variance + eps)`), `scale` (`invstd * weight`), `offset` (the bias), and what rounding took from the mean.
  */
 export function statisticsElements(channels: number): number {
-  return 4 * padded(channels);
+  return 5 * padded(channels);
 }
 
 /**
@@ -56,20 +68,41 @@ export function statisticsElements(channels: number): number {
  * @throws {UserError} for one row, which has no variance.
  */
 export function batchNormStatistics(
-  { x, weight, bias, runningMean, runningVar, statistics }: BatchNormStatisticsOperands,
-  { rows, channels, eps, momentum }: BatchNormSpec,
+  operands: BatchNormStatisticsOperands,
+  spec: BatchNormSpec,
   caps: Capabilities,
 ): Dispatch[] {
+  const { rows, channels } = spec;
   if (rows < 2) {
     throw new UserError(
       `Cannot normalize a batch: Expected more than 1 value per channel when training, got ${rows}; ` +
         "use a larger batch or image size",
     );
   }
-  const stored = padded(channels);
-  const tiling = columnTiling(rows, channels, caps);
-  const partials = operand("batch_norm.partials", 2 * tiling.chunks * stored);
-  const reduce = reduceColumns({
+  const dispatches: Dispatch[] = [];
+  let moments = operands.moments;
+  if (!moments) {
+    const tiling = columnTiling(rows, channels, caps), { chunkRows, chunks } = tiling;
+    const partials = operand("batch_norm.partials", 2 * chunks * padded(channels));
+    moments = { partials, chunkRows, chunks };
+    dispatches.push(momentsOf(operands.x, moments, spec, tiling));
+  }
+  while (moments.chunks > MOST_CHUNKS) {
+    const merged = rowChunks("batch_norm.partials", rows, padded(channels), moments.chunkRows * MERGED);
+    dispatches.push(merge(moments, merged, spec, caps));
+    moments = merged;
+  }
+  return [...dispatches, combine(moments, operands, spec, caps)];
+}
+
+/** The first pass: a chunk's mean and sum of squared deviations. */
+function momentsOf(
+  x: Operand,
+  { partials }: RowChunks,
+  { rows, channels }: BatchNormSpec,
+  tiling: ColumnTiling,
+): Dispatch {
+  return reduceColumns({
     label: "batch_norm.statistics",
     bindings: { x: read(x), partials: write(partials) },
     setup: "let shift = get_x(begin * COLUMNS + column);",
@@ -82,7 +115,51 @@ export function batchNormStatistics(
     flops: 4 * rows * channels,
     bytes: x.byteLength + partials.byteLength,
   }, tiling);
-  const combine = reduceColumns({
+}
+
+/** Chunks that one invocation or workgroup may combine alone, and how many become one where there are more. */
+const MOST_CHUNKS = 1024;
+const MERGED = 32;
+
+/** What a reduction over chunks needs of each: its deviation from the first one, its squares, its rows. */
+const CHUNK_MOMENTS: Pick<ColumnReduction, "load" | "use" | "sums"> = {
+  load: (k) => `let d${k} = partials[at${k}] - shift; let m${k} = partials[at${k} + ROWS * COLUMNS];`,
+  // The last chunk may be short.
+  use: (k) =>
+    /* wgsl */ `{
+        let n = f32(min(ROWS_OF_CHUNK, VALUES - at${k} / COLUMNS * ROWS_OF_CHUNK));
+        sum0 += n * d${k};
+        sum1 += m${k} + n * d${k} * d${k};
+      }`,
+  sums: 2,
+};
+
+/** Moments of larger chunks. */
+function merge(from: RowChunks, to: RowChunks, { rows, channels }: BatchNormSpec, caps: Capabilities): Dispatch {
+  return reduceColumns({
+    ...CHUNK_MOMENTS,
+    label: "batch_norm.merge",
+    bindings: { partials: read(from.partials), merged: write(to.partials) },
+    uniforms: { VALUES: rows, ROWS_OF_CHUNK: from.chunkRows },
+    setup: "let shift = partials[begin * COLUMNS + column];",
+    finish: /* wgsl */ `
+    let values = f32(min(end * ROWS_OF_CHUNK, VALUES) - begin * ROWS_OF_CHUNK);
+    merged[partial(column, chunk, 0u)] = partials[begin * COLUMNS + column] + sum0 / values;
+    merged[partial(column, chunk, 1u)] = max(sum1 - sum0 * sum0 / values, vec4f());`,
+    flops: 8 * from.chunks * channels,
+    bytes: from.partials.byteLength + to.partials.byteLength,
+  }, chunkTiling(from, MERGED, channels, caps));
+}
+
+/** The last pass: the batch's statistics of all chunks, and the running ones. */
+function combine(
+  { partials, chunkRows, chunks }: RowChunks,
+  { weight, bias, runningMean, runningVar, statistics }: BatchNormStatisticsOperands,
+  { rows, channels, eps, momentum }: BatchNormSpec,
+  caps: Capabilities,
+): Dispatch {
+  return reduceColumns({
+    ...CHUNK_MOMENTS,
     label: "batch_norm.combine",
     bindings: {
       partials: read(partials),
@@ -93,31 +170,23 @@ export function batchNormStatistics(
       running_var: write(runningVar),
     },
     constants: { EPS: f32(eps), MOMENTUM: f32(momentum) },
-    uniforms: { VALUES: rows, ROWS_OF_CHUNK: tiling.chunkRows },
+    uniforms: { VALUES: rows, ROWS_OF_CHUNK: chunkRows },
     setup: "let shift = partials[column];",
-    load: (k) => `let d${k} = partials[at${k}] - shift; let m${k} = partials[at${k} + ROWS * COLUMNS];`,
-    // The last chunk may be short.
-    use: (k) =>
-      /* wgsl */ `{
-        let n = f32(min(ROWS_OF_CHUNK, VALUES - at${k} / COLUMNS * ROWS_OF_CHUNK));
-        sum0 += n * d${k};
-        sum1 += m${k} + n * d${k} * d${k};
-      }`,
-    sums: 2,
     finish: /* wgsl */ `
-    let batch_mean = partials[column] + sum0 / f32(VALUES);
+    let from_first = sum0 / f32(VALUES);
+    let batch_mean = partials[column] + from_first;
     let squares = max(sum1 - sum0 * sum0 / f32(VALUES), vec4f());
     let invstd = 1.0 / sqrt(squares / f32(VALUES) + EPS);
     statistics[column] = batch_mean;
     statistics[COLUMNS + column] = invstd;
     statistics[2u * COLUMNS + column] = invstd * weight[column];
     statistics[3u * COLUMNS + column] = bias[column];
+    statistics[4u * COLUMNS + column] = from_first - (batch_mean - partials[column]);
     running_mean[column] = (1.0 - MOMENTUM) * running_mean[column] + MOMENTUM * batch_mean;
     running_var[column] = (1.0 - MOMENTUM) * running_var[column] + MOMENTUM * (squares / f32(VALUES - 1u));`,
-    flops: 8 * tiling.chunks * channels,
-    bytes: (2 * tiling.chunks + 10) * stored * 4,
-  }, combineTiling(tiling, caps));
-  return [reduce, combine];
+    flops: 8 * chunks * channels,
+    bytes: (2 * chunks + 11) * padded(channels) * 4,
+  }, combineTiling(chunks, channels, caps));
 }
 
 /** Operands of {@linkcode batchNormApply}, sized as {@linkcode BatchNormStatisticsOperands}. */

@@ -1,10 +1,19 @@
 /** The gradient of batch normalization, ReLU and residual sum included (forward: `batch_norm.ts`). */
 
 import type { BatchNormSpec } from "./batch_norm.ts";
-import { columnTiling, combineTiling, mapColumns, reduceColumns } from "./columns.ts";
+import {
+  chunkTiling,
+  type ColumnReduction,
+  type ColumnTiling,
+  columnTiling,
+  combineTiling,
+  mapColumns,
+  reduceColumns,
+} from "./columns.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
 import { padded } from "./layout.ts";
+import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { unroll } from "./wgsl.ts";
 
 /** Operands of {@linkcode batchNormBackward}. Activations are [rows, padded(channels)], all others padded vectors. */
@@ -13,12 +22,14 @@ export interface BatchNormBackwardOperands {
   /** The output: needed (see {@linkcode needsOutput}) only for a ReLU behind a residual sum. */
   readonly y?: Operand;
   readonly dy: Operand;
+  /** Where `dy`'s producer has masked and summed it (`row_sums.ts`): its sums. `dy` is `g` then, and `y` is not needed. */
+  readonly sums?: RowChunks;
   /** Saved by the forward pass. */
   readonly statistics: Operand;
   readonly dx: Operand;
   readonly dweight: Operand;
   readonly dbias: Operand;
-  /** Written: the residual's gradient, which is `dy` where ReLU let through. */
+  /** Written: the residual's gradient, which is `dy` where ReLU let through. Not with `sums`. */
   readonly dresidual?: Operand;
 }
 
@@ -26,6 +37,9 @@ export interface BatchNormBackwardOperands {
 export function needsOutput(spec: BatchNormSpec, residual: boolean): boolean {
   return spec.relu && residual;
 }
+
+/** How `g` is made of `dy`: as it is, by the sign of y, or by the sign of y recomputed from x. */
+type Mask = "none" | "output" | "recomputed";
 
 /**
  * All gradients, with `g = dy` where ReLU let through:
@@ -40,27 +54,54 @@ export function batchNormBackward(
   spec: BatchNormSpec,
   caps: Capabilities,
 ): Dispatch[] {
-  const { x, y, dy, statistics, dx, dweight, dbias, dresidual } = operands;
-  const { rows, channels, relu } = spec;
-  const stored = padded(channels);
-  const mask = !relu ? "none" : y ? "output" : "recomputed";
-  const tiling = columnTiling(rows, channels, caps);
-  const partials = operand("batch_norm.gradient_partials", 3 * tiling.chunks * stored);
-  const coefficients = operand("batch_norm.coefficients", 5 * stored);
+  const { rows, channels } = spec;
+  const dispatches: Dispatch[] = [];
+  const mask = !spec.relu || operands.sums ? "none" : operands.y ? "output" : "recomputed";
+  let sums = operands.sums;
+  if (!sums) {
+    const tiling = columnTiling(rows, channels, caps), { chunkRows, chunks } = tiling;
+    const partials = operand("batch_norm.gradient_partials", 2 * chunks * padded(channels));
+    sums = { partials, chunkRows, chunks };
+    dispatches.push(reduce(sums, mask, operands, spec, tiling));
+  }
+  while (sums.chunks > MOST_CHUNKS) {
+    const merged = rowChunks("batch_norm.gradient_partials", rows, padded(channels), sums.chunkRows * MERGED);
+    dispatches.push(merge(sums, merged, channels, caps));
+    sums = merged;
+  }
+  const coefficients = operand("batch_norm.coefficients", 5 * padded(channels));
+  dispatches.push(combine(sums, coefficients, operands, spec, caps));
+  return [...dispatches, apply(coefficients, mask, operands, spec, caps)];
+}
 
-  /** `g` of row k from `x - center` (`d`), `dy` and what the mask needs. */
-  const gradient = (k: number) =>
+/** `x - center` (`d`), `dy` and what the mask needs, of row k. */
+function load(mask: Mask): (k: number) => string {
+  return (k) =>
+    `let d${k} = get_x(at${k}) - center; let dy${k} = get_dy(at${k});` +
+    (mask === "output" ? `let y${k} = get_y(at${k});` : "");
+}
+
+/** `g` of row k. */
+function masked(mask: Mask): (k: number) => string {
+  return (k) =>
     ({
       none: `let g${k} = dy${k};`,
       output: `let g${k} = select(vec4f(), dy${k}, y${k} > vec4f());`,
       recomputed: `let g${k} = select(vec4f(), dy${k}, d${k} * scale + offset > vec4f());`,
     })[mask];
-  const load = (k: number, masked: boolean) =>
-    `let d${k} = get_x(at${k}) - center; let dy${k} = get_dy(at${k});` +
-    (masked && mask === "output" ? `let y${k} = get_y(at${k});` : "");
-  const maskOperations = { none: 0, output: 1, recomputed: 3 }[mask];
+}
 
-  const reduce = reduceColumns({
+const MASK_FLOPS: Record<Mask, number> = { none: 0, output: 1, recomputed: 3 };
+
+/** The first pass: a chunk's sums of `g` and `g (x - mean)`. */
+function reduce(
+  { partials }: RowChunks,
+  mask: Mask,
+  { x, y, dy, statistics, dresidual }: BatchNormBackwardOperands,
+  { rows, channels }: BatchNormSpec,
+  tiling: ColumnTiling,
+): Dispatch {
+  return reduceColumns({
     label: "batch_norm.backward_reduce",
     bindings: {
       x: read(x),
@@ -74,18 +115,48 @@ export function batchNormBackward(
       (mask === "recomputed"
         ? "let scale = statistics[2u * COLUMNS + column]; let offset = statistics[3u * COLUMNS + column];"
         : ""),
-    load: (k) => load(k, true),
+    load: load(mask),
     use: (k) =>
-      `${gradient(k)} sum0 += g${k}; sum1 += g${k} * d${k}; sum2 += d${k};` +
-      (dresidual ? `set_dresidual(at${k}, g${k});` : ""),
-    sums: 3,
-    finish: unroll(3, (i) => `partials[partial(column, chunk, ${i}u)] = sum${i};`),
-    flops: rows * channels * (5 + maskOperations),
+      `${masked(mask)(k)} sum0 += g${k}; sum1 += g${k} * d${k};` + (dresidual ? `set_dresidual(at${k}, g${k});` : ""),
+    sums: 2,
+    finish: unroll(2, (i) => `partials[partial(column, chunk, ${i}u)] = sum${i};`),
+    flops: rows * channels * (4 + MASK_FLOPS[mask]),
     bytes: x.byteLength + dy.byteLength + (mask === "output" ? y!.byteLength : 0) + (dresidual?.byteLength ?? 0) +
       partials.byteLength,
   }, tiling);
+}
 
-  const combine = reduceColumns({
+/** Chunks that one invocation or workgroup may combine alone, and how many become one where there are more. */
+const MOST_CHUNKS = 1024;
+const MERGED = 32;
+
+const CHUNK_SUMS: Pick<ColumnReduction, "load" | "use" | "sums"> = {
+  load: (k) => unroll(2, (i) => `let p${i}_${k} = partials[at${k} + ${i}u * ROWS * COLUMNS];`),
+  use: (k) => unroll(2, (i) => `sum${i} += p${i}_${k};`),
+  sums: 2,
+};
+
+function merge(from: RowChunks, to: RowChunks, channels: number, caps: Capabilities): Dispatch {
+  return reduceColumns({
+    ...CHUNK_SUMS,
+    label: "batch_norm.backward_merge",
+    bindings: { partials: read(from.partials), merged: write(to.partials) },
+    finish: unroll(2, (i) => `merged[partial(column, chunk, ${i}u)] = sum${i};`),
+    flops: 2 * from.chunks * channels,
+    bytes: from.partials.byteLength + to.partials.byteLength,
+  }, chunkTiling(from, MERGED, channels, caps));
+}
+
+/** The parameters' gradients, and five coefficients a channel for the last pass. */
+function combine(
+  { partials, chunks }: RowChunks,
+  coefficients: Operand,
+  { statistics, dweight, dbias }: BatchNormBackwardOperands,
+  { rows, channels }: BatchNormSpec,
+  caps: Capabilities,
+): Dispatch {
+  return reduceColumns({
+    ...CHUNK_SUMS,
     label: "batch_norm.backward_combine",
     bindings: {
       partials: read(partials),
@@ -95,12 +166,9 @@ export function batchNormBackward(
       coefficients: write(coefficients),
     },
     uniforms: { VALUES: rows },
-    load: (k) => unroll(3, (i) => `let p${i}_${k} = partials[at${k} + ${i}u * ROWS * COLUMNS];`),
-    use: (k) => unroll(3, (i) => `sum${i} += p${i}_${k};`),
-    sums: 3,
     finish: /* wgsl */ `
     // What rounding took from the saved mean: where the mean is large, not negligible beside the deviation.
-    let missing = sum2 / f32(VALUES);
+    let missing = statistics[4u * COLUMNS + column];
     let deviation = statistics[COLUMNS + column];
     let scale = statistics[2u * COLUMNS + column];
     let gradient = (sum1 - sum0 * missing) * deviation;
@@ -112,20 +180,29 @@ export function batchNormBackward(
     coefficients[2u * COLUMNS + column] = scale * (sum0 / f32(VALUES)) - slope * missing;
     coefficients[3u * COLUMNS + column] = slope;
     coefficients[4u * COLUMNS + column] = statistics[3u * COLUMNS + column];`,
-    flops: 3 * tiling.chunks * channels,
-    bytes: (3 * tiling.chunks + 11) * stored * 4,
-  }, combineTiling(tiling, caps));
+    flops: 2 * chunks * channels,
+    bytes: (2 * chunks + 12) * padded(channels) * 4,
+  }, combineTiling(chunks, channels, caps));
+}
 
+/** The last pass: `dx`. */
+function apply(
+  coefficients: Operand,
+  mask: Mask,
+  { x, y, dy, dx, dresidual }: BatchNormBackwardOperands,
+  { rows, channels }: BatchNormSpec,
+  caps: Capabilities,
+): Dispatch {
   // A residual's gradient, once written, is `g` itself.
-  const masked = dresidual === undefined;
-  const apply = mapColumns(
+  const left = dresidual ? "none" : mask;
+  return mapColumns(
     {
       label: "batch_norm.backward_apply",
       bindings: {
         x: read(x),
         dy: read(dresidual ?? dy),
         coefficients: read(coefficients),
-        ...(masked && mask === "output" && { y: read(y!) }),
+        ...(left === "output" && { y: read(y!) }),
         dx: write(dx),
       },
       setup: /* wgsl */ `
@@ -133,17 +210,15 @@ export function batchNormBackward(
   let scale = coefficients[COLUMNS + column];
   let constant = coefficients[2u * COLUMNS + column];
   let slope = coefficients[3u * COLUMNS + column];
-  ${masked && mask === "recomputed" ? "let offset = coefficients[4u * COLUMNS + column];" : ""}`,
-      load: (k) => load(k, masked),
-      use: (k) =>
-        `${masked ? gradient(k) : `let g${k} = dy${k};`} set_dx(at${k}, g${k} * scale - constant - d${k} * slope);`,
-      flops: rows * channels * (5 + (masked ? maskOperations : 0)),
-      bytes: x.byteLength + dy.byteLength + dx.byteLength + (masked && mask === "output" ? y!.byteLength : 0) +
+  ${left === "recomputed" ? "let offset = coefficients[4u * COLUMNS + column];" : ""}`,
+      load: load(left),
+      use: (k) => `${masked(left)(k)} set_dx(at${k}, g${k} * scale - constant - d${k} * slope);`,
+      flops: rows * channels * (5 + MASK_FLOPS[left]),
+      bytes: x.byteLength + dy.byteLength + dx.byteLength + (left === "output" ? y!.byteLength : 0) +
         coefficients.byteLength,
     },
     rows,
     channels,
     caps,
   );
-  return [reduce, combine, apply];
 }

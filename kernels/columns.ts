@@ -48,11 +48,24 @@ export function columnTiling(rows: number, channels: number, caps: Capabilities)
   return { rows, columns, columnLanes, rowLanes, chunkRows, chunks: ceilDiv(rows, chunkRows) };
 }
 
-/** The second stage: the rows are the first stage's chunks, and one chunk holds them all. */
-export function combineTiling({ chunks, columns }: ColumnTiling, caps: Capabilities): ColumnTiling {
+/** The last stage: the rows are an earlier one's chunks, and one chunk holds them all. */
+export function combineTiling(chunks: number, channels: number, caps: Capabilities): ColumnTiling {
+  const columns = padded(channels) / 4;
   const columnLanes = caps.software ? Math.min(8, powerOfTwo(columns)) : 1;
   const rowLanes = caps.software ? 1 : Math.min(64, powerOfTwo(chunks));
   return { rows: chunks, columns, columnLanes, rowLanes, chunkRows: chunks, chunks: 1 };
+}
+
+/** A stage between: `each` chunks of an earlier one become one. */
+export function chunkTiling(
+  { chunks }: { readonly chunks: number },
+  each: number,
+  channels: number,
+  caps: Capabilities,
+): ColumnTiling {
+  const columns = padded(channels) / 4, columnLanes = Math.min(caps.software ? 8 : 16, powerOfTwo(columns));
+  const rowLanes = caps.software ? 1 : 4;
+  return { rows: chunks, columns, columnLanes, rowLanes, chunkRows: each, chunks: ceilDiv(chunks, each) };
 }
 
 function powerOfTwo(atLeast: number): number {

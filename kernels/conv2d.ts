@@ -6,8 +6,14 @@
  */
 
 import type { ConvGeometry } from "./conv_geometry.ts";
-import type { ConvOptions } from "./conv_options.ts";
-import { denseForward, denseInputGradient, denseWeightGradient } from "./dense_conv.ts";
+import type { ConvOptions, InputGradientOptions } from "./conv_options.ts";
+import {
+  denseForward,
+  denseForwardChunkRows,
+  denseInputGradient,
+  denseInputGradientChunkRows,
+  denseWeightGradient,
+} from "./dense_conv.ts";
 import type { Capabilities } from "./device.ts";
 import { directForward, directInputGradient, directWeightGradient } from "./direct_conv.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
@@ -25,6 +31,7 @@ interface ConvKernels {
     o: { dy: Operand; weight: Operand; dx: Operand; addend?: Operand },
     g: ConvGeometry,
     c: Capabilities,
+    options?: InputGradientOptions,
   ): Dispatch[];
   weightGradient(
     o: { x: Operand; dy: Operand; dweight: Operand; dbias?: Operand },
@@ -32,22 +39,32 @@ interface ConvKernels {
     c: Capabilities,
     options?: Pick<ConvOptions, "loadNorm">,
   ): Dispatch[];
+  /** Rows that a pass can sum at a time, as {@linkcode ConvOptions} asks for; 0 where it cannot. */
+  readonly chunkRows: {
+    forward(g: ConvGeometry, bias: Operand | undefined, c: Capabilities): number;
+    inputGradient(g: ConvGeometry, c: Capabilities): number;
+  };
 }
+
+const noSums = { forward: () => 0, inputGradient: () => 0 };
 
 const dense: ConvKernels = {
   forward: denseForward,
   inputGradient: denseInputGradient,
   weightGradient: denseWeightGradient,
+  chunkRows: { forward: denseForwardChunkRows, inputGradient: denseInputGradientChunkRows },
 };
 const grouped: ConvKernels = {
   forward: groupedForward,
   inputGradient: groupedInputGradient,
   weightGradient: groupedWeightGradient,
+  chunkRows: noSums,
 };
 const direct: ConvKernels = {
   forward: directForward,
   inputGradient: directInputGradient,
   weightGradient: directWeightGradient,
+  chunkRows: noSums,
 };
 
 /** Whether a geometry's kernels take {@linkcode ConvOptions}. */

@@ -3,8 +3,9 @@
 import type { ColumnNorm } from "./column_epilogue.ts";
 import type { Operand } from "./dispatch.ts";
 import type { LoadNorm } from "./load_norm.ts";
+import type { GradientSums, RowChunks } from "./row_sums.ts";
 
-/** See the file's head. All but `loadNorm` are for the forward pass. */
+/** See the file's head. All but `loadNorm` is for the forward pass. */
 export interface ConvOptions {
   /** Forward pass and weight gradient: `x` is normalized as it is loaded. */
   readonly loadNorm?: LoadNorm;
@@ -14,4 +15,12 @@ export interface ConvOptions {
   readonly residual?: Operand;
   /** Apply ReLU last. */
   readonly relu?: boolean;
+  /** Where the output's moments go, for kernels that have `chunkRows`. */
+  readonly moments?: RowChunks;
+}
+
+/** What the input gradient can do beside. */
+export interface InputGradientOptions {
+  /** It is the gradient of a batch norm's output: masked and summed, for kernels that have `chunkRows`. */
+  readonly sums?: { readonly norm: GradientSums; readonly chunks: RowChunks };
 }

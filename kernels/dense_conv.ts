@@ -9,10 +9,10 @@
  */
 
 import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
-import type { ConvOptions } from "./conv_options.ts";
+import type { ConvOptions, InputGradientOptions } from "./conv_options.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
-import { gemm } from "./gemm.ts";
+import { gemm, gemmChunkRows } from "./gemm.ts";
 import type { Gemm, GemmVariant } from "./gemm_problem.ts";
 import { padded, storedElements } from "./layout.ts";
 import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
@@ -37,11 +37,12 @@ export function denseForward(
     const { compact, pixels, dispatch } = subsampled(x, loadNorm, geometry, caps);
     return [dispatch, ...denseForward({ x: compact, weight, bias, y }, pixels, caps, rest)];
   }
-  const { residual, loadNorm, ...rest } = options;
+  const { residual, loadNorm, moments, ...rest } = options;
   const size = sizes(geometry), loads = normalizedLoads(loadNorm, "C4");
   return gemm({
     ...rest,
     addend: residual,
+    ...(moments && { rowSums: { kind: "moments", chunks: moments } }),
     label: options.norm ? "conv2d.forward+batch_norm" : "conv2d.forward",
     m: size.OUT_PIXELS,
     n: size.O4 * 4,
@@ -86,9 +87,9 @@ export function denseInputGradient(
   operands: { dy: Operand; weight: Operand; dx: Operand; addend?: Operand },
   geometry: ConvGeometry,
   caps: Capabilities,
-  options: DenseOptions = {},
+  options: Pick<DenseOptions, "variant"> & InputGradientOptions = {},
 ): Dispatch[] {
-  const { dy, weight, dx, addend } = operands;
+  const { dy, weight, dx, addend } = operands, { sums, ...rest } = options;
   if (isStridedPointwise(geometry)) {
     const pixels = strippedGeometry(geometry);
     const compact = operand("conv2d.input_gradient.compact", storedElements(pixels.input), dx.type);
@@ -99,7 +100,8 @@ export function denseInputGradient(
   }
   const size = sizes(geometry);
   return gemm({
-    ...options,
+    ...rest,
+    ...(sums && { rowSums: { kind: "gradient", ...sums.norm, chunks: sums.chunks } }),
     label: "conv2d.input_gradient",
     m: size.IN_PIXELS,
     n: size.C4 * 4,
@@ -137,8 +139,21 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
     },
     out: dx,
     addend,
-    bytes: dy.byteLength + weight.byteLength + dx.byteLength,
+    bytes: dy.byteLength + weight.byteLength + dx.byteLength + (addend?.byteLength ?? 0),
   }, caps);
+}
+
+/** Rows of the output that a forward pass can sum at a time; 0 where it cannot. */
+export function denseForwardChunkRows(geometry: ConvGeometry, bias: Operand | undefined, caps: Capabilities): number {
+  const { OUT_PIXELS, O4, C4, TAPS } = sizes(geometry);
+  return gemmChunkRows({ m: OUT_PIXELS, n: O4 * 4, k: TAPS * C4 * 4, bias }, caps);
+}
+
+/** Rows of the input's gradient that can be summed at a time; 0 where they cannot. */
+export function denseInputGradientChunkRows(geometry: ConvGeometry, caps: Capabilities): number {
+  if (isStridedPointwise(geometry)) return 0;
+  const { IN_PIXELS, O4, C4, TAPS } = sizes(geometry);
+  return gemmChunkRows({ m: IN_PIXELS, n: C4 * 4, k: TAPS * O4 * 4 }, caps);
 }
 
 /** dweight (HWIO) and dbias from the input and the output's gradient. */

@@ -24,10 +24,12 @@ import { columnEpilogue, type EpilogueText } from "./column_epilogue.ts";
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, type Operand, operand, write } from "./dispatch.ts";
 import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
+import { hasColumns } from "./gemm_step.ts";
 import { registerTile, registerVariants } from "./gemm_registers.ts";
-import { sharedTile, sharedVariants } from "./gemm_shared.ts";
-import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
+import { SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_shared.ts";
+import { SUBGROUP_CHUNK, subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
 import { partialSums } from "./partial_sums.ts";
+import { type RowSumsText, rowSumsText } from "./row_sums.ts";
 import { ceilDiv, itemGrid } from "./wgsl.ts";
 
 const TILES: Record<GemmStrategy, (problem: Gemm, variant: GemmVariant, caps: Capabilities) => Tile> = {
@@ -54,16 +56,28 @@ export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
     ...registerVariants(),
   ];
   const chosen = chooseStrategy(caps);
+  // Each strategy has chunks of its own.
+  if (problem.rowSums) return variants.filter(({ strategy }) => strategy === chosen);
   return [
     ...variants.filter(({ strategy }) => strategy === chosen),
     ...variants.filter(({ strategy }) => strategy !== chosen),
   ];
 }
 
+/**
+ * Rows of a chunk of row sums (`row_sums.ts`) on an adapter; 0 where a product cannot take them, as its sums are split or
+ * its strategy has none.
+ */
+export function gemmChunkRows(product: Pick<Gemm, "m" | "n" | "k" | "bias">, caps: Capabilities): number {
+  const strategy = chooseStrategy(caps);
+  if (strategy === "registers" || splitCount(product, caps) > 1) return 0;
+  return strategy === "shared" ? SHARED_CHUNK : SUBGROUP_CHUNK;
+}
+
 /** What tells a product from others, for a table of tuned variants. */
-export function gemmKey({ m, n, k, a, b, constants }: Gemm): string {
+export function gemmKey({ m, n, k, a, b, constants, rowSums }: Gemm): string {
   const window = constants ? ` ${Object.values(constants).join(",")}` : "";
-  return `gemm ${a.along}${b.along} ${m}x${n}x${k}${window}`;
+  return `gemm ${a.along}${b.along} ${m}x${n}x${k}${window}${rowSums ? ` ${rowSums.kind}` : ""}`;
 }
 
 /** The dispatches that compute a product. */
@@ -92,11 +106,13 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
  * How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. By the
  * product alone, not its variant: with that, every variant adds in the same order and gives the same bits.
  */
-function splitCount({ m, n, k, bias, norm, addend, relu }: Gemm, caps: Capabilities): number {
+function splitCount({ m, n, k, bias, norm, addend, relu, rowSums }: Splittable, caps: Capabilities): number {
   const tiles = ceilDiv(m, 64) * ceilDiv(n, 64);
-  if (caps.software || bias || norm || addend || relu || tiles >= FEW_WORKGROUPS) return 1;
+  if (caps.software || bias || norm || addend || relu || rowSums || tiles >= FEW_WORKGROUPS) return 1;
   return Math.max(1, Math.min(ceilDiv(ENOUGH_WORKGROUPS, tiles), Math.floor(k / LEAST_SPLIT), MOST_SPLITS));
 }
+
+type Splittable = Pick<Gemm, "m" | "n" | "k" | "bias" | "norm" | "addend" | "relu" | "rowSums">;
 
 /** From here on a large GPU is busy enough for partial results to cost more than they bring. */
 const FEW_WORKGROUPS = 128;
@@ -118,14 +134,21 @@ interface Destination {
   readonly stride?: number;
 }
 
-/** WGSL `store`: what becomes of a finished sum on its way to memory. */
-function storeFunction({ functions, hasColumns, result }: EpilogueText): string {
+/** WGSL `store`: what becomes of a finished sum on its way to memory; with row sums, what it adds to those. */
+function storeFunction(
+  { functions, hasColumns, result }: EpilogueText,
+  sums: RowSumsText | undefined,
+  columns: boolean,
+) {
+  const made = result("value", "column", "at");
   return /* wgsl */ `${functions}
-fn store(m: u32, n4: u32, value: vec4f${hasColumns ? ", column: Column" : ""}) {
+${sums?.functions ?? ""}
+fn store(m: u32, n4: u32, value: vec4f${hasColumns || columns ? ", column: Column" : ""})${sums ? " -> Terms" : ""} {
   if (m < M && n4 < N4) {
     let at = split * STRIDE_OUT + m * N4 + n4;
-    set_out(at, ${result("value", "column", "at")});
+    ${sums ? sums.store(made) : `set_out(at, ${made});`}
   }
+  ${sums ? "return Terms(vec4f(), vec4f());" : ""}
 }`;
 }
 
@@ -133,8 +156,13 @@ function productDispatch(problem: Gemm, tile: Tile, to: Destination, caps: Capab
   const { m, n, k } = problem;
   const columns = ceilDiv(n, tile.columns), rows = ceilDiv(m, tile.rows);
   const [gridX, gridY] = itemGrid(columns * rows, 1, caps.maxWorkgroupsPerDimension);
-  const epilogue = columnEpilogue(problem);
-  const bindings: Record<string, Binding> = { ...problem.bindings, out: write(to.out), ...epilogue.bindings };
+  const epilogue = columnEpilogue(problem), rowSums = problem.rowSums && rowSumsText(problem.rowSums);
+  const bindings: Record<string, Binding> = {
+    ...problem.bindings,
+    out: write(to.out),
+    ...epilogue.bindings,
+    ...rowSums?.bindings,
+  };
   if (to.sums?.binding) bindings.column_sums = to.sums.binding;
   const storeSums = to.sums
     ? `fn store_sums(n4: u32, value: vec4f) {
@@ -154,13 +182,14 @@ function productDispatch(problem: Gemm, tile: Tile, to: Destination, caps: Capab
       TILES_N: columns,
       TILES: columns * rows,
       STRIDE_OUT: to.stride ?? 0,
+      ...(problem.rowSums && { CHUNKS: problem.rowSums.chunks.chunks }),
     },
     source: /* wgsl */ `
 ${problem.a.wgsl}
 ${problem.b.wgsl}
 ${tile.declarations}
 var<private> split: u32;
-${storeFunction(epilogue)}
+${storeFunction(epilogue, rowSums, hasColumns(problem))}
 ${storeSums}
 @compute @workgroup_size(${tile.workgroupSize})
 fn main(
@@ -179,6 +208,7 @@ ${tile.body}
 }`,
     workgroups: [gridX, gridY, to.pieces],
     flops: 2 * m * n * k,
-    bytes: problem.bytes,
+    bytes: problem.bytes +
+      (rowSums ? Object.values(rowSums.bindings).reduce((sum, b) => sum + b.operand.byteLength, 0) : 0),
   };
 }

@@ -2,6 +2,7 @@
 
 import type { ColumnEpilogue } from "./column_epilogue.ts";
 import type { Binding, Operand } from "./dispatch.ts";
+import type { RowSums } from "./row_sums.ts";
 
 /** Ways to compute a product. */
 export type GemmStrategy = "subgroup" | "shared" | "registers";
@@ -46,6 +47,8 @@ export interface Gemm extends ColumnEpilogue {
   readonly out: Operand;
   /** Receives the column sums of B, `[n]`; B loaded along n. */
   readonly columnSums?: Operand;
+  /** Sums over the rows of the result, in chunks of `gemmChunkRows`: for A along k, where sums are not split. */
+  readonly rowSums?: RowSums;
   /** Forced by tests; else the tuned one, else the one that rules choose. */
   readonly variant?: GemmVariant;
   /** Least bytes moved. */

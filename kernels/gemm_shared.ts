@@ -3,6 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
+import { chunkMoments, type ChunkRows, chunkSums, storeChunk } from "./row_sums.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
 /** Threads of a workgroup, 16 by 16. */
@@ -106,9 +107,64 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
     }
     workgroupBarrier();
   }
-  ${stores(problem, { rows: rowsPerThread, row: (i) => `tile_m + ${row(i)}`, columns4, column4 })}
+  ${
+      stores(problem, {
+        rows: rowsPerThread,
+        row: (i) => `tile_m + ${row(i)}`,
+        columns4,
+        column4,
+        sums: { rows: SHARED_CHUNK / 16, text: (chunk, of) => sharedSums(problem, chunk, of) },
+      })
+    }
   ${sums}`,
   };
+}
+
+/** Rows of a chunk of row sums: those of 16 threads, four each. */
+export const SHARED_CHUNK = 64;
+
+/** The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. */
+function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
+  const name = `chunk_${chunk}`, first = `(tile_m + ${chunk * SHARED_CHUNK}u)`;
+  const to = { row: first, chunkRows: SHARED_CHUNK };
+  const exchange = (one: string, other: string, add: string) => /* wgsl */ `
+  tile_a[lane] = ${one};
+  tile_b[lane] = ${other};
+  workgroupBarrier();
+  if (ty == 0u) {
+    var sum = vec4f();
+    var second = vec4f();
+    ${add}
+  }
+  workgroupBarrier();`;
+  if (rowSums?.kind === "gradient") {
+    return chunkSums(name, of) + exchange(
+      `${name}_first`,
+      `${name}_second`,
+      /* wgsl */ `
+    for (var t = 0u; t < 16u; t++) {
+      sum += tile_a[t * 16u + tx];
+      second += tile_b[t * 16u + tx];
+    }
+    ${storeChunk("sum", "second", to)}`,
+    );
+  }
+  // Rows of a thread that lie inside: they are 16 apart.
+  const own = (t: string) => `f32(min((max(M, ${first} + ${t}) - ${first} - ${t} + 15u) / 16u, 4u))`;
+  return chunkMoments(name, of, own("ty")) + exchange(
+    `${name}_mean`,
+    `${name}_squares`,
+    /* wgsl */ `
+    let shift = tile_a[tx];
+    for (var t = 0u; t < 16u; t++) {
+      let n = ${own("t")};
+      let d = tile_a[t * 16u + tx] - shift;
+      sum += n * d;
+      second += tile_b[t * 16u + tx] + n * d * d;
+    }
+    let n = f32(min(max(M, ${first}) - ${first}, ${SHARED_CHUNK}u));
+    ${storeChunk("shift + sum / n", "max(second - sum * sum / n, vec4f())", to)}`,
+  );
 }
 
 /** The variants, the best guess first: the largest tile that makes enough workgroups and lies mostly inside the result. */

@@ -1,6 +1,7 @@
 /** The innermost step of every strategy of `gemm.ts`: four elements of k, on registers alone. */
 
 import type { Gemm } from "./gemm_problem.ts";
+import type { ChunkRows } from "./row_sums.ts";
 import { unroll } from "./wgsl.ts";
 
 /** What a step works on: expressions for pieces of A and B, `rows` x `columns4` accumulators `acc_ROW_COLUMN4`. */
@@ -53,25 +54,35 @@ export function addColumnSums({ columnSums }: Gemm, columns4: number, b: (j: num
 }
 
 /** Whether storing needs something of each column: loaded once, not once a row. */
-export function hasColumns({ bias, norm }: Gemm): boolean {
-  return bias !== undefined || norm !== undefined;
+export function hasColumns({ bias, norm, rowSums }: Gemm): boolean {
+  return bias !== undefined || norm !== undefined || rowSums?.kind === "gradient";
 }
 
-/** WGSL that stores the accumulators: row `i` of them is row `row(i)` of the result, column `j` its `column4(j)`. */
-export function stores(
-  problem: Gemm,
-  { rows, row, columns4, column4 }: {
-    readonly rows: number;
-    readonly row: (i: number) => string;
-    readonly columns4: number;
-    readonly column4: (j: number) => string;
-  },
-): string {
+/** The accumulators of a thread, and where they go. */
+export interface Block {
+  readonly rows: number;
+  /** Row `i` is this row of the result. */
+  readonly row: (i: number) => string;
+  readonly columns4: number;
+  /** Column `j` is this one of the result, in fours. */
+  readonly column4: (j: number) => string;
+  /** A thread's rows of one chunk of row sums, and the WGSL that makes sums of them; see `row_sums.ts`. */
+  readonly sums: { readonly rows: number; readonly text: (chunk: number, of: ChunkRows) => string };
+}
+
+/** WGSL that stores the accumulators, and sums over them where the problem asks for that. */
+export function stores(problem: Gemm, { rows, row, columns4, column4, sums }: Block): string {
   const loaded = hasColumns(problem);
+  const store = (i: number, j: number) => `store(${row(i)}, n4, acc_${i}_${j}${loaded ? ", column" : ""});`;
+  const chunk = (c: number) => {
+    const own = Array.from({ length: sums.rows }, (_, i) => c * sums.rows + i);
+    return sums.text(c, { terms: own.map((i) => `terms_${i}`), rows: own.map((i) => `(${row(i)})`) });
+  };
   return unroll(columns4, (j) => /* wgsl */ `
   {
     let n4 = ${column4(j)};
     ${loaded ? "let column = load_column(min(n4, N4 - 1u));" : ""}
-    ${unroll(rows, (i) => `store(${row(i)}, n4, acc_${i}_${j}${loaded ? ", column" : ""});`)}
+    ${unroll(rows, (i) => problem.rowSums ? `let terms_${i} = ${store(i, j)}` : store(i, j))}
+    ${problem.rowSums ? unroll(rows / sums.rows, chunk) : ""}
   }`);
 }

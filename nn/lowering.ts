@@ -4,9 +4,10 @@ import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
-import type { Graph } from "./graph.ts";
+import type { GradientSums, RowChunks } from "../kernels/row_sums.ts";
+import { type Graph, useCounts } from "./graph.ts";
 import type { Parameter, StateBuffer } from "./state.ts";
-import type { Backward, Loaded, Lowering, Tensor } from "./tensor.ts";
+import type { Backward, Loaded, Lowering, Operation, Tensor } from "./tensor.ts";
 
 /** Where a network's state lies; see `weights.ts`. */
 export interface StatePlaces {
@@ -49,6 +50,16 @@ export interface LowerOptions {
 export function lower(graph: Graph, input: Operand, places: StatePlaces, options: LowerOptions): Lowered {
   const values = new Map<Tensor, Operand>([[graph.input, input]]);
   const deferred = new Map<Operand, Loaded>();
+  const wanted = new Set<Operand>(), moments = new Map<Operand, RowChunks>();
+  const offers = new Map<Operand, GradientSums>();
+  const sums = new Map<Operand, { readonly norm: GradientSums; readonly chunks: RowChunks }>();
+  /** How many parts of a tensor's gradient are still to come: one for each use. */
+  const missing = useCounts(graph);
+  const normalized = new Set(
+    graph.nodes.filter((node) => node.operation.needsMoments && !isFrozen(node, options)).map(({ inputs }) =>
+      inputs[0]
+    ),
+  );
   const gradients = new Map<Tensor, Operand>();
   const { precision = "f32" } = options;
   const learns = new Set<Tensor>(options.inputGradient ? [graph.input] : []);
@@ -67,15 +78,29 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     weight: (parameter) => precision === "f16" ? places.half!(parameter) : places.state(parameter),
     parameterGradient: (parameter) => places.gradient(parameter),
     needsGradient: (tensor) => learns.has(tensor),
+    wantsMoments: (y) => wanted.has(y),
+    noteMoments: (y, chunks) => void moments.set(y, chunks),
+    moments: (x) => moments.get(x),
+    offerSums: (y, norm) => void offers.set(y, norm),
+    noteSums: (dy, norm, chunks) => void sums.set(dy, { norm, chunks }),
+    sums(dy, statistics) {
+      const found = sums.get(dy);
+      return found?.norm.statistics === statistics ? found.chunks : undefined;
+    },
     addGradient(tensor, produce) {
-      if (learns.has(tensor)) gradients.set(tensor, produce(gradients.get(tensor)));
+      const left = missing.get(tensor)! - 1;
+      missing.set(tensor, left);
+      if (!learns.has(tensor)) return;
+      const offer = left === 0 ? offers.get(known(values, tensor)) : undefined;
+      gradients.set(tensor, produce(gradients.get(tensor), offer));
     },
   };
   const ways: { output: Tensor; back: Backward }[] = [];
   for (const { operation, inputs, output } of graph.nodes) {
     const type = output === graph.output ? "f32" : precision;
     const y = operand(operation.name, storedElements(output.shape), type);
-    const frozen = operation.parameters.some((parameter) => options.frozen?.(parameter));
+    const frozen = isFrozen({ operation }, options);
+    if (options.training && normalized.has(output)) wanted.add(y);
     const learnsBefore = inputs.some((tensor) => learns.has(tensor));
     if (frozen && learnsBefore) throw new UserError(`Cannot freeze ${operation.name} after layers that learn`);
     const back = operation.forward(frozen ? { ...lowering, training: false } : lowering, inputs, y);
@@ -89,10 +114,15 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     output: known(values, graph.output),
     backward(outputGradient) {
       gradients.set(graph.output, outputGradient);
+      missing.set(graph.output, missing.get(graph.output)! - 1);
       for (const { output, back } of ways.reverse()) back(known(gradients, output));
       return gradients.get(graph.input);
     },
   };
+}
+
+function isFrozen({ operation }: { readonly operation: Operation }, { frozen }: LowerOptions): boolean {
+  return operation.parameters.some((parameter) => frozen?.(parameter));
 }
 
 function known(map: ReadonlyMap<Tensor, Operand>, tensor: Tensor): Operand {

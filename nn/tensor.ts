@@ -10,6 +10,7 @@ import type { Capabilities } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import type { Shape } from "../kernels/layout.ts";
 import type { LoadNorm } from "../kernels/load_norm.ts";
+import type { GradientSums, RowChunks } from "../kernels/row_sums.ts";
 import type { Parameter, StateBuffer } from "./state.ts";
 
 /** A value in a traced network: its size, and where it comes from. */
@@ -43,6 +44,8 @@ export interface Operation {
    * Emits what computes `y` from the values of `inputs`. Returns the way back, which holds what it needs of the way forth.
    */
   forward(lowering: Lowering, inputs: readonly Tensor[], y: Operand): Backward;
+  /** Whether in training it begins with the moments of its first input, by channel. */
+  readonly needsMoments?: boolean;
   /** Floating-point operations of one forward pass, a multiply-add counting two. */
   flops(inputs: readonly Tensor[], output: Shape): number;
 }
@@ -77,13 +80,29 @@ export interface Lowering {
   weight(parameter: Parameter): Operand;
   /** Where a parameter's gradient goes. */
   parameterGradient(parameter: Parameter): Operand;
+  /** Whether what uses `y` begins with its moments: for a producer that can sum while it computes. */
+  wantsMoments(y: Operand): boolean;
+  /** Says where the moments of an output are. */
+  noteMoments(y: Operand, moments: RowChunks): void;
+  /** The moments of a value, where its producer has summed. */
+  moments(x: Operand): RowChunks | undefined;
+  /** Says that the gradient of an output `y` may be masked and summed by whoever completes it, who then notes the sums. */
+  offerSums(y: Operand, norm: GradientSums): void;
+  /** Says that a gradient has been masked and summed for a norm. */
+  noteSums(dy: Operand, norm: GradientSums, sums: RowChunks): void;
+  /** The sums of a gradient for the norm of these statistics: one gradient may be that of several outputs. */
+  sums(dy: Operand, statistics: Operand): RowChunks | undefined;
   /** Whether anything before the tensor learns. */
   needsGradient(tensor: Tensor): boolean;
   /**
    * Adds to a tensor's gradient. `produce` gets what has been added before, if anything, and returns an operand with the
-   * sum: a kernel that can take an addend saves a pass. Does nothing where no gradient is needed.
+   * sum: a kernel that can take an addend saves a pass. Where the sum is complete it also gets what was offered of the
+   * tensor, to mask and sum by if it can. Does nothing where no gradient is needed.
    */
-  addGradient(tensor: Tensor, produce: (addend: Operand | undefined) => Operand): void;
+  addGradient(
+    tensor: Tensor,
+    produce: (addend: Operand | undefined, norm: GradientSums | undefined) => Operand,
+  ): void;
 }
 
 /** Applies an operation: the tensor of its output. */

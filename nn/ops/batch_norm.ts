@@ -55,6 +55,7 @@ export function batchNorm(x: Tensor, state: BatchNormState, settings: BatchNormS
  */
 export class BatchNormOperation implements Operation {
   readonly name: string;
+  readonly needsMoments = true;
 
   constructor(
     readonly state: BatchNormState,
@@ -86,13 +87,16 @@ export class BatchNormOperation implements Operation {
       };
     }
     const statistics = operand("batch_norm.statistics", statisticsElements(channels));
-    lowering.emit(batchNormStatistics({ x, weight, bias, runningMean, runningVar, statistics }, spec, caps));
+    const moments = lowering.moments(x);
+    lowering.emit(batchNormStatistics({ x, weight, bias, runningMean, runningVar, statistics, moments }, spec, caps));
     if (this.deferred) lowering.defer(y, { operand: x, norm: { statistics, relu: this.relu } });
     else lowering.emit(batchNormApply({ x, statistics, y, residual }, spec, caps));
+    const mask = !this.relu ? "none" : this.residual ? y : "recomputed";
+    lowering.offerSums(y, { x, statistics, mask });
     return (dy) => {
-      const dx = lowering.activation("batch_norm.dx", input.shape);
-      // Without a ReLU the residual's gradient is dy itself.
-      const dresidual = this.residual && this.relu
+      const dx = lowering.activation("batch_norm.dx", input.shape), sums = lowering.sums(dy, statistics);
+      // Without a ReLU, or once it is masked, the residual's gradient is dy itself.
+      const dresidual = this.residual && this.relu && !sums
         ? lowering.activation("batch_norm.dresidual", input.shape)
         : undefined;
       lowering.emit(batchNormBackward(
@@ -100,6 +104,7 @@ export class BatchNormOperation implements Operation {
           x,
           y: needsOutput(spec, this.residual) ? y : undefined,
           dy,
+          sums,
           statistics,
           dx,
           dweight: lowering.parameterGradient(this.state.weight),

@@ -5,7 +5,8 @@ import { convFlops, type ConvGeometry, convOutput } from "../../kernels/conv_geo
 import { convKernels } from "../../kernels/conv2d.ts";
 import type { Capabilities } from "../../kernels/device.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
-import type { Shape } from "../../kernels/layout.ts";
+import { padded, type Shape } from "../../kernels/layout.ts";
+import { type RowChunks, rowChunks } from "../../kernels/row_sums.ts";
 import type { Parameter } from "../state.ts";
 import { apply, type Backward, type Lowering, type Operation, type Tensor } from "../tensor.ts";
 
@@ -67,25 +68,39 @@ export class Conv2dOperation implements Operation {
     const geometry = this.geometry(input.shape), kernels = convKernels(geometry);
     const { operand: x, norm: loadNorm } = lowering.load(input), weight = lowering.weight(this.weight);
     const bias = this.bias && lowering.state(this.bias);
-    const rows = input.shape.n * input.shape.h * input.shape.w;
+    const moments = this.#moments(lowering, geometry, y);
     if (loadNorm && !forwardNormalizes(geometry, caps)) {
       const normal = lowering.activation("batch_norm.normalized", input.shape);
-      const spec = { rows, channels: input.shape.c, relu: loadNorm.relu };
+      const spec = { rows: pixels(input.shape), channels: input.shape.c, relu: loadNorm.relu };
       lowering.emit(batchNormApply({ x, statistics: loadNorm.statistics, y: normal }, spec, caps));
-      lowering.emit(kernels.forward({ x: normal, weight, bias, y }, geometry, caps));
+      lowering.emit(kernels.forward({ x: normal, weight, bias, y }, geometry, caps, { moments }));
     } else {
-      lowering.emit(kernels.forward({ x, weight, bias, y }, geometry, caps, { loadNorm }));
+      lowering.emit(kernels.forward({ x, weight, bias, y }, geometry, caps, { loadNorm, moments }));
     }
     return (dy) => {
       const dweight = lowering.parameterGradient(this.weight);
       const dbias = this.bias && lowering.parameterGradient(this.bias);
       lowering.emit(kernels.weightGradient({ x, dy, dweight, dbias }, geometry, caps, { loadNorm }));
-      lowering.addGradient(input, (addend) => {
+      lowering.addGradient(input, (addend, norm) => {
         const dx = lowering.activation("conv2d.dx", input.shape);
-        lowering.emit(kernels.inputGradient({ dy, weight, dx, addend }, geometry, caps));
+        const chunkRows = norm ? kernels.chunkRows.inputGradient(geometry, caps) : 0;
+        const sums = norm && chunkRows > 0 ? { norm, chunks: chunksOf(input.shape, chunkRows) } : undefined;
+        lowering.emit(kernels.inputGradient({ dy, weight, dx, addend }, geometry, caps, { sums }));
+        if (sums) lowering.noteSums(dx, sums.norm, sums.chunks);
         return dx;
       });
     };
+  }
+
+  /** Where the output's moments go, if they are wanted and the kernels have them. */
+  #moments(lowering: Lowering, geometry: ConvGeometry, y: Operand): RowChunks | undefined {
+    if (!lowering.wantsMoments(y)) return undefined;
+    const bias = this.bias && lowering.state(this.bias);
+    const chunkRows = convKernels(geometry).chunkRows.forward(geometry, bias, lowering.caps);
+    if (chunkRows === 0) return undefined;
+    const moments = chunksOf(convOutput(geometry), chunkRows);
+    lowering.noteMoments(y, moments);
+    return moments;
   }
 
   flops([input]: readonly Tensor[]): number {
@@ -100,4 +115,12 @@ export class Conv2dOperation implements Operation {
  */
 function forwardNormalizes({ groups }: ConvGeometry, { software }: Capabilities): boolean {
   return groups > 1 || !software;
+}
+
+function pixels({ n, h, w }: Shape): number {
+  return n * h * w;
+}
+
+function chunksOf(shape: Shape, chunkRows: number): RowChunks {
+  return rowChunks("batch_norm.partials", pixels(shape), padded(shape.c), chunkRows);
 }

@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { deferNorms, fuse, fuseForEvaluation } from "../../nn/fuse.ts";
 import { type Graph, trace } from "../../nn/graph.ts";
 import { BatchNorm2d, Conv2d } from "../../nn/layers.ts";
-import { Module } from "../../nn/module.ts";
+import { Module, Sequential } from "../../nn/module.ts";
 import { BatchNormOperation } from "../../nn/ops/batch_norm.ts";
 import { maxPool } from "../../nn/ops/pool.ts";
 import { relu } from "../../nn/ops/relu.ts";
@@ -181,5 +181,33 @@ gpuTest("evaluation: norms in the convolutions before them give what they give a
     const fused = await runModule(device, module, { ...input, rewrite });
     const plain = await runModule(device, module, { ...input, rewrite: (graph) => graph });
     assertClose(fused.y, plain.y, 1e-6, "y");
+  }
+});
+
+/** Blocks in a row: a gradient is completed by the next block's first convolution, that of a shortcut's norm too. */
+gpuTest("norms summed by the products around them give the gradients of norms that sum themselves", async (device) => {
+  const block = (inChannels: number, stride: number) =>
+    new ResNeXtBlock({ inChannels, bottleneckChannels: 16, outChannels: 32, cardinality: 4, stride });
+  const module = new Sequential(block(8, 1), block(32, 1), block(32, 2), block(32, 1));
+  const shape = { n: 3, c: 8, h: 9, w: 10 };
+  const input = {
+    state: formulaState(module, 300),
+    shape,
+    x: formula(3 * 8 * 9 * 10, 1),
+    dy: formula(3 * 32 * 5 * 5, 2),
+  };
+  // Software without subgroups has no such products.
+  const alone = await runModule(device, module, { ...input, caps: { ...device.capabilities, subgroupSize: 0 } });
+  for (const software of [true, false]) {
+    const summed = await runModule(device, module, { ...input, caps: { ...device.capabilities, software } });
+    assertClose(summed.y, alone.y, 1e-5, "y");
+    assertClose(summed.dx!, alone.dx!, 1e-5, "dx");
+    for (const [key, gradient] of alone.gradients) {
+      if (/conv\d?\.bias|shortcut\.0\.bias/.test(key)) continue;
+      assertClose(toFloat32(summed.gradients.get(key)!), toFloat32(gradient), 1e-5, key);
+    }
+    for (const [key, entry] of alone.state) {
+      assertClose(toFloat32(summed.state.get(key)!), toFloat32(entry), 1e-5, key);
+    }
   }
 });
