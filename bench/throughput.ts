@@ -1,6 +1,7 @@
 /** Whole steps of a network: what a user of `train` and `eval` gets, less what the host does between epochs. */
 
 import type { Device } from "../kernels/device.ts";
+import type { ElementType } from "../kernels/dispatch.ts";
 import { DeviceImages, ImageSource, type LabelledImages } from "../nn/batch_source.ts";
 import type { Module } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
@@ -64,10 +65,17 @@ const STORED_SIZE = 32;
 export async function openWorkload(
   device: Device,
   module: Module,
-  { mode, imageSize, batchSize }: { readonly mode: Mode; readonly imageSize: number; readonly batchSize: number },
+  { mode, imageSize, batchSize, precision }: {
+    readonly mode: Mode;
+    readonly imageSize: number;
+    readonly batchSize: number;
+    readonly precision?: ElementType;
+  },
 ): Promise<Workload> {
   const started = performance.now();
   const network = await Network.create(device, module);
+  // Halves belong to the weights.
+  if (precision === "f16") await network.weights.prepareHalves();
   const weights = network.weights.bytes;
   const images = await DeviceImages.create(device, noise(Math.max(256, batchSize), STORED_SIZE));
   const input = {
@@ -78,8 +86,8 @@ export async function openWorkload(
     imageSize,
   } as const;
   const source = await ImageSource.create(images, input, batchSize);
-  const training = mode === "train" ? await trainStep(network, { source }) : undefined;
-  const step = training ?? await evalStep(network, { source });
+  const training = mode === "train" ? await trainStep(network, { source, precision }) : undefined;
+  const step = training ?? await evalStep(network, { source, precision });
   const indices = Uint32Array.from({ length: batchSize }, (_, i) => i);
   // Small, so that any number of steps on the same images stays finite.
   const settings = { learningRate: 1e-4 };

@@ -20,6 +20,7 @@ import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions } from "../nn/resnext.ts";
 import { defineCommand } from "./command.ts";
+import { trainPrecisionOption } from "./precision.ts";
 import { knownTuneOption, useKnownTuning } from "./tuning.ts";
 
 const REPEAT_MS = 1000;
@@ -58,6 +59,7 @@ export const benchCommand = defineCommand({
     cardinality: { type: "integer", doc: "Groups of the 3x3 convolutions", min: 1, otherwise: "the network's own" },
     imageSize: { type: "integer", doc: "Height and width of the input", min: 1, default: 32 },
     batchSize: { type: "integer", doc: "Images of a step", min: 1, default: 16 },
+    precision: trainPrecisionOption,
     mode: { type: "choice", doc: "What to measure", choices: ["train", "infer", "both"], default: "both" },
     repeats: { type: "integer", doc: "Repeats of each measurement", min: 1, default: 5 },
     steps: { type: "integer", doc: "Steps of a repeat", min: 1, otherwise: "as many as take a second" },
@@ -81,7 +83,7 @@ export const benchCommand = defineCommand({
   },
   examples: ["bench", "bench --image-size 224 --batch-size 64 --mode train --profile", "bench --peers", "bench ops"],
   run: async ({ options, args }) => {
-    const { arch, imageSize, batchSize, repeats, json } = options;
+    const { arch, imageSize, batchSize, precision, repeats, json } = options;
     const overrides: ResNeXtOptions = {
       ...(options.layers && { layers: numbers("layers", options.layers) }),
       ...(options.channels && { channels: numbers("channels", options.channels) }),
@@ -105,15 +107,17 @@ export const benchCommand = defineCommand({
     const device = await openDevice();
     const workloads: Workload[] = [];
     try {
-      const sizes = { arch, ...overrides, imageSize, batchSize };
+      const sizes = { arch, ...overrides, imageSize, batchSize, precision };
       tell(
         "device",
         { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno, ...sizes },
-        `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}`,
+        `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}${
+          precision === "f32" ? "" : `, ${precision}`
+        }`,
       );
       await useKnownTuning(device, { mode: options.tune });
       for (const [i, mode] of modes.entries()) {
-        workloads.push(await openWorkload(device, modules[i], { mode, imageSize, batchSize }));
+        workloads.push(await openWorkload(device, modules[i], { mode, imageSize, batchSize, precision }));
       }
       if (args.what !== "ops") {
         const steps: number[] = [];

@@ -35,7 +35,11 @@ function fieldLines(fields: Readonly<Record<string, unknown>>): string[] {
 }
 
 /** A checkpoint for people. */
-export function checkpointText(file: string, bytes: number, { description, state, momenta }: Checkpoint): string {
+export function checkpointText(
+  file: string,
+  bytes: number,
+  { description, state, momenta, lossScale }: Checkpoint,
+): string {
   const { network, input, class_names: classNames, settings, progress } = description;
   const lines = [`${file}: a checkpoint of ${formatBytes(bytes)}, its checksum is right`, "", "Network"];
   const parameters = grouped(describedNetwork(network).parameterCount);
@@ -49,7 +53,10 @@ export function checkpointText(file: string, bytes: number, { description, state
     lines.push(...history.map((metrics) => `  ${epochLine(metrics, settings?.epochs ?? history.length)}`));
   }
   lines.push("", ...tensorTable(state), "");
-  lines.push(momenta ? `and the optimizer's momentum of ${momenta.size} parameters` : "and no optimizer's state");
+  const scaled = lossScale ? `, and the loss scale, ${lossScale.scale}` : "";
+  lines.push(
+    momenta ? `and the optimizer's momentum of ${momenta.size} parameters${scaled}` : "and no optimizer's state",
+  );
   return lines.join("\n");
 }
 
@@ -75,12 +82,13 @@ export function weightsText(
 const tensorList = (tensors: StateDict) => [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
 
 /** A checkpoint for programs. */
-export function checkpointJson({ description, state, momenta }: Checkpoint): Record<string, unknown> {
+export function checkpointJson({ description, state, momenta, lossScale }: Checkpoint): Record<string, unknown> {
   return {
     ...description,
     parameters: describedNetwork(description.network).parameterCount,
     tensors: tensorList(state),
     momenta: momenta ? tensorList(momenta) : [],
+    ...(lossScale && { loss_scale: lossScale.scale }),
   };
 }
 

@@ -12,6 +12,7 @@ import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./datas
 import { evaluationJson, evaluationText } from "./eval_report.ts";
 import { readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
+import { runPrecisionOption } from "./precision.ts";
 import { formatRate, ProgressLine } from "./progress.ts";
 import { knownTuneOption, useKnownTuning } from "./tuning.ts";
 
@@ -51,6 +52,7 @@ export const evalCommand = defineCommand({
     },
     batchSize: { type: "integer", min: 1, max: 65536, otherwise: "the checkpoint's", doc: "Images a step" },
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
+    precision: runPrecisionOption,
     tune: knownTuneOption,
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
@@ -91,7 +93,8 @@ export const evalCommand = defineCommand({
       await useKnownTuning(device, { mode: options.tune, directory: options.dataDir });
       const network = await Network.create(device, describedNetwork(description.network));
       network.loadStateDict(state);
-      const evaluator = await Evaluator.create(network, data.test, imageInput(data, input, data.test), batchSize);
+      const precision = options.precision ?? settings?.precision ?? "f32", shown = imageInput(data, input, data.test);
+      const evaluator = await Evaluator.create(network, data.test, shown, batchSize, { precision });
       const started = performance.now();
       const pass = evaluator.pass(interruptible.signal);
       for (;;) {
@@ -103,7 +106,14 @@ export const evalCommand = defineCommand({
         }
         progress.clear();
         if (!value) return interruptible.came!.exitCode;
-        const subject = { file, dataset: name, imageSize: input.image_size, device: device.name, description };
+        const subject = {
+          file,
+          dataset: name,
+          imageSize: input.image_size,
+          precision,
+          device: device.name,
+          description,
+        };
         console.log(
           options.json
             ? JSON.stringify(evaluationJson(subject, value, data.classNames))

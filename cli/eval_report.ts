@@ -1,5 +1,6 @@
 /** An evaluation as text that fits a terminal of 80 columns, and as JSON. */
 
+import type { ElementType } from "../kernels/dispatch.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import type { EvaluationReport } from "../nn/evaluator.ts";
 
@@ -8,6 +9,7 @@ export interface EvaluationSubject {
   readonly file: string;
   readonly dataset: string;
   readonly imageSize: number;
+  readonly precision: ElementType;
   readonly device: string;
   readonly description: CheckpointDescription;
 }
@@ -27,7 +29,7 @@ function byClass(confusion: EvaluationReport["confusion"]): { images: number; co
 
 /** For people. */
 export function evaluationText(
-  { file, dataset, imageSize, device, description: { network, progress } }: EvaluationSubject,
+  { file, dataset, imageSize, precision, device, description: { network, progress } }: EvaluationSubject,
   { images, loss, top1, top5, confusion }: EvaluationReport,
   classNames: readonly string[],
 ): string {
@@ -35,7 +37,7 @@ export function evaluationText(
   const lines = [
     file,
     `${network.arch}${epoch}, on ${images} test images of ${dataset} at ${imageSize}x${imageSize}`,
-    `on ${device}`,
+    `on ${device}${precision === "f32" ? "" : `, ${precision}`}`,
     "",
     `Loss            ${loss.toFixed(4)}`,
     `Top-1 accuracy  ${top1.toFixed(4)}`,
@@ -96,7 +98,7 @@ function mistakes(confusion: EvaluationReport["confusion"], classNames: readonly
 
 /** For programs; names as in a checkpoint's metadata. */
 export function evaluationJson(
-  { file, dataset, imageSize, device, description: { network } }: EvaluationSubject,
+  { file, dataset, imageSize, precision, device, description: { network } }: EvaluationSubject,
   { images, loss, top1, top5, confusion }: EvaluationReport,
   classNames: readonly string[],
 ): Record<string, unknown> {
@@ -105,6 +107,7 @@ export function evaluationJson(
     arch: network.arch,
     dataset,
     image_size: imageSize,
+    precision,
     device,
     images,
     loss,

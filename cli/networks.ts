@@ -1,11 +1,13 @@
 /** `resnext networks`: the networks known by name, what they cost and what has been published of them. */
 
+import type { ElementType } from "../kernels/dispatch.ts";
 import { stepMemory } from "../nn/memory.ts";
 import { KNOWN_NETWORKS, NETWORK_FACTS } from "../nn/networks.ts";
 import { resnext } from "../nn/resnext.ts";
 import { summarize } from "../nn/summary.ts";
 import { columns, shortCount } from "./columns.ts";
 import { defineCommand } from "./command.ts";
+import { precisionOption } from "./precision.ts";
 import { formatBytes } from "./progress.ts";
 
 /** The command. */
@@ -20,11 +22,12 @@ export const networksCommand = defineCommand({
     \`resnext\` stands for any other: --layers, --channels, --cardinality, --base-width, --stem.`,
   options: {
     batchSize: { type: "integer", min: 1, max: 65536, default: 32, doc: "Images a batch, for the memory" },
+    precision: precisionOption,
     json: { type: "boolean", doc: "Print one JSON object a network instead" },
   },
   examples: ["networks", "networks --batch-size 64 --json"],
-  run: ({ options: { batchSize, json } }) => {
-    const all = KNOWN_NETWORKS.map((name) => describe(name, batchSize));
+  run: ({ options: { batchSize, precision, json } }) => {
+    const all = KNOWN_NETWORKS.map((name) => describe(name, batchSize, precision));
     if (json) {
       for (const network of all) console.log(JSON.stringify(network));
       return;
@@ -51,13 +54,13 @@ export const networksCommand = defineCommand({
 const percent = (share: number) => `${(share * 100).toFixed(1)} %`;
 
 /** A network's line; names as in the JSON. */
-function describe(name: typeof KNOWN_NETWORKS[number], batchSize: number) {
+function describe(name: typeof KNOWN_NETWORKS[number], batchSize: number, precision: ElementType) {
   const { imageSize, origin, published, weights } = NETWORK_FACTS[name];
   const shape = { n: batchSize, c: 3, h: imageSize, w: imageSize };
   const module = resnext(name);
   const { total } = summarize(module, { ...shape, n: 1 });
   const bytes = (training: boolean) => {
-    const { stateBytes, activationBytes } = stepMemory(module, shape, { training });
+    const { stateBytes, activationBytes } = stepMemory(module, shape, { training, precision });
     return stateBytes + activationBytes;
   };
   return {

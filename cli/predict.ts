@@ -15,6 +15,7 @@ import { defineCommand, usageError } from "./command.ts";
 import { isPictures } from "./dataset.ts";
 import { architectureNames } from "./network_options.ts";
 import { readNetworkFile } from "./network_file.ts";
+import { precisionOption } from "./precision.ts";
 import { useKnownTuning } from "./tuning.ts";
 
 /** Pictures a step. */
@@ -54,6 +55,7 @@ export const predictCommand = defineCommand({
       otherwise: "256 for an image size of 224, in proportion for others",
       doc: "The shorter side before the centre is cut out",
     },
+    precision: precisionOption,
     json: { type: "boolean", doc: "Print a JSON object a line instead" },
   },
   examples: [
@@ -84,7 +86,7 @@ export const predictCommand = defineCommand({
       const set = { count: rows, images: pixels, labels: new Uint8Array(rows) };
       const images = await DeviceImages.create(device, set, { stream: true });
       const source = await ImageSource.create(images, { height: size, width: size, imageSize: size, ...input }, rows);
-      const step = await evalStep(network, { source });
+      const step = await evalStep(network, { source, precision: options.precision });
       let refused = 0;
       for (let at = 0; at < args.image.length; at += rows) {
         const paths = args.image.slice(at, at + rows), results = await pictures.next(paths.length);

@@ -1,5 +1,6 @@
 /** `resnext summary ARCH`: a network's layers in a table. */
 
+import type { ElementType } from "../kernels/dispatch.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type StepMemory, stepMemory } from "../nn/memory.ts";
@@ -9,6 +10,7 @@ import { summarize, type Summary } from "../nn/summary.ts";
 import { columns, groupDigits, shortCount } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
+import { precisionOption } from "./precision.ts";
 import { formatBytes } from "./progress.ts";
 
 const PATH = "resnext summary";
@@ -30,6 +32,7 @@ export const summaryCommand = defineCommand({
     numClasses: { type: "integer", min: 1, max: 1_000_000, otherwise: "the network's, 10 or 1000", doc: "Classes" },
     ...networkOptions,
     depth: { type: "integer", min: 1, max: 9, otherwise: "every layer", doc: "1 shows stages, 2 blocks" },
+    precision: precisionOption,
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
   examples: ["summary resnext50_32x4d", "summary resnext --depths 3,3,3 --stem cifar --depth 2 --batch-size 64"],
@@ -50,8 +53,8 @@ export const summaryCommand = defineCommand({
       throw error;
     }
     const memory = {
-      training: trainingMemory(module, input),
-      inference: stepMemory(module, input, { training: false }),
+      training: trainingMemory(module, input, options.precision),
+      inference: stepMemory(module, input, { training: false, precision: options.precision }),
     };
     console.log(options.json ? JSON.stringify(summaryJson(arch, summary, memory)) : summaryText(arch, summary, memory));
   },
@@ -64,9 +67,9 @@ interface Memory {
 }
 
 /** A single value a channel has no variance: nothing to train with, all the same a network. */
-function trainingMemory(module: Module, input: Shape): Memory["training"] {
+function trainingMemory(module: Module, input: Shape, precision: ElementType): Memory["training"] {
   try {
-    return stepMemory(module, input, { training: true });
+    return stepMemory(module, input, { training: true, precision });
   } catch (error) {
     if (error instanceof UserError) return { refused: error.message };
     throw error;
@@ -103,7 +106,7 @@ function summaryText(arch: string, { input, rows, total }: Summary, { training, 
     rule,
     `Parameters        ${groupDigits(total.parameters)}`,
     `Multiply-adds     ${shortCount(total.multiplyAdds)} (convolutions and the linear layer)`,
-    `All activations   ${formatBytes(total.activationBytes)}, before fusing and sharing memory`,
+    `All activations   ${formatBytes(total.activationBytes)}, in float32, before fusing and sharing memory`,
     `A training step   ${
       "refused" in training ? `none: ${training.refused}` : `${bytes(training)}, as planned for a usual GPU`
     }`,

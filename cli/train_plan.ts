@@ -24,6 +24,7 @@ import {
   runDefaults,
 } from "./dataset.ts";
 import { tuneOption } from "./tuning.ts";
+import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { augmentOptions, recipeOf, recipeSettings, scheduleOptions } from "./recipe_options.ts";
 import { safetyOptions } from "./train_safety.ts";
@@ -88,6 +89,7 @@ export const trainOptions = {
     default: 1,
     doc: "Batches whose gradients are summed before a step",
   },
+  precision: trainPrecisionOption,
   epochs: { type: "integer", min: 1, max: 100_000, otherwise: defaults("epochs"), doc: "Passes over the images" },
   lr: { type: "number", min: 0, otherwise: defaults("lr"), doc: "Learning rate" },
   momentum: { type: "number", min: 0, below: 1, default: 0.9, doc: "Momentum" },
@@ -193,6 +195,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     dataset,
     batch_size: options.batchSize === "auto" ? standard.batchSize : options.batchSize ?? standard.batchSize,
     ...(options.accumulate > 1 && { accumulate: options.accumulate }),
+    ...(options.precision !== "f32" && { precision: options.precision }),
     epochs: options.epochs ?? standard.epochs,
     lr: options.lr ?? standard.lr,
     momentum: options.momentum,
@@ -298,6 +301,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     imageSize: input.image_size,
     batchSize: settings.batch_size,
     accumulate: settings.accumulate ?? 1,
+    precision: settings.precision ?? "f32",
     lr: settings.lr,
     momentum: settings.momentum,
     weightDecay: settings.weight_decay,

@@ -274,9 +274,13 @@ export class TextReport implements TrainReport {
   }
 }
 
-/** Such as `batch size 16, 4 batches a step`. */
-function batchesText({ batch_size, accumulate = 1 }: RunSettings): string {
-  return `batch size ${batch_size}${accumulate > 1 ? `, ${accumulate} batches a step` : ""}`;
+/** Such as `batch size 16, 4 batches a step, f16`. */
+function batchesText({ batch_size, accumulate = 1, precision = "f32" }: RunSettings): string {
+  return [
+    `batch size ${batch_size}`,
+    accumulate > 1 && `${accumulate} batches a step`,
+    precision !== "f32" && precision,
+  ].filter(Boolean).join(", ");
 }
 
 function counted(count: number, noun: string): string {
@@ -353,9 +357,18 @@ export class JsonReport implements TrainReport {
   event(event: TrainEvent): void {
     switch (event.type) {
       case "step": {
-        const { epoch, step, steps, loss, learningRate, imagesPerSecond, secondsLeft } = event;
+        const { epoch, step, steps, loss, learningRate, lossScale, skipped, imagesPerSecond, secondsLeft } = event;
         const rates = { images_per_second: imagesPerSecond, seconds_left: secondsLeft };
-        return this.#print("step", { epoch, step, steps, loss, lr: learningRate, ...rates });
+        return this.#print("step", {
+          epoch,
+          step,
+          steps,
+          loss,
+          lr: learningRate,
+          loss_scale: lossScale,
+          skipped,
+          ...rates,
+        });
       }
       case "estimate":
         return this.#print("estimate", { seconds: event.seconds, images_per_second: event.imagesPerSecond });

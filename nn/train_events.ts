@@ -14,6 +14,10 @@ export type TrainEvent =
     readonly loss: number;
     /** Of the last of them. */
     readonly learningRate: number;
+    /** Of the last of them, in half precision; see `kernels/loss_scale.ts`. */
+    readonly lossScale?: number;
+    /** How many of them were left out because gradients overflowed, in half precision. */
+    readonly skipped?: number;
     /** A pause that was asked for: see {@linkcode TrainerOptions}. */
     readonly pause: boolean;
     readonly imagesPerSecond: number;

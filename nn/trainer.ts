@@ -25,6 +25,8 @@ interface Untold {
   readonly rows: number;
   readonly count: number;
   readonly cold: boolean;
+  /** In half precision. */
+  readonly scaling?: { readonly lossScale: number; readonly skipped: number };
 }
 
 const NOTHING: Untold = { lossSum: 0, rows: 0, count: 0, cold: false };
@@ -209,7 +211,7 @@ export class Trainer {
       for (const end of ahead ? [false] : [false, true]) {
         if (end) await this.#settle(epoch);
         else await this.#absorb(epoch);
-        const { lossSum, rows, count, cold } = this.#untold;
+        const { lossSum, rows, count, cold, scaling } = this.#untold;
         if (count === 0) continue;
         this.#untold = NOTHING;
         clock.count(count, rows, cold);
@@ -218,6 +220,7 @@ export class Trainer {
         yield {
           ...{ type: "step", epoch, step: this.#step, steps, loss: lossSum / rows, imagesPerSecond, secondsLeft },
           learningRate: rateOf(this.#step - 1),
+          ...scaling,
           pause: end && pause && !last,
         };
         if (clock.justMeasured()) yield { type: "estimate", seconds: secondsLeft, imagesPerSecond };
@@ -270,7 +273,7 @@ export class Trainer {
     if (!reading) return;
     this.#reading = undefined;
     const { results, cold } = await reading;
-    let { lossSum, rows, count } = this.#untold;
+    let { lossSum, rows, count, scaling } = this.#untold;
     for (const [index, result] of results.entries()) {
       const { lossSum: loss, gradientNorm = 0, anomaly, skipped = false, lossScale = 1 } = result;
       const when = `at step ${this.#step + index + 1} of epoch ${epoch}`;
@@ -286,6 +289,9 @@ export class Trainer {
       if (!Number.isFinite(loss)) throw diverged("loss", when, hint);
       if (skipped && !overflowed) throw diverged("gradient", when, hint);
       if (!Number.isFinite(gradientNorm)) throw diverged("gradients' norm", when, hint);
+      if (result.lossScale !== undefined) {
+        scaling = { lossScale, skipped: (scaling?.skipped ?? 0) + Number(skipped) };
+      }
       lossSum += result.lossSum;
       rows += result.rows;
       this.#lossSum += result.lossSum;
@@ -293,7 +299,7 @@ export class Trainer {
     }
     count += results.length;
     this.#step += results.length;
-    this.#untold = { lossSum, rows, count, cold: cold || this.#untold.cold };
+    this.#untold = { lossSum, rows, count, cold: cold || this.#untold.cold, scaling };
   }
 
   /** Seconds for what is left, an evaluated image taking a third of a trained one. */

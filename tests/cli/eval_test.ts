@@ -34,7 +34,7 @@ Deno.test("a matrix of many classes does not fit: the commonest mistakes are tol
   const confusion = names.map((_, label) => names.map((_, taken) => label === 3 && taken === 5 ? 7 : 0));
   const report = { images: 7, loss: 1, top1: 0, top5: 0, confusion };
   const { description } = narrowCheckpoint();
-  const subject = { file: "a", dataset: "d", imageSize: 32, device: "x", description };
+  const subject = { file: "a", dataset: "d", imageSize: 32, precision: "f32", device: "x", description } as const;
   const lines = evaluationText(subject, report, names).split("\n");
   assertEquals(lines.at(-1), "     7  class number 3 taken for class number 5");
   assertEquals(lines.filter((line) => line.length > 80), []);
@@ -44,7 +44,14 @@ Deno.test("CIFAR-10's whole test set fits 80 columns", () => {
   const names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
   const report = { images: 10_000, loss: 1, top1: 1, top5: 1, confusion: names.map(() => names.map(() => 1000)) };
   const { description } = narrowCheckpoint();
-  const subject = { file: "a", dataset: "cifar10", imageSize: 224, device: "x", description };
+  const subject = {
+    file: "a",
+    dataset: "cifar10",
+    imageSize: 224,
+    precision: "f32",
+    device: "x",
+    description,
+  } as const;
   const text = evaluationText(subject, report, names);
   assertMatch(text, /^1 automobile( +1000){10}$/m);
   assertEquals(text.split("\n").filter((line) => line.length > 80), []);
