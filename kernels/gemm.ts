@@ -27,7 +27,7 @@ import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
 import { hasColumns } from "./gemm_step.ts";
 import { registerTile, registerVariants } from "./gemm_registers.ts";
 import { SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_shared.ts";
-import { SUBGROUP_CHUNK, subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
+import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
 import { partialSums } from "./partial_sums.ts";
 import { type RowSumsText, rowSumsText } from "./row_sums.ts";
 import { ceilDiv, itemGrid } from "./wgsl.ts";
@@ -56,8 +56,7 @@ export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
     ...registerVariants(),
   ];
   const chosen = chooseStrategy(caps);
-  // Each strategy has chunks of its own.
-  if (problem.rowSums) return variants.filter(({ strategy }) => strategy === chosen);
+  if (problem.rowSums) return variants.filter(({ strategy }) => strategy === "shared");
   return [
     ...variants.filter(({ strategy }) => strategy === chosen),
     ...variants.filter(({ strategy }) => strategy !== chosen),
@@ -65,13 +64,11 @@ export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
 }
 
 /**
- * Rows of a chunk of row sums (`row_sums.ts`) on an adapter; 0 where a product cannot take them, as its sums are split or
- * its strategy has none.
+ * Rows of a chunk of row sums (`row_sums.ts`) on an adapter; 0 where a product should not take them: where its sums are
+ * split, and in software, where each product would be compiled twice for a hundredth of a step.
  */
 export function gemmChunkRows(product: Pick<Gemm, "m" | "n" | "k" | "bias">, caps: Capabilities): number {
-  const strategy = chooseStrategy(caps);
-  if (strategy === "registers" || splitCount(product, caps) > 1) return 0;
-  return strategy === "shared" ? SHARED_CHUNK : SUBGROUP_CHUNK;
+  return chooseStrategy(caps) === "shared" && splitCount(product, caps) === 1 ? SHARED_CHUNK : 0;
 }
 
 /** What tells a product from others, for a table of tuned variants. */

@@ -2,7 +2,6 @@
 
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
-import { chunkMoments, type ChunkRows, chunkSums, storeChunk } from "./row_sums.ts";
 import { unroll } from "./wgsl.ts";
 
 /** Where such strategies differ: which columns a lane owns, and how it comes by A. */
@@ -52,25 +51,7 @@ export function laneTile(
     ${sums}
     ${step(problem, { rows, columns4, a, b })}
   }
-  ${
-      stores(problem, {
-        rows,
-        row: (i) => `tile_m + ${i}u`,
-        columns4,
-        column4: (j) => `own_n4_${j}`,
-        sums: { rows: LANE_CHUNK, text: (chunk, of) => laneSums(problem, chunk, of) },
-      })
-    }
+  ${stores(problem, { rows, row: (i) => `tile_m + ${i}u`, columns4, column4: (j) => `own_n4_${j}` })}
   ${problem.columnSums ? `if (tile_m == 0u) { ${storeSums} }` : ""}`,
   };
-}
-
-/** Rows of a chunk of row sums: a lane has them all. */
-export const LANE_CHUNK = 16;
-
-function laneSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
-  const name = `chunk_${chunk}`, to = { row: of.rows[0], chunkRows: LANE_CHUNK };
-  if (rowSums?.kind === "gradient") return chunkSums(name, of) + storeChunk(`${name}_first`, `${name}_second`, to);
-  const count = `f32(min(max(M, ${to.row}) - ${to.row}, ${LANE_CHUNK}u))`;
-  return chunkMoments(name, of, count) + storeChunk(`${name}_mean`, `${name}_squares`, to);
 }

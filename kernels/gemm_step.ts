@@ -66,23 +66,24 @@ export interface Block {
   readonly columns4: number;
   /** Column `j` is this one of the result, in fours. */
   readonly column4: (j: number) => string;
-  /** A thread's rows of one chunk of row sums, and the WGSL that makes sums of them; see `row_sums.ts`. */
-  readonly sums: { readonly rows: number; readonly text: (chunk: number, of: ChunkRows) => string };
+  /** For strategies that take row sums (`row_sums.ts`): a thread's rows of one chunk, and the WGSL that makes sums of them. */
+  readonly sums?: { readonly rows: number; readonly text: (chunk: number, of: ChunkRows) => string };
 }
 
 /** WGSL that stores the accumulators, and sums over them where the problem asks for that. */
 export function stores(problem: Gemm, { rows, row, columns4, column4, sums }: Block): string {
   const loaded = hasColumns(problem);
   const store = (i: number, j: number) => `store(${row(i)}, n4, acc_${i}_${j}${loaded ? ", column" : ""});`;
-  const chunk = (c: number) => {
-    const own = Array.from({ length: sums.rows }, (_, i) => c * sums.rows + i);
-    return sums.text(c, { terms: own.map((i) => `terms_${i}`), rows: own.map((i) => `(${row(i)})`) });
+  const summed = problem.rowSums && sums;
+  const chunk = ({ rows, text }: NonNullable<Block["sums"]>, c: number) => {
+    const own = Array.from({ length: rows }, (_, i) => c * rows + i);
+    return text(c, { terms: own.map((i) => `terms_${i}`), rows: own.map((i) => `(${row(i)})`) });
   };
   return unroll(columns4, (j) => /* wgsl */ `
   {
     let n4 = ${column4(j)};
     ${loaded ? "let column = load_column(min(n4, N4 - 1u));" : ""}
-    ${unroll(rows, (i) => problem.rowSums ? `let terms_${i} = ${store(i, j)}` : store(i, j))}
-    ${problem.rowSums ? unroll(rows / sums.rows, chunk) : ""}
+    ${unroll(rows, (i) => summed ? `let terms_${i} = ${store(i, j)}` : store(i, j))}
+    ${summed ? unroll(rows / summed.rows, (c) => chunk(summed, c)) : ""}
   }`);
 }

@@ -1,12 +1,9 @@
 /** Matrix multiplication by the strategy `subgroup`; see `gemm.ts`. */
 
 import type { Capabilities } from "./device.ts";
-import { LANE_CHUNK, laneTile } from "./gemm_lanes.ts";
+import { laneTile } from "./gemm_lanes.ts";
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { unroll } from "./wgsl.ts";
-
-/** Rows of a chunk of row sums. */
-export const SUBGROUP_CHUNK = LANE_CHUNK;
 
 /**
  * One subgroup a workgroup; a lane owns `columns4` times four columns and all of the tile's rows. A's pieces are spread over
@@ -51,7 +48,7 @@ export function subgroupTile(problem: Gemm, variant: GemmVariant, caps: Capabili
 export function subgroupVariants({ m, b }: Gemm, { subgroupSize: lanes }: Capabilities): GemmVariant[] {
   const wide = b.along === "n" ? 2 : 1;
   const sizes = m > 16 || lanes > 16 ? [[32, 1], [32, 2], [16, 2], [16, 1]] : [[16, wide], [16, 3 - wide], [32, 1]];
-  return sizes.filter(([rows]) => rows % lanes === 0 && rows % SUBGROUP_CHUNK === 0).map(([rows, columns4]) => ({
+  return sizes.filter(([rows]) => rows % lanes === 0).map(([rows, columns4]) => ({
     strategy: "subgroup",
     rows,
     columns4,

@@ -1,6 +1,6 @@
 /**
  * Sums over the rows of a matrix product's result, taken while it is in registers: what a batch norm behind it, or the
- * gradient of one before it, would else read the whole result again for. A strategy sums a **chunk** of rows at a time, in
+ * gradient of one before it, would else read the whole result again for. A workgroup sums a **chunk** of rows at a time, in
  * a fixed order, and writes two sums of each column and chunk beside the result; `batch_norm.ts` and
  * `batch_norm_backward.ts` go on from there as from their own first passes.
  */
