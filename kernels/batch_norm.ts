@@ -22,6 +22,7 @@ import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { RELU } from "./elementwise.ts";
 import { padded } from "./layout.ts";
+import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
 import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { UserError } from "./user_error.ts";
 
@@ -197,17 +198,19 @@ export interface BatchNormApplyOperands {
   readonly y: Operand;
   /** Added after the normalization, before ReLU. */
   readonly residual?: Operand;
+  /** The residual is normalized, too, as it is loaded. */
+  readonly residualNorm?: LoadNorm;
 }
 
 /** Training, second half: `y = relu?((x - mean) * scale + offset + residual?)`. */
 export function batchNormApply(
-  { x, statistics, y, residual }: BatchNormApplyOperands,
+  { x, statistics, y, residual, residualNorm }: BatchNormApplyOperands,
   spec: Pick<BatchNormSpec, "rows" | "channels" | "relu">,
   caps: Capabilities,
 ): Dispatch[] {
   return [normalize(
     "batch_norm.normalize",
-    { x, y, residual },
+    { x, y, residual, residualNorm },
     {
       bindings: { statistics: read(statistics) },
       setup: /* wgsl */ `
@@ -256,18 +259,28 @@ export function batchNormInference(
 /** The map of both; `by` gives the column's `center`, `scale` and `offset`. */
 function normalize(
   label: string,
-  { x, y, residual }: { readonly x: Operand; readonly y: Operand; readonly residual?: Operand },
+  { x, y, residual, residualNorm }: Omit<BatchNormApplyOperands, "statistics">,
   by: Pick<ColumnPass, "bindings" | "constants" | "setup">,
   { rows, channels, relu }: Pick<BatchNormSpec, "rows" | "channels" | "relu">,
   caps: Capabilities,
 ): Dispatch {
+  const loads = normalizedLoads(residualNorm, "COLUMNS");
   return mapColumns(
     {
       ...by,
       label,
-      bindings: { x: read(x), ...by.bindings, ...(residual && { residual: read(residual) }), y: write(y) },
-      functions: RELU,
-      load: (k) => `let x${k} = get_x(at${k});` + (residual ? `let r${k} = get_residual(at${k});` : ""),
+      bindings: {
+        x: read(x),
+        ...by.bindings,
+        ...(residual && { residual: read(residual) }),
+        ...loads.bindings,
+        y: write(y),
+      },
+      functions: residualNorm?.relu ? loads.functions : RELU + loads.functions,
+      setup: `${by.setup ?? ""}\n${loads.prepare("residual_by", "column")}`,
+      load: (k) =>
+        `let x${k} = get_x(at${k});` +
+        (residual ? `let r${k} = ${loads.apply(`get_residual(at${k})`, "residual_by")};` : ""),
       use: (k) => {
         const value = `(x${k} - center) * scale + offset` + (residual ? ` + r${k}` : "");
         return `set_y(at${k}, ${relu ? `relu(${value})` : value});`;

@@ -91,18 +91,19 @@ export function fuseForEvaluation(graph: Graph, { maxStorageBuffers }: Capabilit
 }
 
 /**
- * For training, after {@linkcode fuse}: the result of a batch norm that a convolution or a max pool alone uses is not written;
- * they normalize what they load, in the weight's gradient again, and only what goes into the norm is kept for the backward
- * pass.
+ * For training, after {@linkcode fuse}: the result of a batch norm is not written where a convolution, a max pool or a sum
+ * with another norm alone uses it; they normalize what they load, in the weight's gradient again, and only what goes into
+ * the norm is kept for the backward pass.
  */
 export function deferNorms(graph: Graph): Graph {
   const uses = useCounts(graph);
   const users = new Map<Tensor, GraphNode>();
   for (const node of graph.nodes) for (const input of node.inputs) users.set(input, node);
   const nodes = graph.nodes.map((node) => {
-    const { operation, output } = node, user = users.get(output)?.operation;
+    const { operation, output } = node, { operation: user, inputs = [] } = users.get(output) ?? {};
     if (!(operation instanceof BatchNormOperation) || operation.residual || uses.get(output) !== 1) return node;
     const normalizes = user instanceof MaxPoolOperation ||
+      user instanceof BatchNormOperation && user.residual && inputs[1] === output ||
       user instanceof Conv2dOperation && convTakesOptions(user.geometry(output.shape));
     if (!normalizes) return node;
     const { state, settings, relu } = operation;

@@ -77,10 +77,11 @@ export class BatchNormOperation implements Operation {
     const [input, added] = inputs;
     const { n, h, w, c: channels } = input.shape;
     const spec: BatchNormSpec = { rows: n * h * w, channels, relu: this.relu, ...this.settings };
-    const x = lowering.value(input), residual = this.residual ? lowering.value(added) : undefined;
+    const x = lowering.value(input);
     const weight = lowering.state(this.state.weight), bias = lowering.state(this.state.bias);
     const runningMean = lowering.state(this.state.running_mean), runningVar = lowering.state(this.state.running_var);
     if (!lowering.training) {
+      const residual = this.residual ? lowering.value(added) : undefined;
       lowering.emit(batchNormInference({ x, weight, bias, runningMean, runningVar, y, residual }, spec, caps));
       return () => {
         throw new Error("Cannot take gradients in evaluation mode");
@@ -90,7 +91,10 @@ export class BatchNormOperation implements Operation {
     const moments = lowering.moments(x);
     lowering.emit(batchNormStatistics({ x, weight, bias, runningMean, runningVar, statistics, moments }, spec, caps));
     if (this.deferred) lowering.defer(y, { operand: x, norm: { statistics, relu: this.relu } });
-    else lowering.emit(batchNormApply({ x, statistics, y, residual }, spec, caps));
+    else {
+      const { operand: residual, norm: residualNorm } = this.residual ? lowering.load(added) : {};
+      lowering.emit(batchNormApply({ x, statistics, y, residual, residualNorm }, spec, caps));
+    }
     const mask = !this.relu ? "none" : this.residual ? y : "recomputed";
     lowering.offerSums(y, { x, statistics, mask });
     return (dy) => {
