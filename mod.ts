@@ -23,7 +23,19 @@
  */
 
 export { type Capabilities, Device, type DeviceOptions, openDevice, type Suspect } from "./kernels/device.ts";
-export { type Binding, type Dispatch, type Operand, operand, read, write } from "./kernels/dispatch.ts";
+export {
+  type Binding,
+  type Dispatch,
+  type ElementType,
+  type Operand,
+  operand,
+  read,
+  readScalars,
+  write,
+} from "./kernels/dispatch.ts";
+export type { LoadNorm } from "./kernels/load_norm.ts";
+export type { GradientSums, RowChunks } from "./kernels/row_sums.ts";
+export type { StepSettings } from "./kernels/step_settings.ts";
 export { type Placement, Program } from "./kernels/program.ts";
 export { Tuning, type TuningEntries } from "./kernels/tuning.ts";
 export type { Shape } from "./kernels/layout.ts";
@@ -31,7 +43,7 @@ export { UserError } from "./kernels/user_error.ts";
 
 export { Module, Sequential } from "./nn/module.ts";
 export { Counter, type Entry, type Initial, Parameter, StateBuffer, type StateEntry } from "./nn/state.ts";
-export { type Backward, type Lowering, type Node, type Operation, Tensor } from "./nn/tensor.ts";
+export { type Backward, type Loaded, type Lowering, type Node, type Operation, Tensor } from "./nn/tensor.ts";
 export { BatchNorm2d, Conv2d, type Conv2dOptions, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "./nn/layers.ts";
 export { batchNorm, type BatchNormSettings, type BatchNormState } from "./nn/ops/batch_norm.ts";
 export { conv2d, type Conv2dSettings } from "./nn/ops/conv2d.ts";
@@ -90,6 +102,7 @@ export {
   type GradientStep,
   gradientStep,
   type GradientStepOptions,
+  type LearningStep,
   type TrainingStepOptions,
   type TrainStep,
   trainStep,
@@ -131,6 +144,7 @@ export {
 } from "./nn/checkpoint.ts";
 export { recognise } from "./nn/recognise.ts";
 export { type FineTuning, fineTuning } from "./nn/fine_tune.ts";
+export type { LossScaleState } from "./kernels/loss_scale.ts";
 export type { StatePlaces } from "./nn/lowering.ts";
 export { describedNetwork } from "./nn/described_network.ts";
 export {

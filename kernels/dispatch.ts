@@ -65,12 +65,12 @@ export function operand(label: string, elements: number, type: ElementType = "f3
 }
 
 /** Binds for reading. */
-export function read(operand: Operand, type = vectors(operand)): Binding {
+export function read(operand: Operand, type: string = vectors(operand)): Binding {
   return { operand, access: "read", type };
 }
 
 /** Binds for writing (or reading and writing in place). */
-export function write(operand: Operand, type = vectors(operand)): Binding {
+export function write(operand: Operand, type: string = vectors(operand)): Binding {
   return { operand, access: "read_write", type };
 }
 

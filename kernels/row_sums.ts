@@ -10,9 +10,11 @@ import { ceilDiv } from "./wgsl.ts";
 
 /** Two sums of each column and chunk of rows, laid out [sum, chunk, column]. */
 export interface RowChunks {
+  /** The sums. */
   readonly partials: Operand;
   /** Rows of a chunk; the last one may be shorter. */
   readonly chunkRows: number;
+  /** How many. */
   readonly chunks: number;
 }
 

@@ -11,6 +11,7 @@ export interface StepSettings {
   readonly validRows: number;
   /** Where in the ring of metrics this step's result goes. */
   readonly slot: number;
+  /** Of the optimizer. */
   readonly learningRate: number;
   /** What the loss's gradient is multiplied by: a batch's share of the group whose gradients are summed; else 1. */
   readonly gradientScale: number;

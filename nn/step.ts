@@ -44,6 +44,7 @@ export const RING_SLOTS = 256;
 
 /** What may be encoded around a step's plan. */
 export interface Around {
+  /** What has to be done first. */
   readonly before?: (encoder: GPUCommandEncoder) => void;
   /** Copies of what the step made, given its slot in the ring. */
   readonly after?: (encoder: GPUCommandEncoder, slot: number) => void;

@@ -48,7 +48,7 @@ export interface UpdateStepOptions extends TrainingStepOptions, UpdateSettings {
 export interface TrainStepOptions<B> extends GradientStepOptions<B>, UpdateStepOptions {}
 
 /** A step that learns from batches of one size. */
-abstract class LearningStep<B> extends Step<B> {
+export abstract class LearningStep<B> extends Step<B> {
   readonly #network: Network;
   readonly #frozen: ((name: string) => boolean) | undefined;
 

@@ -189,7 +189,7 @@ export class Weights implements StatePlaces {
     return chunks;
   }
 
-  /** Makes room for copies in half precision, once. */
+  /** @internal Makes room for copies in half precision, once. */
   async prepareHalves(): Promise<HalfWeights> {
     const entries = this.#entries.flatMap(({ name, entry, offset }) =>
       entry instanceof Parameter && entry.shape.length > 1 ? [{ name, entry, offset }] : []
@@ -198,7 +198,7 @@ export class Weights implements StatePlaces {
     return this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places);
   }
 
-  /** Makes the loss scale, once. */
+  /** @internal Makes the loss scale, once. */
   async prepareLossScale(): Promise<LossScale> {
     if (!this.#lossScale) {
       this.#lossScale = await LossScale.create(this.#device);
