@@ -21,6 +21,18 @@ gpuTest("PyTorch's cases all agree", async (device) => {
   assert(lines.includes("README.md: skipped, no .safetensors file"));
 });
 
+gpuTest("PyTorch's operations, blocks and a network agree in half precision", async (device) => {
+  const lines: string[] = [];
+  const files = new Set(["batch_norm", "block", "conv2d", "ops"]);
+  const selects = (file: string, name: string) => files.has(file) || name === "resnext50_32x4d";
+  const totals = await runParity(device, GOLDENS, (line) => lines.push(line), { selects, precision: "f16" });
+  assertEquals([totals.failed, totals.skipped], [0, 0], lines.join("\n"));
+  assert(totals.ok >= 20, lines.join("\n"));
+  // Half precision it is: what is right to half a unit in a half's last place is no float32 number's.
+  const [, error] = lines.find((line) => line.startsWith("conv2d/conv1x1 "))!.match(/relative error (\S+)/)!;
+  assert(Number(error) > 1e-5 && Number(error) < 2 ** -11, error);
+});
+
 /** Runs the task as a user does. */
 async function parity(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const command = new Deno.Command(Deno.execPath(), {
@@ -79,8 +91,11 @@ Deno.test("what differs, and what is damaged, fails; what is unknown is named an
 
 Deno.test("a wrong call ends with 2 and says what is right", async () => {
   const [none, missing, help] = await Promise.all([parity(), parity("no-such-folder"), parity("--help")]);
+  for (const wrong of [["--precision", "f8"], ["--precison", "f16"], ["more"], ["--variant", ""]]) {
+    assertEquals((await parity("no-such-folder", ...wrong)).stderr, none.stderr, wrong.join(" "));
+  }
   assertEquals([none.code, none.stdout], [2, ""]);
-  assertMatch(none.stderr, /^Usage: deno task parity DIR \[--variant NAME\]\n/);
+  assertMatch(none.stderr, /^Usage: deno task parity DIR \[--precision f32\|f16\] \[--variant NAME\]\n/);
   assertEquals([missing.code, missing.stdout], [2, ""]);
   assertMatch(missing.stderr, /^Cannot read the folder "no-such-folder": .*; give a folder .*\n$/);
   assertEquals(help.code, 0);

@@ -43,9 +43,9 @@ function stateOf(it: ParityCase, ...names: string[]): Map<string, TensorData> {
 
 /** Compares what the case has of `y` and the gradients. */
 function comparePasses(it: ParityCase, { y, dx, gradients }: ModuleOutput): Findings {
-  const findings = new Findings();
+  const findings = new Findings(it.precision);
   if (it.has("y")) findings.compare("y", y, it.values("y"));
-  if (it.has("dx") && dx) findings.compare("dx", dx, it.values("dx"));
+  if (it.has("dx") && dx) findings.compareGradient("dx", dx, it.values("dx"));
   for (const what of ["weight", "bias"]) {
     const gradient = gradients.get(what);
     if (it.has("dy", `d${what}`) && gradient) {
@@ -85,10 +85,10 @@ const convolution: Form = {
       padding: square(it.settings.padding, 0, "padding"),
       groups,
     };
-    const module = new AnyConv2d(weight, it.has("bias"), settings);
+    const module = new AnyConv2d(weight, it.has("bias"), settings), { precision } = it;
     const dy = it.has("dy") ? it.values("dy") : undefined;
     const state = stateOf(it, "weight", "bias");
-    return comparePasses(it, await runModule(device, module, { state, shape, x: it.values("x"), dy }));
+    return comparePasses(it, await runModule(device, module, { state, shape, x: it.values("x"), dy, precision }));
   },
 };
 
@@ -97,9 +97,9 @@ const batchNorm: Form = {
   matches: (it) => it.has("x", "before.weight", "before.running_mean"),
   async check(device, it) {
     const shape = shapeOf(it.shape("x")), x = it.values("x"), state = it.under("before");
-    const module = new BatchNorm2d(shape.c, it.settings);
+    const module = new BatchNorm2d(shape.c, it.settings), { precision } = it;
     const dy = it.has("dy") ? it.values("dy") : undefined;
-    const trained = await runModule(device, module, { state, shape, x, dy });
+    const trained = await runModule(device, module, { state, shape, x, dy, precision });
     const findings = comparePasses(it, trained);
     for (const what of ["running_mean", "running_var"]) {
       if (!it.has(`after.${what}`)) continue;
@@ -107,7 +107,7 @@ const batchNorm: Form = {
     }
     if (it.has("y_eval")) {
       // By the running statistics from before the training step.
-      const { y } = await runModule(device, module, { state, shape, x, training: false });
+      const { y } = await runModule(device, module, { state, shape, x, training: false, precision });
       findings.compare("y_eval", y, it.values("y_eval"));
     }
     return findings;
@@ -118,7 +118,7 @@ const block: Form = {
   name: "block",
   matches: (it) => it.has("x", "before.conv1.weight", "before.conv3.weight", "before.bn3.weight"),
   async check(device, it) {
-    const { settings } = it;
+    const { settings, precision } = it;
     const state = it.under("before");
     const shortcut = [...state.keys()].find((name) => name.endsWith(".0.weight"));
     const module = new ResNeXtBlock({
@@ -131,13 +131,13 @@ const block: Form = {
       shortcutName: shortcut?.split(".", 1)[0],
     });
     const dy = it.has("dy") ? it.values("dy") : undefined;
-    const input = { state, shape: shapeOf(it.shape("x")), x: it.values("x"), dy };
+    const input = { state, shape: shapeOf(it.shape("x")), x: it.values("x"), dy, precision };
     const output = await runModule(device, module, input);
     const findings = comparePasses(it, output);
     const gradients = it.under("grad");
     for (const [name, expected] of dy ? gradients : []) {
       const scale = biasScale(name, gradients, (other) => toFloat32(gradients.get(other)!));
-      findings.compare(`grad.${name}`, toFloat32(output.gradients.get(name)!), toFloat32(expected), undefined, scale);
+      findings.compareGradient(`grad.${name}`, toFloat32(output.gradients.get(name)!), toFloat32(expected), scale);
     }
     for (const [name, expected] of it.under("after")) {
       if (!name.includes("running")) continue;
@@ -154,7 +154,8 @@ function stateless(name: string, matches: Form["matches"], module: (it: ParityCa
     matches,
     async check(device, it) {
       const dy = it.has("dy") ? it.values("dy") : undefined;
-      const input = { state: new Map(), shape: shapeOf(it.shape("x")), x: it.values("x"), dy };
+      const { precision } = it;
+      const input = { state: new Map(), shape: shapeOf(it.shape("x")), x: it.values("x"), dy, precision };
       return comparePasses(it, await runModule(device, module(it), input));
     },
   };

@@ -11,24 +11,33 @@
  * ones after one step 1.85, 1.67 and 1.67; 2.90 in float64.
  */
 
+import type { ElementType } from "../../kernels/dispatch.ts";
 import { Random } from "../../kernels/random.ts";
 import { float32Tensor, type TensorData, toFloat32 } from "../../nn/safetensors.ts";
 import type { StateDict } from "../../nn/weights.ts";
 
-/** Starts that differ from `state` by rounding: each float32 value moved to a neighbour by chance, or left. Seeded. */
-export function* roundings(state: StateDict, count: number): Generator<Map<string, TensorData>> {
+/**
+ * Starts that differ from `state` by rounding: each float32 value moved to a neighbour by chance, or left; in half precision
+ * by as much as a neighbour among halves is away. Seeded.
+ */
+export function* roundings(
+  state: StateDict,
+  count: number,
+  precision: ElementType = "f32",
+): Generator<Map<string, TensorData>> {
+  const step = precision === "f16" ? 2 ** 13 : 1;
   for (let seed = 0; seed < count; seed++) {
     const random = new Random(seed, 1);
     yield new Map(
-      [...state].map(([name, tensor]) => [name, tensor.dtype === "F32" ? rounded(tensor, random) : tensor]),
+      [...state].map(([name, tensor]) => [name, tensor.dtype === "F32" ? rounded(tensor, random, step) : tensor]),
     );
   }
 }
 
-function rounded(tensor: TensorData, random: Random): TensorData {
+function rounded(tensor: TensorData, random: Random, step: number): TensorData {
   const values = toFloat32(tensor);
   // Float32 numbers of one sign are in the order of their bits.
   const bits = new Int32Array(values.buffer);
-  for (let i = 0; i < bits.length; i++) if (values[i] !== 0) bits[i] += random.below(3) - 1;
+  for (let i = 0; i < bits.length; i++) if (values[i] !== 0) bits[i] += (random.below(3) - 1) * step;
   return float32Tensor(values, tensor.shape);
 }

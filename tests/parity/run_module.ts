@@ -1,7 +1,7 @@
 /** A module run once, forward and backward, the way a network runs it: traced, fused, lowered, planned. */
 
 import type { Capabilities, Device } from "../../kernels/device.ts";
-import { type Dispatch, type Operand, operand } from "../../kernels/dispatch.ts";
+import { type Dispatch, type ElementType, type Operand, operand } from "../../kernels/dispatch.ts";
 import { fromNhwc, type Shape, storedElements, toNhwc } from "../../kernels/layout.ts";
 import type { Placement } from "../../kernels/program.ts";
 import { deferNorms, fuse, fuseForEvaluation } from "../../nn/fuse.ts";
@@ -23,6 +23,8 @@ export interface ModuleInput {
   readonly training?: boolean;
   /** What becomes of the traced graph. Default: what steps make of it. */
   readonly rewrite?: (graph: Graph) => Graph;
+  /** Default `f32`. */
+  readonly precision?: ElementType;
   /** Whose kernels. Default: the device's. */
   readonly caps?: Capabilities;
 }
@@ -38,7 +40,7 @@ export interface ModuleOutput {
 
 /** Runs a module; see the file's head. */
 export async function runModule(device: Device, module: Module, input: ModuleInput): Promise<ModuleOutput> {
-  const { state, shape, training = true, caps = device.capabilities } = input;
+  const { state, shape, training = true, precision = "f32", caps = device.capabilities } = input;
   const { rewrite = (graph) => training ? deferNorms(fuse(graph)) : fuseForEvaluation(fuse(graph), caps) } = input;
   const weights = await Weights.create(device, module);
   const arena = new Arena(device);
@@ -49,8 +51,9 @@ export async function runModule(device: Device, module: Module, input: ModuleInp
     const graph = rewrite(trace(module, shape));
     const dispatches: Dispatch[] = [];
     const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
+    if (precision === "f16") emit((await weights.prepareHalves()).dispatches(caps));
     const x = operand("x", storedElements(shape)), dy = operand("dy", storedElements(graph.output.shape));
-    const lowered = lower(graph, x, weights, { caps, training, inputGradient: true, emit });
+    const lowered = lower(graph, x, weights, { caps, training, inputGradient: true, precision, emit });
     const y = lowered.output, dx = input.dy && lowered.backward(dy);
     const places = new Map<Operand, Placement>();
     for (const each of [x, y, dy, dx]) {
@@ -66,8 +69,11 @@ export async function runModule(device: Device, module: Module, input: ModuleInp
     const encoder = device.gpu.createCommandEncoder();
     plan.encode(encoder);
     device.gpu.queue.submit([encoder.finish()]);
-    const read = async (each: Operand, of: Shape) =>
-      fromNhwc(new Float32Array(await device.read(places.get(each)!.buffer, 0, each.byteLength)), of);
+    const read = async (each: Operand, of: Shape) => {
+      const bytes = await device.read(places.get(each)!.buffer, 0, each.byteLength);
+      const values = each.type === "f16" ? Float32Array.from(new Float16Array(bytes)) : new Float32Array(bytes);
+      return fromNhwc(values, of);
+    };
     return {
       y: await read(y, graph.output.shape),
       shape: graph.output.shape,

@@ -1,6 +1,7 @@
 /** Runs every case of a folder of golden files and tells how each agrees. */
 
 import { basename, join } from "@std/path";
+import type { ElementType } from "../../kernels/dispatch.ts";
 import type { Device } from "../../kernels/device.ts";
 import { parseSafetensors } from "../../nn/safetensors.ts";
 import { UserError } from "../../kernels/user_error.ts";
@@ -23,6 +24,8 @@ export interface Totals {
 export interface ParityOptions {
   /** Whether to run a case; default all. */
   readonly selects?: (file: string, name: string) => boolean;
+  /** What is computed in. Default `f32`. */
+  readonly precision?: ElementType;
 }
 
 /**
@@ -34,7 +37,7 @@ export async function runParity(
   device: Device,
   directory: string,
   print: (line: string) => void,
-  { selects = () => true }: ParityOptions = {},
+  { selects = () => true, precision }: ParityOptions = {},
 ): Promise<Totals> {
   const totals: Totals = { ok: 0, failed: 0, skipped: 0 };
   const count = (kind: keyof Totals, line: string) => {
@@ -49,7 +52,7 @@ export async function runParity(
     }
     let cases: ParityCase[];
     try {
-      cases = casesOf(new Golden(parseSafetensors(Deno.readFileSync(path), file)));
+      cases = casesOf(new Golden(parseSafetensors(Deno.readFileSync(path), file)), precision);
     } catch (error) {
       count("failed", `${file}: FAIL, ${messageOf(error)}`);
       continue;

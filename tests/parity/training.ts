@@ -1,8 +1,11 @@
 /** Whole networks: steps of training and logits, as the files `narrow_training` and `full_networks` hold them. */
 
 import type { Device } from "../../kernels/device.ts";
+import type { ElementType } from "../../kernels/dispatch.ts";
+import { FIRST_LOSS_SCALE } from "../../kernels/loss_scale.ts";
 import type { Shape } from "../../kernels/layout.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
+import { HOPELESS_LOSS_SCALE } from "../../nn/loss_scale.ts";
 import type { Module } from "../../nn/module.ts";
 import { Network } from "../../nn/network.ts";
 import { type Architecture, ARCHITECTURES, ResNeXt, resnext } from "../../nn/resnext.ts";
@@ -14,15 +17,7 @@ import type { StateDict } from "../../nn/weights.ts";
 import { formula } from "../support.ts";
 import { formulaState } from "./formula_state.ts";
 import type { Form } from "./operations.ts";
-import {
-  biasScale,
-  DEEP_TOLERANCE,
-  Findings,
-  largestOf,
-  type ParityCase,
-  type Settings,
-  TRAINED_TOLERANCE,
-} from "./parity_case.ts";
+import { biasScale, Findings, largestOf, type ParityCase, type Settings, TOLERANCES } from "./parity_case.ts";
 import { roundings } from "./roundings.ts";
 
 /** A network, where it starts from, and what is done with it. */
@@ -34,6 +29,8 @@ export interface Experiment {
   readonly steps: number;
   readonly optimizer: SgdSettings;
   readonly labelSmoothing?: number;
+  /** Default `f32`. */
+  readonly precision?: ElementType;
   /** When the first batch is evaluated, if at all. */
   readonly evaluate?: "before" | "after";
 }
@@ -51,15 +48,31 @@ export interface Outcome {
   readonly state: ReadonlyMap<string, TensorData>;
 }
 
-/** Runs an experiment. */
+/**
+ * Runs an experiment. In half precision a step may be left out because gradients overflow, where PyTorch's in float32 has
+ * none: then all of it is run again with the loss scaled less.
+ */
 export async function runExperiment(device: Device, experiment: Experiment, start: Start): Promise<Outcome> {
-  const { shape, batches, steps, optimizer, labelSmoothing, evaluate } = experiment;
+  for (let scale = FIRST_LOSS_SCALE.scale; scale > HOPELESS_LOSS_SCALE; scale /= 16) {
+    const outcome = await tryExperiment(device, experiment, start, scale);
+    if (outcome) return outcome;
+  }
+  throw new Error("its gradients overflow whatever the loss is scaled by");
+}
+
+async function tryExperiment(
+  device: Device,
+  experiment: Experiment,
+  start: Start,
+  scale: number,
+): Promise<Outcome | undefined> {
+  const { shape, batches, steps, optimizer, labelSmoothing, precision, evaluate } = experiment;
   const network = await Network.create(device, experiment.module());
   const source = await FloatSource.create(device, shape);
   try {
     network.loadStateDict(start.state);
     const evaluation = async () => {
-      const step = await evalStep(network, { source });
+      const step = await evalStep(network, { source, precision });
       step.run(batches[0]);
       const logits = await step.logits();
       step.destroy();
@@ -68,12 +81,18 @@ export async function runExperiment(device: Device, experiment: Experiment, star
     let logits = evaluate === "before" ? await evaluation() : undefined;
     const losses: number[] = [];
     if (steps > 0) {
-      const step = await trainStep(network, { source, optimizer, labelSmoothing });
-      for (let i = 0; i < steps; i++) {
+      const step = await trainStep(network, { source, optimizer, labelSmoothing, precision });
+      if (precision === "f16") (await network.weights.prepareLossScale()).write({ scale, goodSteps: 0 });
+      let skipped = false;
+      for (let i = 0; i < steps && !skipped; i++) {
         step.run(batches[i % batches.length], { learningRate: start.learningRate });
-        for (const { lossSum, rows } of await step.collect()) losses.push(lossSum / rows);
+        for (const { lossSum, rows, ...more } of await step.collect()) {
+          losses.push(lossSum / rows);
+          skipped ||= more.skipped === true;
+        }
       }
       step.destroy();
+      if (skipped) return undefined;
     }
     if (evaluate === "after") logits = await evaluation();
     return { losses, logits, state: steps > 0 ? await network.stateDict() : new Map() };
@@ -97,6 +116,9 @@ interface Expectation {
 /** How often a training that misses is run again, and after how many runs that all go elsewhere that is enough. */
 const RERUNS = 12, ENOUGH = 6;
 
+/** The largest number that a half holds. */
+const LARGEST_HALF = 65504;
+
 /** A run that misses at most one value in so many has gone PyTorch's way: what it misses is wrong. */
 const SAME_WAY = 50;
 
@@ -117,7 +139,7 @@ export async function checkExperiment(
 ): Promise<Findings> {
   const expectations = expectationsOf(it, experiment);
   const compare = (outcome: Outcome, spreads: readonly number[] = []) => {
-    const findings = new Findings();
+    const findings = new Findings(it.precision);
     for (const [i, { what, expected, tolerance, scale, trained, actual }] of expectations.entries()) {
       const allowed = trained ? Math.max(tolerance, 2 * (spreads[i] ?? 0)) : tolerance;
       findings.compare(what, actual(outcome), expected, allowed, scale);
@@ -129,7 +151,7 @@ export async function checkExperiment(
   if (strict.ok || experiment.steps === 0) return strict;
   const outcomes = [outcome];
   let nearest = strict;
-  for (const state of roundings(start.state, RERUNS)) {
+  for (const state of roundings(start.state, RERUNS, it.precision)) {
     outcomes.push(await runExperiment(device, experiment, { ...start, state }));
     const findings = compare(outcomes.at(-1)!);
     if (findings.misses < nearest.misses) nearest = findings;
@@ -165,25 +187,27 @@ function exponential(value: number): string {
 
 /** All that a case holds of an outcome: each step's loss, logits, state. */
 function expectationsOf(it: ParityCase, { evaluate }: Experiment): Expectation[] {
-  const all: Expectation[] = [];
+  const all: Expectation[] = [], tolerances = TOLERANCES[it.precision];
   if (it.has("losses")) {
     const losses = it.values("losses"), scale = largestOf(losses);
     for (let i = 0; i < losses.length; i++) {
       all.push({
         what: `losses[${i}]`,
         expected: losses.subarray(i, i + 1),
-        tolerance: DEEP_TOLERANCE,
+        tolerance: tolerances.deep,
         scale,
         actual: (outcome) => [outcome.losses[i]],
-        trained: i > 0,
+        // In half precision batch norms of a handful of values a channel make much of a rounding, forward too.
+        trained: i > 0 || it.precision === "f16",
       });
     }
   }
-  if (it.has("eval_logits")) {
+  // Random weights make activations of any size; those larger than a half holds are infinite.
+  if (it.has("eval_logits") && (it.precision === "f32" || largestOf(it.values("eval_logits")) < LARGEST_HALF)) {
     all.push({
       what: "eval_logits",
       expected: it.values("eval_logits"),
-      tolerance: DEEP_TOLERANCE,
+      tolerance: tolerances.deep,
       scale: 0,
       trained: evaluate === "after",
       actual: ({ logits }) => logits!,
@@ -196,7 +220,7 @@ function expectationsOf(it: ParityCase, { evaluate }: Experiment): Expectation[]
     all.push({
       what: `after.${key}`,
       expected: toFloat32(tensor),
-      tolerance: TRAINED_TOLERANCE,
+      tolerance: tolerances.trained,
       trained: true,
       scale: biasScale(key, after, (other) => toFloat32(after.get(other)!)),
       actual({ state }) {
@@ -245,6 +269,7 @@ const narrow: Form = {
       steps: settings.steps ?? (it.has("losses") ? it.shape("losses")[0] : 0),
       optimizer: optimizerOf(settings),
       labelSmoothing: settings.label_smoothing,
+      precision: it.precision,
       evaluate: it.has("eval_logits") ? "after" : undefined,
     };
     return checkExperiment(device, it, experiment, { state, learningRate: settings.lr });
@@ -268,6 +293,7 @@ const full: Form = {
       batches: [{ images, labels }],
       steps: it.has("losses") ? it.shape("losses")[0] : 0,
       optimizer: optimizerOf(it.settings),
+      precision: it.precision,
       evaluate: "before",
     };
     const state = formulaState(experiment.module(), stream_base);
