@@ -37,6 +37,7 @@ export type { LoadNorm } from "./kernels/load_norm.ts";
 export type { GradientSums, RowChunks } from "./kernels/row_sums.ts";
 export type { StepSettings } from "./kernels/step_settings.ts";
 export { type Placement, Program } from "./kernels/program.ts";
+export type { LossScaleState } from "./kernels/loss_scale.ts";
 export { Tuning, type TuningEntries } from "./kernels/tuning.ts";
 export type { Shape } from "./kernels/layout.ts";
 export { UserError } from "./kernels/user_error.ts";
@@ -86,6 +87,8 @@ export {
   type LabelledImages,
   type StoredPixels,
 } from "./nn/batch_source.ts";
+export type { HalfWeights, Matrices } from "./nn/half_weights.ts";
+export type { LossScale } from "./nn/loss_scale.ts";
 export { Network } from "./nn/network.ts";
 export { Arena, type Assignment, Plan, type SlabPlace } from "./nn/plan.ts";
 export {

@@ -11,11 +11,13 @@ import type { Parameter } from "./state.ts";
 
 /** Where matrices lie: side by side from the beginning of a buffer. */
 export interface Matrices {
+  /** Of all float32 parameters. */
   readonly buffer: GPUBuffer;
   /** Bytes that they take. */
   readonly bytes: number;
   /** Of where each begins: twice what the device asks for, as halves begin at half the offset. */
   readonly alignment: number;
+  /** Each by name, and the byte that it begins at. */
   readonly entries: readonly { readonly name: string; readonly entry: Parameter; readonly offset: number }[];
 }
 

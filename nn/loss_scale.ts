@@ -20,6 +20,7 @@ export const HOPELESS_LOSS_SCALE = 2 ** -14;
 
 /** A loss scale on a device, beginning as `GradScaler` does. */
 export class LossScale {
+  /** For dispatches. */
   readonly operand: Operand = lossScaleOperand();
 
   private constructor(readonly device: Device, readonly buffer: GPUBuffer) {}
