@@ -1,10 +1,15 @@
 /** `resnext download weights NAME`. */
 
-import { basename } from "@std/path";
 import { fetchWeights, type WeightsOptions } from "../data/weights_download.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { fittedState } from "../nn/described_network.ts";
-import { KNOWN_NETWORKS, type KnownNetwork, NETWORK_FACTS, type PublishedWeights } from "../nn/networks.ts";
+import {
+  KNOWN_NETWORKS,
+  type KnownNetwork,
+  NETWORK_FACTS,
+  type PublishedWeights,
+  weightsFileName,
+} from "../nn/networks.ts";
 import { resnext } from "../nn/resnext.ts";
 import { usageError } from "./command.ts";
 import { commandLine } from "./invocation.ts";
@@ -31,7 +36,7 @@ export async function downloadWeights(
     throw usageError(`Option --version must be ${known} for ${name}, not "${version}"`, "resnext download");
   }
   const { url, sha256: prefix, top1, imageSize } = published;
-  const { path, present, sha256 } = await fetchWeights({ file: fileName(url), url, sha256: prefix }, {
+  const { path, present, sha256 } = await fetchWeights({ file: weightsFileName(published), url, sha256: prefix }, {
     ...options,
     check: (path) => checkWeights(name, path, options.url ?? url),
   });
@@ -55,10 +60,4 @@ async function checkWeights(name: KnownNetwork, path: string, url: string): Prom
     const { message } = error;
     throw new UserError(`${url} does not hold the weights of ${name}: ${message}; try another --url`, { cause: error });
   }
-}
-
-/** torchvision's own name; timm's files are all called alike, their model's name tells more. */
-function fileName(url: string): string {
-  const timm = /\/timm\/([^/]+)\/resolve\//.exec(url);
-  return timm ? `${timm[1]}.safetensors` : basename(new URL(url).pathname);
 }

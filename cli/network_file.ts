@@ -1,7 +1,9 @@
 /** A network out of a file: a checkpoint, or weights that are recognised. */
 
+import { basename } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
+import { publishedAs, type PublishedWeights } from "../nn/networks.ts";
 import { recognise } from "../nn/recognise.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import type { StateDict } from "../nn/weights.ts";
@@ -16,6 +18,8 @@ export interface NetworkFile {
   readonly state: StateDict;
   /** What was done to find the weights, for people. */
   readonly notes: readonly string[];
+  /** Where the file's name is that of published weights: what is known of them. */
+  readonly published?: PublishedWeights;
 }
 
 /**
@@ -41,7 +45,7 @@ export async function readNetworkFile(path: string, arch?: Architecture): Promis
     num_classes: tensors.get("fc.weight")?.shape[0] ?? (ARCHITECTURES[arch] as ResNeXtOptions).numClasses ?? 10,
     cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
   };
-  return { description: known({ network }), state: tensors, notes };
+  return { description: known({ network }), state: tensors, notes, published: publishedAs(basename(path)) };
 }
 
 /** What goes without saying of weights of a thousand classes. */

@@ -14,7 +14,7 @@ import { imagenetStatistics } from "../data/folder.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { isPictures } from "./dataset.ts";
 import { architectureNames } from "./network_options.ts";
-import { readNetworkFile } from "./network_file.ts";
+import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { precisionOption } from "./precision.ts";
 import { useKnownTuning } from "./tuning.ts";
 
@@ -45,14 +45,14 @@ export const predictCommand = defineCommand({
       type: "integer",
       min: 1,
       max: 4096,
-      otherwise: "the checkpoint's, 224 for weights",
+      otherwise: "the checkpoint's, that of published weights, 224 for others",
       doc: "Height and width of what the network sees",
     },
     resizeSize: {
       type: "integer",
       min: 1,
       max: 8192,
-      otherwise: "256 for an image size of 224, in proportion for others",
+      otherwise: "that of published weights; 256 for an image size of 224, in proportion for others",
       doc: "The shorter side before the centre is cut out",
     },
     precision: precisionOption,
@@ -67,9 +67,9 @@ export const predictCommand = defineCommand({
     if (args.image.filter((path) => path === "-").length > 1) {
       throw usageError("Cannot read more than one picture from stdin: give - once", "resnext predict");
     }
-    const { description, state } = await readNetworkFile(args.network, options.arch);
-    const input = inputOf(description, options.imageSize);
-    const transform = transformOf(description, input.image_size, options.resizeSize);
+    const { description, state, published } = await readNetworkFile(args.network, options.arch);
+    const input = inputOf(description, options.imageSize ?? published?.imageSize);
+    const transform = transformOf({ description, published }, input.image_size, options.resizeSize);
     if (transform.side! < transform.size) {
       throw usageError(`Option --resize-size must be at least the image size, ${transform.size}`, "resnext predict");
     }
@@ -147,10 +147,18 @@ function inputOf({ input }: CheckpointDescription, imageSize?: number): InputDes
   return { ...known, image_size: imageSize ?? known.image_size };
 }
 
-/** Networks that learned from whole small images see a picture's whole centre, others what testing shows them. */
-function transformOf({ settings }: CheckpointDescription, size: number, side?: number): PictureTransform {
+/**
+ * Networks that learned from whole small images see a picture's whole centre, published weights what they were tested with,
+ * others what testing shows them.
+ */
+export function transformOf(
+  { description: { settings }, published }: Pick<NetworkFile, "description" | "published">,
+  size: number,
+  side?: number,
+): PictureTransform {
   const whole = settings !== undefined && !isPictures(settings.dataset);
-  return { kind: "centre", size, side: side ?? (whole ? size : resizedSide(size)) };
+  const usual = size === published?.imageSize ? published.resizeSize : resizedSide(size);
+  return { kind: "centre", size, side: side ?? (whole ? size : usual) };
 }
 
 /** Pictures in their order, decoded ahead of the device. */

@@ -111,3 +111,15 @@ export type KnownNetwork = keyof typeof NETWORK_FACTS;
 
 /** All of them, in the table's order. */
 export const KNOWN_NETWORKS = Object.keys(NETWORK_FACTS) as KnownNetwork[];
+
+/** What the file of published weights is called where it is kept: torchvision's own name; timm's after its model's. */
+export function weightsFileName({ url }: Pick<PublishedWeights, "url">): string {
+  const timm = /\/timm\/([^/]+)\/resolve\//.exec(url);
+  return timm ? `${timm[1]}.safetensors` : new URL(url).pathname.split("/").at(-1)!;
+}
+
+/** The published weights that a file's name says it holds. */
+export function publishedAs(fileName: string): PublishedWeights | undefined {
+  return KNOWN_NETWORKS.flatMap((name) => NETWORK_FACTS[name].weights)
+    .find((published) => weightsFileName(published) === fileName);
+}

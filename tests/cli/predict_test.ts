@@ -1,9 +1,10 @@
 import { assert, assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { dirname, fromFileUrl, join } from "@std/path";
 import sharp from "sharp";
-import { rank } from "../../cli/predict.ts";
+import { rank, transformOf } from "../../cli/predict.ts";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { publishedAs } from "../../nn/networks.ts";
 import { encodeSafetensors } from "../../nn/safetensors.ts";
 import { NARROW, narrowCheckpoint, type Outcome, resnext, withFolder, writeNarrow } from "./support.ts";
 
@@ -185,4 +186,20 @@ Deno.test("labels are ranked by probability, which are a softmax's", () => {
   const sum = Math.exp(-2) + 2 + Math.exp(-1);
   assertAlmostEquals(ranking[0].probability, 1 / sum, 1e-12);
   assertAlmostEquals(ranking[2].probability, Math.exp(-1) / sum, 1e-12);
+});
+
+Deno.test("published weights are told by their file's name, and shown what they were tested with", () => {
+  const description = { network: { arch: "resnext50_32x4d", num_classes: 1000, cardinality: 32 } };
+  const sides = (name: string) => {
+    const published = publishedAs(name);
+    return [published?.imageSize, transformOf({ description, published }, published?.imageSize ?? 224).side];
+  };
+  assertEquals(sides("resnext50_32x4d-1a0047aa.pth"), [224, 232]);
+  assertEquals(sides("resnext50_32x4d-7cdf4587.pth"), [224, 256]);
+  assertEquals(sides("resnext101_64x4d.c1_in1k.safetensors"), [288, 288]);
+  assertEquals(sides("mine.pth"), [undefined, 256]);
+  // Another size than the published one is in proportion, and what the user says goes first.
+  const published = publishedAs("resnext50_32x4d-1a0047aa.pth");
+  assertEquals(transformOf({ description, published }, 112).side, 128);
+  assertEquals(transformOf({ description, published }, 224, 300).side, 300);
 });
