@@ -6,14 +6,18 @@ import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint, type RunSettings } from "../../nn/checkpoint.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { stepMemory } from "../../nn/memory.ts";
+import { Sequential } from "../../nn/module.ts";
 import { Network } from "../../nn/network.ts";
-import { resnext } from "../../nn/resnext.ts";
+import { resnext, ResNeXtBlock } from "../../nn/resnext.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
 import { RunSteps, type RunStepsOptions } from "../../nn/run_steps.ts";
+import { toFloat32 } from "../../nn/safetensors.ts";
 import type { StepResult } from "../../nn/step.ts";
 import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
 import { Trainer } from "../../nn/trainer.ts";
 import { NARROW_NETWORK, narrowCheckpoint } from "../cli/support.ts";
+import { formulaState } from "../parity/formula_state.ts";
+import { runModule } from "../parity/run_module.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 
 const SHAPE = { n: 4, c: 3, h: 16, w: 16 };
@@ -133,6 +137,39 @@ gpuTest("half precision: a network evaluates nearly as in float32", async (devic
   for (const each of [step, source, network, other]) each.destroy();
 });
 
+gpuTest(
+  "half precision: blocks in a row, forward and backward, with a GPU's fusions and with software's",
+  async (device) => {
+    const module = new Sequential(
+      new ResNeXtBlock({ inChannels: 16, bottleneckChannels: 16, outChannels: 32, cardinality: 4, stride: 2 }),
+      new ResNeXtBlock({ inChannels: 32, bottleneckChannels: 16, outChannels: 32, cardinality: 4 }),
+    );
+    const state = formulaState(module, 300), shape = { n: 4, c: 16, h: 12, w: 12 };
+    const x = formula(4 * 16 * 144, 1), dy = formula(4 * 32 * 36, 2);
+    const distance = (a: ArrayLike<number>, b: ArrayLike<number>) => {
+      const square = (values: number[]) => values.reduce((sum, value) => sum + value * value, 0);
+      return Math.sqrt(square(Array.from(b, (value, i) => value - a[i])) / square(Array.from(b)));
+    };
+    const own = device.capabilities;
+    for (const caps of [own, { ...own, software: false }, { ...own, software: false, subgroupSize: 0 }]) {
+      const run = (precision: ElementType) => runModule(device, module, { state, shape, x, dy, caps, precision });
+      const full = await run("f32"), half = await run("f16");
+      assertClose(half.y, full.y, 1e-2, "y");
+      // As a whole: where a value next to zero changes its sign, a ReLU passes another gradient.
+      assert(distance(half.dx!, full.dx!) < 0.05, `dx ${distance(half.dx!, full.dx!)}`);
+      for (const [name, gradient] of full.gradients) {
+        // Those of biases before batch norms are nothing but rounding.
+        if (/conv\d\.bias|\.0\.bias/.test(name)) continue;
+        const error = distance(toFloat32(half.gradients.get(name)!), toFloat32(gradient));
+        assert(error > 1e-6 && error < 0.15, `${name} ${error}`);
+      }
+      for (const [name, statistic] of full.state) {
+        if (name.includes("running")) assertClose(toFloat32(half.state.get(name)!), toFloat32(statistic), 5e-3, name);
+      }
+    }
+  },
+);
+
 Deno.test("half precision: activations take half the memory, weights half as much again", () => {
   const module = resnext("resnext50", { numClasses: 10 }), input = { n: 16, c: 3, h: 64, w: 64 };
   for (const training of [true, false]) {
@@ -194,14 +231,15 @@ gpuTest("half precision: a run that was stopped goes on with the same bits, its 
 gpuTest("half precision: the shapes are learned as well as in float32", async (device) => {
   const data = shapes({ train: 480, test: 200, seed: 0 });
   const accuracy = async (precision: "f32" | "f16") => {
-    const settings = { precision, epochs: 6, lr: 0.05, label_smoothing: 0, schedule: { kind: "cosine" } } as const;
+    const settings = { precision, epochs: 6, seed: 9, label_smoothing: 0, schedule: { kind: "cosine" } } as const;
     const { description } = await train(device, run(settings, data), { data });
     return description.progress!.history.at(-1)!;
   };
   const full = await accuracy("f32"), half = await accuracy("f16");
-  assert(full.test_acc > 0.4, `${full.test_acc}`);
-  assertAlmostEquals(half.test_acc, full.test_acc, 0.06);
-  assertAlmostEquals(half.train_loss, full.train_loss, 0.1);
+  // A training is chaotic: over ten seeds accuracies were 0.909 and 0.911 on average, of one seed up to 0.15 apart.
+  assert(full.test_acc > 0.75 && half.test_acc > 0.75, `${full.test_acc} ${half.test_acc}`);
+  assertAlmostEquals(half.test_acc, full.test_acc, 0.15);
+  assertAlmostEquals(half.train_loss, full.train_loss, 0.25);
 });
 
 gpuTest("half precision: an overflow is no divergence, a loss that is no number is", async (device) => {
