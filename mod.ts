@@ -37,7 +37,6 @@ export type { LoadNorm } from "./kernels/load_norm.ts";
 export type { GradientSums, RowChunks } from "./kernels/row_sums.ts";
 export type { StepSettings } from "./kernels/step_settings.ts";
 export { type Placement, Program } from "./kernels/program.ts";
-export type { LossScaleState } from "./kernels/loss_scale.ts";
 export { Tuning, type TuningEntries } from "./kernels/tuning.ts";
 export type { Shape } from "./kernels/layout.ts";
 export { UserError } from "./kernels/user_error.ts";
