@@ -3,7 +3,7 @@
  * result is all that may differ.
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   batchNormApply,
   batchNormInference,
@@ -11,7 +11,7 @@ import {
   statisticsElements,
 } from "../../kernels/batch_norm.ts";
 import { batchNormBackward, needsOutput } from "../../kernels/batch_norm_backward.ts";
-import { cast } from "../../kernels/cast.ts";
+import { cast, checkHalves } from "../../kernels/cast.ts";
 import { convFilter, type ConvGeometry, convOutput } from "../../kernels/conv_geometry.ts";
 import { convKernels } from "../../kernels/conv2d.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
@@ -29,6 +29,7 @@ import {
 } from "../../kernels/pool.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { encodeStepSettings, stepSettingsOperand } from "../../kernels/step_settings.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { formula, gpuTest } from "../support.ts";
 import { capabilityVariants } from "./conv_support.ts";
 
@@ -316,4 +317,26 @@ gpuTest("half precision: what is not finite is found among halves", async (devic
     );
     assertEquals([...new Uint32Array(bytes)], [0, 0, found, 0]);
   }
+});
+
+gpuTest("half precision: an adapter whose halves do not overflow is refused", async (device) => {
+  await checkHalves(device);
+  /** The device, but that the half at one place reads as another. */
+  const altered = (at: number, value: number) =>
+    new Proxy(device, {
+      get(target, key) {
+        const found = Reflect.get(target, key, target);
+        if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
+        return async (...args: Parameters<Device["read"]>) => {
+          const halves = new Uint16Array(await target.read(...args));
+          halves[at] = value;
+          return halves.buffer;
+        };
+      },
+    });
+  const refused = (what: string) => `turns ${what} into another half than IEEE 754; use --precision f32`;
+  // Saturated; rounded towards zero; NaN as infinity.
+  await assertRejects(() => checkHalves(altered(5, 0x7bff)), UserError, refused("1000000"));
+  await assertRejects(() => checkHalves(altered(2, 0x6801)), UserError, refused("2051"));
+  await assertRejects(() => checkHalves(altered(7, 0x7c00)), UserError, refused("NaN"));
 });
