@@ -131,9 +131,8 @@ async function verdictOf(
     const network = await Network.create(device, describedNetwork(described));
     network.loadStateDict(checkpoint.state);
     const judgements: Judgement[] = [];
-    for await (
-      const batch of judge(network, data.test, imageInput(data, input, data.test), settings.batch_size, signal)
-    ) {
+    const { batch_size: batchSize, precision } = settings, shown = imageInput(data, input, data.test);
+    for await (const batch of judge(network, data.test, shown, batchSize, { signal, precision })) {
       judgements.push(...batch);
       progress.update(`Testing ${judgements.length}/${data.test.count}`);
     }

@@ -1,5 +1,6 @@
 /** What a network thinks of each image of a set: its probabilities, not only whether it is right. */
 
+import type { ElementType } from "../kernels/dispatch.ts";
 import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { evalStep } from "./eval_step.ts";
@@ -18,8 +19,16 @@ export interface Judgement {
   readonly labelProbability: number;
 }
 
+/** Options of {@linkcode judge}. */
+export interface JudgeOptions {
+  /** Ends it early. */
+  readonly signal?: AbortSignal;
+  /** See `evalStep`. Default `f32`. */
+  readonly precision?: ElementType;
+}
+
 /**
- * Judges a set of images, a batch at a time. Ends early when `signal` is given.
+ * Judges a set of images, a batch at a time.
  *
  * @example
  * ```ts
@@ -39,11 +48,11 @@ export async function* judge(
   set: LabelledImages,
   input: ImageInput,
   batchSize: number,
-  signal?: AbortSignal,
+  { signal, precision }: JudgeOptions = {},
 ): AsyncGenerator<Judgement[], void, void> {
   const images = await DeviceImages.create(network.device, set);
   const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
-  const step = await evalStep(network, { source });
+  const step = await evalStep(network, { source, precision });
   try {
     for (let at = 0; at < set.count && !signal?.aborted; at += step.batchSize) {
       const rows = Math.min(step.batchSize, set.count - at);
