@@ -199,7 +199,8 @@ fn main(
   let tile_m = tile / TILES_N * ${tile.rows}u;
   let tile_n = tile % TILES_N * ${tile.columns}u;
   split = workgroup.z;
-  let k_begin = split * K_CHUNK;
+  // Not of 'split': browsers take no private variable for uniform, and refuse barriers within loops that hang on one.
+  let k_begin = workgroup.z * K_CHUNK;
   let k_end = min(k_begin + K_CHUNK, K);
 ${tile.body}
 }`,
