@@ -49,7 +49,7 @@ function freeMemory(): number {
 
 /** In words, for the head of a run. */
 export function autoBatchText({ rows, bound, memory, room }: AutoBatch): string {
-  const takes = `the run takes ${formatBytes(memory.total)}`;
+  const takes = `the run takes about ${formatBytes(memory.total)}`;
   switch (bound) {
     case "memory":
       return `${rows}, the largest that fits: ${takes} of ${formatBytes(room)}`;
@@ -58,6 +58,6 @@ export function autoBatchText({ rows, bound, memory, room }: AutoBatch): string 
     case "limit":
       return `${rows}, the most that auto takes; ${takes}`;
     case "images":
-      return `${rows}, as there are no more images; ${takes}`;
+      return `${rows}, as the training images fill no larger ones; ${takes}`;
   }
 }

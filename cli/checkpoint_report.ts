@@ -3,6 +3,7 @@
 import type { Checkpoint } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import type { StateDict } from "../nn/weights.ts";
+import { factText } from "./columns.ts";
 import { formatBytes } from "./progress.ts";
 import { epochLine } from "./train_report.ts";
 
@@ -29,9 +30,7 @@ function tensorTable(tensors: StateDict): string[] {
 /** `arch`, `num_classes`, ... as a column of names and one of values. */
 function fieldLines(fields: Readonly<Record<string, unknown>>): string[] {
   return Object.entries(fields).filter(([, value]) => value !== undefined)
-    .map(([name, value]) =>
-      `  ${plain(name).padEnd(16)} ${plain(Array.isArray(value) ? value.join(", ") : `${value}`)}`
-    );
+    .map(([name, value]) => `  ${plain(name).padEnd(16)} ${plain(factText(value))}`);
 }
 
 /** A checkpoint for people. */

@@ -26,3 +26,12 @@ export function shortCount(count: number): string {
   }
   return String(count);
 }
+
+/** A value of the settings: `3, 4, 6, 3`; `kind cosine`; `flip true, mixup 0.2`. */
+export function factText(value: unknown): string {
+  if (Array.isArray(value)) return value.join(", ");
+  if (typeof value === "object" && value !== null) {
+    return Object.entries(value).map(([key, each]) => `${key} ${factText(each)}`).join(", ");
+  }
+  return String(value);
+}

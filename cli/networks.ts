@@ -45,7 +45,7 @@ export const networksCommand = defineCommand({
     const head = ["Network", "Parameters", "Mult-adds", "Image", "Training", "Inference", "Published top-1", "Weights"];
     for (const line of columns([head, ...rows], { left: [0, 6, 7] })) console.log(line);
     console.log(
-      `\nMemory for batches of ${batchSize}. \`download weights NAME --version 1|2|timm\` brings weights, whose ` +
+      `\nMemory for batches of ${batchSize}, in ${precision}. \`download weights NAME --version 1|2|timm\` brings weights, whose ` +
         "published top-1 on ImageNet-1k\nstands behind their version.",
     );
   },
@@ -71,6 +71,7 @@ function describe(name: typeof KNOWN_NETWORKS[number], batchSize: number, precis
     image_size: imageSize,
     multiply_adds: total.multiplyAdds,
     batch_size: batchSize,
+    precision,
     training_bytes: bytes(true),
     inference_bytes: bytes(false),
     published,

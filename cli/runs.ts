@@ -4,7 +4,7 @@ import { join } from "@std/path";
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
-import { columns } from "./columns.ts";
+import { columns, factText } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { commandLine } from "./invocation.ts";
 import { formatBytes, formatDuration } from "./progress.ts";
@@ -138,14 +138,6 @@ export function runFacts(run: RecordedRun): [string, string][] {
     ["size", formatBytes(run.bytes)],
   ];
   return facts.filter(([, value]) => value !== undefined).map(([name, value]) => [name, factText(value)]);
-}
-
-function factText(value: unknown): string {
-  if (Array.isArray(value)) return value.join(", ");
-  if (typeof value === "object" && value !== null) {
-    return Object.entries(value).map(([key, each]) => `${key} ${factText(each)}`).join(", ");
-  }
-  return String(value);
 }
 
 /** Two runs side by side: facts, those that differ marked, and accuracy by epoch. */

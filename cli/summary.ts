@@ -53,6 +53,7 @@ export const summaryCommand = defineCommand({
       throw error;
     }
     const memory = {
+      precision: options.precision,
       training: trainingMemory(module, input, options.precision),
       inference: stepMemory(module, input, { training: false, precision: options.precision }),
     };
@@ -61,6 +62,7 @@ export const summaryCommand = defineCommand({
 });
 
 interface Memory {
+  readonly precision: ElementType;
   /** Absent where the network cannot be trained on such batches, with the reason. */
   readonly training: StepMemory | { readonly refused: string };
   readonly inference: StepMemory;
@@ -79,7 +81,11 @@ function trainingMemory(module: Module, input: Shape, precision: ElementType): M
 const list = ({ n, c, h, w }: Shape) => [n, c, h, w];
 const shapeText = (shape: Shape) => `[${list(shape).join(", ")}]`;
 
-function summaryText(arch: string, { input, rows, total }: Summary, { training, inference }: Memory): string {
+function summaryText(
+  arch: string,
+  { input, rows, total }: Summary,
+  { precision, training, inference }: Memory,
+): string {
   const table = columns([
     ["Layer", "Operation", "Output", "Parameters", "Mult-adds", "Activation"],
     ["input", "", shapeText(input), "", "", ""],
@@ -108,19 +114,22 @@ function summaryText(arch: string, { input, rows, total }: Summary, { training, 
     `Multiply-adds     ${shortCount(total.multiplyAdds)} (convolutions and the linear layer)`,
     `All activations   ${formatBytes(total.activationBytes)}, in float32, before fusing and sharing memory`,
     `A training step   ${
-      "refused" in training ? `none: ${training.refused}` : `${bytes(training)}, as planned for a usual GPU`
+      "refused" in training
+        ? `none: ${training.refused}`
+        : `${bytes(training)}, in ${precision}, as planned for a usual GPU`
     }`,
     `An inference step ${bytes(inference)}`,
   ].join("\n");
 }
 
-function summaryJson(arch: string, { input, rows, total }: Summary, { training, inference }: Memory) {
+function summaryJson(arch: string, { input, rows, total }: Summary, { precision, training, inference }: Memory) {
   return {
     arch,
     input: list(input),
     parameters: total.parameters,
     multiply_adds: total.multiplyAdds,
     activation_bytes: total.activationBytes,
+    precision,
     training_bytes: "refused" in training ? null : training.stateBytes + training.activationBytes,
     inference_bytes: inference.stateBytes + inference.activationBytes,
     layers: rows.map(({ name, operation, output, parameters, multiplyAdds, activationBytes }) => ({

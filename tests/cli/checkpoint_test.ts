@@ -10,11 +10,19 @@ Deno.test("inspect shows network, settings, progress and tensors; in JSON the sa
   await withFolder(async (folder) => {
     const history = [{ epoch: 1, train_loss: 2.25, test_loss: 2.5, test_acc: 0.25 }];
     const progress = { epoch: 1, step: 0, loss_sum: 0, rows: 0, history };
-    const file = await writeNarrow(folder, "last.safetensors", { progress });
+    const recipe = { schedule: { kind: "one-cycle" }, augment: { flip: true, mixup: 0.2 } } as const;
+    const settings = { ...narrowCheckpoint().description.settings!, ...recipe };
+    const file = await writeNarrow(folder, "last.safetensors", { progress, settings });
     const text = await checkpoint("inspect", file);
     assertEquals([text.code, text.stderr], [0, ""]);
     for (
-      const line of ["  arch             resnext50", "  batch_size       16", "  class_names      circle, ring, square"]
+      const line of [
+        "  arch             resnext50",
+        "  batch_size       16",
+        "  class_names      circle, ring, square",
+        "  schedule         kind one-cycle",
+        "  augment          flip true, mixup 0.2",
+      ]
     ) {
       assertStringIncludes(text.stdout, `\n${line}`);
     }

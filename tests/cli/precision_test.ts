@@ -117,6 +117,7 @@ Deno.test("bench, networks and summary count f16's memory", async () => {
   const networks = async (precision: string) =>
     (await run("networks", "--json", "--precision", precision)).find(({ name }) => name === "resnext50_32x4d");
   assertEquals((await networks("f16")).training_bytes, half.training_bytes);
+  assertEquals([(await networks("f16")).precision, half.precision, full.precision], ["f16", "f16", "f32"]);
   assertEquals((await networks("f32")).training_bytes, full.training_bytes);
 
   const bench = async (precision: string) => {
