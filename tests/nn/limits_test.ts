@@ -1,0 +1,119 @@
+/** What a step asks of a device and of a browser: found in its dispatches, without running them. */
+
+import { assert, assertEquals } from "@std/assert";
+import { accumulate } from "../../kernels/accumulate.ts";
+import type { Capabilities } from "../../kernels/device.ts";
+import { type Dispatch, type ElementType, operand, shaderText } from "../../kernels/dispatch.ts";
+import { type Shape, storedElements } from "../../kernels/layout.ts";
+import { lossScaleOperand } from "../../kernels/loss_scale.ts";
+import { stepSettingsOperand } from "../../kernels/step_settings.ts";
+import { watch } from "../../nn/anomaly.ts";
+import type { StatePlaces } from "../../nn/lowering.ts";
+import { TYPICAL_GPU } from "../../nn/memory.ts";
+import type { Module } from "../../nn/module.ts";
+import { type Architecture, resnext } from "../../nn/resnext.ts";
+import { evaluationDispatches, trainingDispatches } from "../../nn/step_dispatches.ts";
+import { updateDispatches } from "../../nn/update.ts";
+
+/** WebGPU's default limits: what every device has. */
+const LEAST_GPU: Capabilities = {
+  ...TYPICAL_GPU,
+  maxBindingBytes: 2 ** 27,
+  maxBufferBytes: 2 ** 28,
+  maxWorkgroupStorageBytes: 16384,
+  maxInvocationsPerWorkgroup: 256,
+  storageAlignment: 256,
+  maxStorageBuffers: 8,
+};
+const ADAPTERS: Readonly<Record<string, Capabilities>> = {
+  GPU: LEAST_GPU,
+  software: { ...LEAST_GPU, software: true, subgroupSize: 8 },
+  "software without subgroups": { ...LEAST_GPU, software: true, subgroupSize: 0 },
+};
+
+/** All that steps run which train (in one part or two, with clipping and with a watch) and evaluate. */
+function stepDispatches(module: Module, input: Shape, caps: Capabilities, precision: ElementType): Dispatch[] {
+  const places = new Map<unknown, ReturnType<typeof operand>>();
+  const place = (entry: { readonly storedElements: number }, type: ElementType, label: string) => {
+    const key = `${label} ${[...module.stateEntries()].findIndex(([, other]) => other === entry)}`;
+    const found = places.get(key) ?? operand(label, entry.storedElements, type);
+    places.set(key, found);
+    return found;
+  };
+  const state: StatePlaces = {
+    state: (entry) => place(entry, "f32", "state"),
+    gradient: (parameter) => place(parameter, "f32", "gradient"),
+    half: (parameter) => place(parameter, "f16", "half"),
+  };
+  const settings = stepSettingsOperand(), lossScale = precision === "f16" ? lossScaleOperand() : undefined;
+  const [metrics, norms, found] = ["metrics", "norms", "found"].map((label) => operand(label, 1024));
+  const [labels, predictions] = ["labels", "predictions"].map((label) => operand(label, input.n));
+  const given = { x: operand("x", storedElements(input)), labels, settings, metrics };
+  const mixes = operand("mixes", input.n * 4), elements = 1024;
+  const [parameters, gradients, momentum, sums] = ["parameters", "gradients", "momentum", "sums"]
+    .map((label) => operand(label, elements));
+  const chunk = { elements, matrixElements: elements / 2, parameters, gradients, momentum };
+  const optimizer = { momentum: 0.9, weightDecay: 0.1, decayVectors: false, nesterov: true };
+  const dispatches = [
+    ...trainingDispatches(module, input, { ...given, mixes, lossScale }, state, { caps, precision }),
+    ...accumulate({ sums, gradients }, elements, caps),
+    ...updateDispatches([chunk], { norms, settings, lossScale }, { optimizer, clipGradNorm: 1 }, caps),
+    ...evaluationDispatches(module, input, { ...given, predictions }, state, { caps, precision }).dispatches,
+  ];
+  return [...watch(dispatches, { found, settings, names: new Map(), caps }).dispatches];
+}
+
+const NETWORKS: readonly (readonly [Architecture, number])[] = [
+  ["resnext50", 96],
+  ["resnext50_32x4d", 224],
+  ["resnext29_8x64d", 32],
+];
+
+/** Bytes of workgroup memory. */
+function sharedBytes(source: string): number {
+  const size: Readonly<Record<string, number>> = { f32: 4, Best: 8, vec4f: 16 };
+  return [...source.matchAll(/var<workgroup> \w+: array<(\w+), (\d+)u?>/g)]
+    .reduce((bytes, [, type, length]) => bytes + size[type] * Number(length), 0);
+}
+
+for (const [adapter, caps] of Object.entries(ADAPTERS)) {
+  Deno.test(`a step stays within what every device has: ${adapter}`, () => {
+    for (const [arch, side] of NETWORKS) {
+      for (const precision of ["f32", "f16"] as const) {
+        const all = stepDispatches(resnext(arch), { n: 4, c: 3, h: side, w: side }, caps, precision);
+        assert(all.length > 100, "a whole step");
+        for (const dispatch of all) {
+          const name = `${arch} ${precision}: ${dispatch.label}`, bound = Object.values(dispatch.bindings);
+          assert(bound.length <= caps.maxStorageBuffers, `${name} binds ${Object.keys(dispatch.bindings)}`);
+          assertEquals(new Set(bound.map(({ operand }) => operand)).size, bound.length, `${name} binds one twice`);
+          const most = Math.max(...dispatch.workgroups), least = Math.min(...dispatch.workgroups);
+          assert(
+            least >= 1 && most <= caps.maxWorkgroupsPerDimension,
+            `${name} takes ${dispatch.workgroups} workgroups`,
+          );
+          const size = /@workgroup_size\(([^)]*)\)/.exec(dispatch.source)![1].split(",").map(Number);
+          const threads = size.reduce((product, each) => product * each, 1);
+          assert(threads <= caps.maxInvocationsPerWorkgroup, `${name} has ${size} invocations a workgroup`);
+          const shared = sharedBytes(dispatch.source);
+          assert(shared <= caps.maxWorkgroupStorageBytes, `${name} shares ${shared} bytes`);
+        }
+      }
+    }
+  });
+}
+
+Deno.test("where there are barriers, no control flow hangs on a private variable: browsers refuse such shaders", () => {
+  const texts = new Set(
+    NETWORKS.flatMap(([arch, side]) =>
+      stepDispatches(resnext(arch), { n: 4, c: 3, h: side, w: side }, LEAST_GPU, "f32").map(shaderText)
+    ).filter((text) => text.includes("workgroupBarrier")),
+  );
+  assert(texts.size > 10, `${texts.size} shaders with barriers`);
+  for (const text of texts) {
+    const main = text.slice(text.indexOf("fn main(")).replaceAll(/\/\/.*/g, "");
+    for (const [, name] of text.matchAll(/var<private> (\w+)/g)) {
+      const reads = [...main.matchAll(new RegExp(`\\b${name}\\b(?!\\s*=[^=])`, "g"))];
+      assertEquals(reads.length, 0, `main reads the private variable "${name}":\n${text}`);
+    }
+  }
+});
