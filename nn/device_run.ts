@@ -84,6 +84,7 @@ export class DeviceRun {
     const testInput = imageInput(data, input, data.test);
     const { batch_size: batchSize, precision } = settings;
     const evaluator = await Evaluator.create(network, data.test, testInput, batchSize, { precision });
+    made.push(evaluator);
     if (from) {
       // Weights to begin with may lack a head: it is drawn anew.
       const whole = from.description.progress !== undefined;
@@ -93,6 +94,7 @@ export class DeviceRun {
     }
     const decay = settings.ema_decay;
     const average = decay === undefined ? undefined : await MovingAverage.create(network, decay);
+    if (average) made.push(average);
     // How many updates it has seen matters only in that the first one copies.
     if (from?.average) await average?.load(from.average, 1);
     return new DeviceRun(network, images, steps, sources, evaluator, average);

@@ -60,8 +60,16 @@ export class Evaluator {
     { precision }: { readonly precision?: ElementType } = {},
   ): Promise<Evaluator> {
     const images = await DeviceImages.create(network.device, set);
-    const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
-    return new Evaluator(images, source, await evalStep(network, { source, precision }));
+    const made: { destroy(): void }[] = [images];
+    try {
+      const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
+      made.push(source);
+      return new Evaluator(images, source, await evalStep(network, { source, precision }));
+    } catch (error) {
+      // A smaller batch may be tried next.
+      for (const part of made) part.destroy();
+      throw error;
+    }
   }
 
   /** One pass. Returns undefined when `signal` is given meanwhile. */

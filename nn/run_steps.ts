@@ -69,8 +69,13 @@ export class RunSteps<B> {
   ): Promise<RunSteps<B>> {
     const steps = new Map<number, TrainStep<B> | GradientStep<B>>();
     const compile = accumulate === 1 ? trainStep<B> : gradientStep<B>;
-    for (const source of sources) steps.set(source.shape.n, await compile(network, { ...options, source }));
-    return new RunSteps(accumulate, steps, accumulate === 1 ? undefined : await updateStep(network, options));
+    try {
+      for (const source of sources) steps.set(source.shape.n, await compile(network, { ...options, source }));
+      return new RunSteps(accumulate, steps, accumulate === 1 ? undefined : await updateStep(network, options));
+    } catch (error) {
+      for (const step of steps.values()) step.destroy();
+      throw error;
+    }
   }
 
   /** Steps run since results were last collected. */

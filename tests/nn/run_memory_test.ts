@@ -1,9 +1,15 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
+import { openDevice } from "../../kernels/device.ts";
+import { BatchSizeError } from "../../nn/batch_size.ts";
+import { describedNetwork } from "../../nn/described_network.ts";
+import { Evaluator } from "../../nn/evaluator.ts";
 import { TYPICAL_GPU } from "../../nn/memory.ts";
+import { Network } from "../../nn/network.ts";
 import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
 import { LARGEST_BATCH, largestBatch, runMemory, usualBatches } from "../../nn/run_memory.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
+import { gpuTest } from "../support.ts";
 
 const data = (train: number): TrainingData => shapes({ train, test: 20, seed: 0 });
 const run = (changes: Partial<RunDescription["settings"]> = {}): RunDescription => ({
@@ -55,4 +61,24 @@ Deno.test("the largest batch is bounded by the images, a limit, bindings, and me
   assertEquals([exact.rows, exact.bound, exact.memory.total], [40, "memory", total]);
   assertEquals([less.rows, none.rows], [32, 0]);
   assertEquals(asked, Array(3).fill(most.memory.total));
+});
+
+gpuTest("where batches do not fit, the images are freed: a smaller batch may be tried next", async () => {
+  const device = await openDevice(), { buffer } = device, held = new Set<string>();
+  Object.defineProperty(device, "capabilities", { value: { ...device.capabilities, maxBindingBytes: 2 ** 17 } });
+  const watched: typeof buffer = async (label, ...rest) => {
+    const made = await buffer.call(device, label, ...rest);
+    held.add(label);
+    return Object.defineProperty(made, "destroy", { value: () => held.delete(label) });
+  };
+  Object.defineProperty(device, "buffer", { value: watched });
+  const { test, height, width, mean, std } = shapes({ train: 0, test: 20, seed: 0 });
+  const network = await Network.create(device, describedNetwork(NARROW_NETWORK));
+  const evaluator = (batchSize: number) =>
+    Evaluator.create(network, test, { height, width, mean, std, imageSize: 32 }, batchSize);
+  await assertRejects(() => evaluator(20), BatchSizeError);
+  assert(!held.has("images") && !held.has("image labels") && held.has("parameters"), [...held].join());
+  await evaluator(1);
+  assert(held.has("images") && held.has("image labels"), [...held].join());
+  device.close();
 });
