@@ -12,6 +12,11 @@ export function commandLine(...words: readonly string[]): string {
   return [program, ...words.map(quoted)].join(" ");
 }
 
+/** The option of a data directory that the user named, for commands that are to find the same images. */
+export function dataDirWords(dataDir: string | undefined): string[] {
+  return dataDir === undefined ? [] : ["--data-dir", dataDir];
+}
+
 function quoted(word: string): string {
   return /^[\w@%+=:,./\\-]+$/.test(word) ? word : `"${word}"`;
 }

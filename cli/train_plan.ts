@@ -150,6 +150,8 @@ export interface TrainPlan {
   readonly weights?: { readonly checkpoint: Checkpoint; readonly notes: readonly string[] };
   /** Pictures that could not be used. */
   readonly skipped?: readonly SkippedPicture[];
+  /** The data directory, where the user named one. */
+  readonly dataDir?: string;
   readonly parameters: number;
   /** The data set was chosen because it has been downloaded. */
   readonly foundDataset: boolean;
@@ -164,7 +166,8 @@ export interface TrainPlan {
 /** Reads the options, the checkpoint if any, and the images. @throws {UserError} for anything wrong with them. */
 export async function planTraining(invocation: TrainInvocation): Promise<TrainPlan> {
   const { options } = invocation;
-  return options.resume === undefined ? await planNew(invocation) : await planResumed(invocation, options.resume);
+  const plan = options.resume === undefined ? await planNew(invocation) : await planResumed(invocation, options.resume);
+  return { ...plan, dataDir: options.dataDir };
 }
 
 const PATH = "resnext train";

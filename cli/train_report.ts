@@ -6,7 +6,7 @@ import type { EpochMetrics, RunSettings } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { autoBatchText } from "./auto_batch.ts";
 import { datasetTitle } from "./dataset.ts";
-import { commandLine } from "./invocation.ts";
+import { commandLine, dataDirWords } from "./invocation.ts";
 import { printLine } from "./print.ts";
 import { canDisplay, Display, type DisplayState } from "./display.ts";
 import { formatBytes, formatDuration, formatRate, ProgressLine, stderrOutput } from "./progress.ts";
@@ -140,6 +140,10 @@ export class TextReport implements TrainReport {
     switch (event.type) {
       case "step": {
         const { epoch, step, steps, loss, imagesPerSecond, secondsLeft, learningRate } = event;
+        // The first step compiles: what it tells of speed is not what follows.
+        const speed = this.#lastStep === undefined
+          ? `${formatRate(imagesPerSecond, "img")}, compiling included`
+          : `${formatRate(imagesPerSecond, "img")}  ${formatDuration(secondsLeft)} left`;
         this.#lastStep = event;
         this.#shown = { ...this.#shown, losses: [...this.#shown.losses.slice(-LOSSES), loss], learningRate };
         if (this.#display) {
@@ -151,8 +155,7 @@ export class TextReport implements TrainReport {
         if (this.#quiet) break;
         const count = `${String(step).padStart(String(steps).length)}/${steps}`;
         this.#progress.update(
-          `${epochOf(epoch, epochs)} ${bar(step / steps)} ${count}  loss ${loss.toFixed(4)}  ` +
-            `${formatRate(imagesPerSecond, "img")}  ${formatDuration(secondsLeft)} left`,
+          `${epochOf(epoch, epochs)} ${bar(step / steps)} ${count}  loss ${loss.toFixed(4)}  ${speed}`,
         );
         break;
       }
@@ -242,7 +245,7 @@ export class TextReport implements TrainReport {
 
   interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
     this.#say(`Stopped after step ${step} of epoch ${epoch}, saved in ${last}. Go on with:`);
-    this.#say(`  ${commandLine("train", "--resume", last)}`);
+    this.#say(`  ${commandLine("train", "--resume", last, ...dataDirWords(this.#plan.dataDir))}`);
   }
 
   end({ seconds, history, best }: RunEnd): void {
@@ -250,8 +253,9 @@ export class TextReport implements TrainReport {
     this.#say(
       `Done in ${formatDuration(seconds)}; best test accuracy ${top.test_acc.toFixed(4)} in epoch ${top.epoch}.`,
     );
-    this.#say(`See its classes with: ${commandLine("eval", best)}`);
-    this.#say(`A page of it, with curves and pictures: ${commandLine("report", dirname(best))}`);
+    const place = dataDirWords(this.#plan.dataDir);
+    this.#say(`See its classes with: ${commandLine("eval", best, ...place)}`);
+    this.#say(`A page of it, with curves and pictures: ${commandLine("report", dirname(best), ...place)}`);
   }
 
   close(): void {

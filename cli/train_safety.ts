@@ -7,7 +7,7 @@ import { DivergedError } from "../nn/train_events.ts";
 import type { Trainer } from "../nn/trainer.ts";
 import type { OptionSpecs, OptionValues } from "./command.ts";
 import { usageError } from "./command.ts";
-import { commandLine } from "./invocation.ts";
+import { commandLine, dataDirWords } from "./invocation.ts";
 import { RunFolder } from "./run_folder.ts";
 import type { TrainReport } from "./train_report.ts";
 
@@ -36,8 +36,8 @@ export const safetyOptions = {
   },
 } as const satisfies OptionSpecs;
 
-/** Values of {@linkcode safetyOptions}. */
-export type Safety = OptionValues<typeof safetyOptions>;
+/** Values of {@linkcode safetyOptions}; the data directory, where the user named one. */
+export type Safety = OptionValues<typeof safetyOptions> & { readonly dataDir?: string };
 
 /** What `--resume auto` stands for: the newest whole checkpoint of `out`; undefined where the run is to start anew. */
 export async function newestOf(out: string | undefined, report: TrainReport): Promise<string | undefined> {
@@ -170,7 +170,9 @@ export class LossPolicy {
     this.#savedThen = this.saver.count;
     const newest = await this.saver.newest();
     const resume = newest
-      ? `; go on from the last checkpoint with: ${commandLine("train", "--resume", this.folder.last)}`
+      ? `; go on from the last checkpoint with: ${
+        commandLine("train", "--resume", this.folder.last, ...dataDirWords(this.safety.dataDir))
+      }`
       : "";
     if (this.safety.onDeviceLost === "stop" || this.#losses > MOST_LOSSES) {
       await this.saver.flush();

@@ -118,7 +118,8 @@ Deno.test({
   fn: async () => {
     await withFolder(async (folder) => {
       const out = join(folder, "run");
-      const process = program(["train", ...SMALL, "--epochs", "10000", "--out", out]).spawn();
+      const place = ["--data-dir", join(folder, "data")];
+      const process = program(["train", ...SMALL, "--epochs", "10000", "--out", out, ...place]).spawn();
       const stdout = linesUntil(process.stdout, (line) => line.startsWith("Epoch"));
       await stdout.seen;
       process.kill("SIGTERM");
@@ -130,7 +131,7 @@ Deno.test({
       assertEquals(code, 143);
       assertMatch(
         text,
-        /Stopped after step \d of epoch \d+, saved in .*last\.safetensors\. Go on with:\n {2}.*resnext train --resume /,
+        /Stopped after step \d of epoch \d+, saved in .*last\.safetensors\. Go on with:\n {2}.*resnext train --resume .* --data-dir .*data$/m,
       );
     });
   },
