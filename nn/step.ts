@@ -14,8 +14,9 @@ import type { Network } from "./network.ts";
 import type { Arena, Plan } from "./plan.ts";
 
 /**
- * Bytes that the batches of queued steps may hold. What the host writes before a step lies in memory of the queue until the
- * step runs: little where images are resident, whole images where they are streamed.
+ * Bytes that the batches of steps may hold which are queued between two readings; while results are read, those before are
+ * in the queue, too. What the host writes before a step lies in memory of the queue until the step runs: little where images
+ * are resident, whole images where they are streamed.
  */
 export const QUEUED_BYTES = 2 ** 27;
 
