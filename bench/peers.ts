@@ -45,6 +45,9 @@ export interface OwnTask {
 const TASKS: readonly TaskName[] = ["train", "infer", "conv1x1", "grouped3x3"];
 const FIRST_ANSWER_MS = 300_000;
 
+/** What the peers' names begin with. */
+export const PEERS: readonly string[] = ["jax-js", "onnxruntime-web", "tfjs", "PyTorch"];
+
 /** The peers that this machine can try; PyTorch where some python3 has it. */
 export async function findPeers(settings: PeerSettings, only?: readonly string[]): Promise<Peer[]> {
   const json = JSON.stringify(settings);

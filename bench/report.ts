@@ -98,7 +98,7 @@ export function profileText(mode: Mode, { method, totalMs, operations, layers, s
 export function idleText(idle: Idle): string {
   const { clock, stepMs, dispatchesMs, share, betweenSteps, submitMs, submitShare } = idle;
   const percent = (part: number) => `${(part * 100).toFixed(1)} %`;
-  return table([
+  const rows = table([
     [`idle, by the ${clock}'s clock`, "ms", "share", ""],
     ["step, queued among others", digits(stepMs), "", ""],
     ["dispatches of it", digits(dispatchesMs), percent(1 - share), "of the step"],
@@ -107,6 +107,9 @@ export function idleText(idle: Idle): string {
     ["host, to submit it", digits(submitMs), percent(submitShare), "of the step"],
     ["idle while results are read", digits(idle.readMs), percent(idle.readShare), `every ${idle.stepsPerRead} steps`],
   ], [0, 3]);
+  return share < 0
+    ? `${rows}\nless than nothing: dispatches measured one by one took longer than within the step`
+    : rows;
 }
 
 /** Rows by mode: MiB on the device. */

@@ -3,7 +3,7 @@
 import { measureIdle } from "../bench/idle.ts";
 import { measureLimits } from "../bench/limits.ts";
 import { interleave, timed } from "../bench/measure.ts";
-import { comparePeers, findPeers, ownConvolution } from "../bench/peers.ts";
+import { comparePeers, findPeers, ownConvolution, PEERS } from "../bench/peers.ts";
 import { profileOperations, profilePlan } from "../bench/profile.ts";
 import {
   idleText,
@@ -19,7 +19,7 @@ import { type Mode, openWorkload, stepsFor, throughput, type Workload } from "..
 import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions } from "../nn/resnext.ts";
-import { defineCommand } from "./command.ts";
+import { defineCommand, usageError } from "./command.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { knownTuneOption, useKnownTuning } from "./tuning.ts";
 
@@ -92,6 +92,7 @@ export const benchCommand = defineCommand({
     if (options.peers && !NOTEBOOKS.includes(arch)) {
       throw new UserError(`Cannot run the peers on ${arch}: they know ${NOTEBOOKS.join(" and ")}`, { exitCode: 2 });
     }
+    const only = peersChosen(options);
     const modes: Mode[] = options.mode !== "both"
       ? [options.mode]
       : args.what === "ops"
@@ -156,7 +157,7 @@ export const benchCommand = defineCommand({
           imageSize,
           batchSize,
         };
-        const peers = await findPeers(settings, options.only?.split(","));
+        const peers = await findPeers(settings, only);
         const singles = [await ownConvolution(device, "conv1x1"), await ownConvolution(device, "grouped3x3")];
         const own = [
           ...workloads.map(({ mode, run }) => ({ name: mode, task: mode, run })),
@@ -185,6 +186,20 @@ function network(arch: Architecture, overrides: ResNeXtOptions) {
     if (error instanceof RangeError) throw new UserError(error.message, { exitCode: 2 });
     throw error;
   }
+}
+
+/** The words of `--only`. @throws {UserError} where no peer is called so, or no peers are to run. */
+function peersChosen({ peers, only }: { readonly peers: boolean; readonly only?: string }): string[] | undefined {
+  if (only === undefined) return undefined;
+  if (!peers) throw usageError("Option --only needs --peers", "resnext bench");
+  const words = only.split(",");
+  for (const word of words) {
+    const begins = (name: string) => name.startsWith(word.toLowerCase()) || word.toLowerCase().startsWith(name);
+    if (word === "" || !PEERS.some((name) => begins(name.toLowerCase()))) {
+      throw usageError(`Option --only: no peer is named "${word}"; they are ${PEERS.join(", ")}`, "resnext bench");
+    }
+  }
+  return words;
 }
 
 function numbers(name: string, text: string): number[] {

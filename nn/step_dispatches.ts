@@ -44,6 +44,7 @@ export function trainingDispatches(
     readonly frozen?: (parameter: Parameter) => boolean;
   },
 ): Dispatch[] {
+  checkPrecision(precision);
   const graph = deferNorms(fuse(trace(module, input)));
   const { n: rows, c: classes } = graph.output.shape;
   const dispatches: Dispatch[] = [];
@@ -63,6 +64,7 @@ export function evaluationDispatches(
   places: StatePlaces,
   { caps, precision }: { readonly caps: Capabilities; readonly precision?: ElementType },
 ): { readonly dispatches: Dispatch[]; readonly logits: Operand; readonly output: Shape } {
+  checkPrecision(precision);
   const graph = fuseForEvaluation(fuse(trace(module, input)), caps);
   const { n: rows, c: classes } = graph.output.shape;
   const dispatches: Dispatch[] = [];
@@ -70,4 +72,11 @@ export function evaluationDispatches(
   const { output: logits } = lower(graph, x, places, { caps, training: false, precision, emit });
   emit(crossEntropy({ logits, ...rest }, { rows, classes, labelSmoothing: 0 }, caps));
   return { dispatches, logits, output: graph.output.shape };
+}
+
+/** Callers without types would get float32 for any other word, and not learn it. */
+function checkPrecision(precision: ElementType = "f32"): void {
+  if (precision !== "f32" && precision !== "f16") {
+    throw new RangeError(`Cannot compute in precision "${precision}": it is "f32" or "f16"`);
+  }
 }

@@ -75,6 +75,8 @@ Deno.test("what cannot be measured is a wrong call", async () => {
       [["--layers", "1,1", "--channels", "16"], "2 stages have 1 widths"],
       [["--channels", "16,32,64,128", "--cardinality", "3"], "3"],
       [["--arch", "resnext50_32x4d", "--peers"], "Cannot run the peers on resnext50_32x4d"],
+      [["--peers", "--only", "tfjs,pytorhc"], 'no peer is named "pytorhc"'],
+      [["--only", "tfjs"], "--only needs --peers"],
     ] as const
   ) {
     const { code, stdout, stderr } = await bench(...args);
@@ -93,6 +95,8 @@ Deno.test("how long the device waits is told in shares of a step", () => {
   assertStringIncludes(text, "by the device's clock");
   assert(/idle between dispatches +0\.50 +5\.0 %/.test(text), text);
   assert(/while results are read +12\.0 +2\.3 % +every 50 steps/.test(text), text);
+  assertEquals(text.includes("less than nothing"), false);
+  assertStringIncludes(idleText({ ...IDLE, share: -0.3 }), "less than nothing");
 });
 
 Deno.test("a step's dispatches and its own time agree, by whichever clock", async () => {

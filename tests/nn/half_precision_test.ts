@@ -8,6 +8,7 @@ import { evalStep } from "../../nn/eval_step.ts";
 import { stepMemory } from "../../nn/memory.ts";
 import { Sequential } from "../../nn/module.ts";
 import { Network } from "../../nn/network.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { resnext, ResNeXtBlock } from "../../nn/resnext.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
 import { RunSteps, type RunStepsOptions } from "../../nn/run_steps.ts";
@@ -110,6 +111,16 @@ gpuTest("half precision: a scale that is no power of two is refused", async (dev
   for (const value of [0, 3, -2, NaN, Infinity, 2 ** 101]) {
     await assertRejects(async () => await scale.write({ scale: value, goodSteps: 0 }), RangeError);
   }
+  network.destroy();
+});
+
+gpuTest("half precision: a word for no precision is refused", async (device) => {
+  const network = await Network.create(device, narrow());
+  const source = await FloatSource.create(device, SHAPE);
+  const precision = "fp16" as ElementType;
+  await assertRejects(() => trainStep(network, { source, precision }), RangeError, '"fp16"');
+  await assertRejects(() => evalStep(network, { source, precision }), RangeError, '"fp16"');
+  source.destroy();
   network.destroy();
 });
 
