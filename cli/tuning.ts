@@ -54,7 +54,7 @@ export function tuningKey(device: Device): string {
 }
 
 /** The products that a network's steps need and a tuning does not know: planned, not run. */
-export function notePlans(device: Device, tuning: Tuning, module: Module, inputs: readonly Shape[]): void {
+function notePlans(device: Device, tuning: Tuning, module: Module, inputs: readonly Shape[]): void {
   const caps = { ...device.capabilities, tuning };
   for (const input of inputs) {
     stepMemory(module, input, { training: true, caps });

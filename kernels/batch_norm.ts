@@ -9,12 +9,12 @@
  */
 
 import {
-  chunkTiling,
   type ColumnPass,
   type ColumnReduction,
   type ColumnTiling,
   columnTiling,
   combineTiling,
+  fewChunks,
   mapColumns,
   reduceColumns,
 } from "./columns.ts";
@@ -23,7 +23,7 @@ import { type Dispatch, f32, type Operand, operand, read, write } from "./dispat
 import { RELU } from "./elementwise.ts";
 import { padded } from "./layout.ts";
 import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
-import { type RowChunks, rowChunks } from "./row_sums.ts";
+import type { RowChunks } from "./row_sums.ts";
 import { UserError } from "./user_error.ts";
 
 /** The sizes and settings of a batch norm. */
@@ -88,12 +88,8 @@ export function batchNormStatistics(
     moments = { partials, chunkRows, chunks };
     dispatches.push(momentsOf(operands.x, moments, spec, tiling));
   }
-  while (moments.chunks > MOST_CHUNKS) {
-    const merged = rowChunks("batch_norm.partials", rows, padded(channels), moments.chunkRows * MERGED);
-    dispatches.push(merge(moments, merged, spec, caps));
-    moments = merged;
-  }
-  return [...dispatches, combine(moments, operands, spec, caps)];
+  const few = fewChunks(moments, spec, caps, (from, to, tiling) => merge(from, to, spec, tiling));
+  return [...dispatches, ...few.dispatches, combine(few.chunks, operands, spec, caps)];
 }
 
 /** The first pass: a chunk's mean and sum of squared deviations. */
@@ -118,10 +114,6 @@ function momentsOf(
   }, tiling);
 }
 
-/** Chunks that one invocation or workgroup may combine alone, and how many become one where there are more. */
-const MOST_CHUNKS = 1024;
-const MERGED = 32;
-
 /** What a reduction over chunks needs of each: its deviation from the first one, its squares, its rows. */
 const CHUNK_MOMENTS: Pick<ColumnReduction, "load" | "use" | "sums"> = {
   load: (k) => `let d${k} = partials[at${k}] - shift; let m${k} = partials[at${k} + ROWS * COLUMNS];`,
@@ -136,7 +128,7 @@ const CHUNK_MOMENTS: Pick<ColumnReduction, "load" | "use" | "sums"> = {
 };
 
 /** Moments of larger chunks. */
-function merge(from: RowChunks, to: RowChunks, { rows, channels }: BatchNormSpec, caps: Capabilities): Dispatch {
+function merge(from: RowChunks, to: RowChunks, { rows, channels }: BatchNormSpec, tiling: ColumnTiling): Dispatch {
   return reduceColumns({
     ...CHUNK_MOMENTS,
     label: "batch_norm.merge",
@@ -149,7 +141,7 @@ function merge(from: RowChunks, to: RowChunks, { rows, channels }: BatchNormSpec
     merged[partial(column, chunk, 1u)] = max(sum1 - sum0 * sum0 / values, vec4f());`,
     flops: 8 * from.chunks * channels,
     bytes: from.partials.byteLength + to.partials.byteLength,
-  }, chunkTiling(from, MERGED, channels, caps));
+  }, tiling);
 }
 
 /** The last pass: the batch's statistics of all chunks, and the running ones. */
@@ -276,7 +268,7 @@ function normalize(
         ...loads.bindings,
         y: write(y),
       },
-      functions: residualNorm?.relu ? loads.functions : RELU + loads.functions,
+      functions: RELU + loads.functions,
       setup: `${by.setup ?? ""}\n${loads.prepare("residual_by", "column")}`,
       load: (k) =>
         `let x${k} = get_x(at${k});` +

@@ -2,18 +2,18 @@
 
 import type { BatchNormSpec } from "./batch_norm.ts";
 import {
-  chunkTiling,
   type ColumnReduction,
   type ColumnTiling,
   columnTiling,
   combineTiling,
+  fewChunks,
   mapColumns,
   reduceColumns,
 } from "./columns.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
 import { padded } from "./layout.ts";
-import { type RowChunks, rowChunks } from "./row_sums.ts";
+import type { RowChunks } from "./row_sums.ts";
 import { unroll } from "./wgsl.ts";
 
 /** Operands of {@linkcode batchNormBackward}. Activations are [rows, padded(channels)], all others padded vectors. */
@@ -64,13 +64,10 @@ export function batchNormBackward(
     sums = { partials, chunkRows, chunks };
     dispatches.push(reduce(sums, mask, operands, spec, tiling));
   }
-  while (sums.chunks > MOST_CHUNKS) {
-    const merged = rowChunks("batch_norm.gradient_partials", rows, padded(channels), sums.chunkRows * MERGED);
-    dispatches.push(merge(sums, merged, channels, caps));
-    sums = merged;
-  }
+  const few = fewChunks(sums, spec, caps, (from, to, tiling) => merge(from, to, channels, tiling));
+  dispatches.push(...few.dispatches);
   const coefficients = operand("batch_norm.coefficients", 5 * padded(channels));
-  dispatches.push(combine(sums, coefficients, operands, spec, caps));
+  dispatches.push(combine(few.chunks, coefficients, operands, spec, caps));
   return [...dispatches, apply(coefficients, mask, operands, spec, caps)];
 }
 
@@ -126,17 +123,13 @@ function reduce(
   }, tiling);
 }
 
-/** Chunks that one invocation or workgroup may combine alone, and how many become one where there are more. */
-const MOST_CHUNKS = 1024;
-const MERGED = 32;
-
 const CHUNK_SUMS: Pick<ColumnReduction, "load" | "use" | "sums"> = {
   load: (k) => unroll(2, (i) => `let p${i}_${k} = partials[at${k} + ${i}u * ROWS * COLUMNS];`),
   use: (k) => unroll(2, (i) => `sum${i} += p${i}_${k};`),
   sums: 2,
 };
 
-function merge(from: RowChunks, to: RowChunks, channels: number, caps: Capabilities): Dispatch {
+function merge(from: RowChunks, to: RowChunks, channels: number, tiling: ColumnTiling): Dispatch {
   return reduceColumns({
     ...CHUNK_SUMS,
     label: "batch_norm.backward_merge",
@@ -144,7 +137,7 @@ function merge(from: RowChunks, to: RowChunks, channels: number, caps: Capabilit
     finish: unroll(2, (i) => `merged[partial(column, chunk, ${i}u)] = sum${i};`),
     flops: 2 * from.chunks * channels,
     bytes: from.partials.byteLength + to.partials.byteLength,
-  }, chunkTiling(from, MERGED, channels, caps));
+  }, tiling);
 }
 
 /** The parameters' gradients, and five coefficients a channel for the last pass. */

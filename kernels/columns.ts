@@ -15,6 +15,7 @@
 import type { Capabilities } from "./device.ts";
 import type { Binding, Dispatch } from "./dispatch.ts";
 import { padded } from "./layout.ts";
+import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { ceilDiv, eachItem, itemGrid, unroll } from "./wgsl.ts";
 
 /** Rows in flight at once: independent loads hide memory's latency. */
@@ -56,16 +57,31 @@ export function combineTiling(chunks: number, channels: number, caps: Capabiliti
   return { rows: chunks, columns, columnLanes, rowLanes, chunkRows: chunks, chunks: 1 };
 }
 
-/** A stage between: `each` chunks of an earlier one become one. */
-export function chunkTiling(
-  { chunks }: { readonly chunks: number },
-  each: number,
-  channels: number,
+/** Chunks that the last stage may take, and how many become one in a stage between where there are more. */
+const MOST_CHUNKS = 1024;
+const MERGED = 32;
+
+/**
+ * Chunks few enough for the last stage: of so many, `merge` makes one of 32 at a time, as often as it takes.
+ *
+ * @param rows Of the matrix.
+ * @param merge The stage that sums the chunks `from` into `to`.
+ */
+export function fewChunks(
+  chunks: RowChunks,
+  { rows, channels }: { readonly rows: number; readonly channels: number },
   caps: Capabilities,
-): ColumnTiling {
+  merge: (from: RowChunks, to: RowChunks, tiling: ColumnTiling) => Dispatch,
+): { readonly chunks: RowChunks; readonly dispatches: Dispatch[] } {
   const columns = padded(channels) / 4, columnLanes = Math.min(caps.software ? 8 : 16, powerOfTwo(columns));
-  const rowLanes = caps.software ? 1 : 4;
-  return { rows: chunks, columns, columnLanes, rowLanes, chunkRows: each, chunks: ceilDiv(chunks, each) };
+  const rowLanes = caps.software ? 1 : 4, dispatches: Dispatch[] = [];
+  while (chunks.chunks > MOST_CHUNKS) {
+    const to = rowChunks(chunks.partials.label, rows, padded(channels), chunks.chunkRows * MERGED);
+    const tiling = { rows: chunks.chunks, columns, columnLanes, rowLanes, chunkRows: MERGED, chunks: to.chunks };
+    dispatches.push(merge(chunks, to, tiling));
+    chunks = to;
+  }
+  return { chunks, dispatches };
 }
 
 function powerOfTwo(atLeast: number): number {

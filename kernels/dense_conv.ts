@@ -265,7 +265,7 @@ function subsampled(x: Operand, norm: LoadNorm | undefined, geometry: ConvGeomet
 const PIXEL_WORKGROUP = 64;
 
 /** compact[n, i, j] = x[n, stride i, stride j], normalized where a norm is given. */
-export function subsample(
+function subsample(
   x: Operand,
   compact: Operand,
   norm: LoadNorm | undefined,

@@ -81,6 +81,7 @@ export function gemmKey({ m, n, k, a, b, constants, rowSums }: Gemm): string {
 export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
   const { label, m, n, k, out, columnSums } = problem;
   const variant = problem.variant ?? caps.tuning?.choose(problem, caps) ?? gemmVariants(problem, caps)[0];
+  if (problem.rowSums && variant.strategy !== "shared") throw new Error(`${label}: row sums by "${variant.strategy}"`);
   const tile = TILES[variant.strategy](problem, variant, caps);
   const chunk = ceilDiv(ceilDiv(k, splitCount(problem, caps)), SPLIT_STEP) * SPLIT_STEP;
   const pieces = ceilDiv(k, chunk);

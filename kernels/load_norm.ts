@@ -17,7 +17,7 @@ export interface LoadNorm {
 /** WGSL for kernels that load an activation as it is, or normalized. */
 export interface NormalizedLoads {
   readonly bindings: Readonly<Record<string, Binding>>;
-  /** Functions that the expressions below call. */
+  /** Functions that the expressions below call, of names of their own. */
   readonly functions: string;
   /** Statement that makes `name`, what a column (one vec4 of channels) is normalized by; nothing without a norm. */
   readonly prepare: (name: string, column: string) => string;
@@ -37,12 +37,12 @@ export function normalizedLoads(norm: LoadNorm | undefined, columns: string): No
   return {
     bindings: { load_norm: read(norm.statistics) },
     functions: /* wgsl */ `
-${norm.relu ? RELU : ""}
+${norm.relu ? RELU.replace("fn relu", "fn load_relu") : ""}
 struct LoadNorm { center: vec4f, scale: vec4f, offset: vec4f }
 fn load_norm_of(column: u32) -> LoadNorm {
   return LoadNorm(load_norm[column], load_norm[2u * ${columns} + column], load_norm[3u * ${columns} + column]);
 }
-fn normalized(value: vec4f, by: LoadNorm) -> vec4f { return ${norm.relu ? `relu(${value})` : value}; }`,
+fn normalized(value: vec4f, by: LoadNorm) -> vec4f { return ${norm.relu ? `load_relu(${value})` : value}; }`,
     prepare: (name, column) => `let ${name} = load_norm_of(${column});`,
     apply: (loaded, name) => `normalized(${loaded}, ${name})`,
   };

@@ -13,6 +13,7 @@ import type { Capabilities, Device } from "../../kernels/device.ts";
 import { type Dispatch, type Operand, operand, shaderText } from "../../kernels/dispatch.ts";
 import { fromNhwc, padded, type Shape, toNhwc, toPaddedVector } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
+import { rowChunks } from "../../kernels/row_sums.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { assertClose, formula, goldens, gpuTest } from "../support.ts";
 
@@ -234,6 +235,57 @@ gpuTest("batch norm: what is not a number stays visible behind ReLU", async (dev
   given.x[5] = NaN;
   const { y } = await run(device, layer, given);
   assertEquals([...y.subarray(0, 4)].map(Number.isNaN), [false, true, false, false]);
+});
+
+gpuTest("batch norm: sums that a producer took in a thousand chunks and more are merged", async (device) => {
+  const layer = spec(66_003, 6), chunkRows = 64, stride = 8;
+  const given = inputs(layer, { offset: 3 });
+  const expected = reference(layer, given);
+  const moments = rowChunks("moments", layer.rows, stride, chunkRows);
+  const sums = rowChunks("sums", layer.rows, stride, chunkRows);
+  assert(moments.chunks > 1024);
+  const ofMoments = new Float32Array(2 * moments.chunks * stride), ofSums = new Float32Array(ofMoments.length);
+  for (let chunk = 0; chunk < moments.chunks; chunk++) {
+    for (let c = 0; c < layer.channels; c++) {
+      const rows = Array.from(
+        { length: Math.min(chunkRows, layer.rows - chunk * chunkRows) },
+        (_, i) => (chunk * chunkRows + i) * stride + c,
+      );
+      const mean = rows.reduce((sum, at) => sum + given.x[at], 0) / rows.length;
+      const total = (term: (at: number) => number) => rows.reduce((sum, at) => sum + term(at), 0);
+      const first = chunk * stride + c, second = (moments.chunks + chunk) * stride + c;
+      ofMoments[first] = mean;
+      ofMoments[second] = total((at) => (given.x[at] - mean) ** 2);
+      ofSums[first] = total((at) => given.dy[at]);
+      ofSums[second] = total((at) => given.dy[at] * (given.x[at] - expected.mean[c]));
+    }
+  }
+  for (const caps of [device.capabilities, asHardware(device)]) {
+    const names = ["x", "dy", "dx", "weight", "bias", "runningMean", "runningVar", "dweight", "dbias"];
+    const at = Object.fromEntries(names.map((name) => [name, operand(name, (given[name] ?? expected[name]).length)]));
+    const statistics = operand("statistics", statisticsElements(layer.channels));
+    const dispatches = [
+      ...batchNormStatistics({ ...at, statistics, moments } as unknown as BatchNormStatisticsOperands, layer, caps),
+      ...batchNormBackward({ ...at, statistics, sums } as unknown as BatchNormBackwardOperands, layer, caps),
+    ];
+    assertEquals(dispatches.filter(({ label }) => /merge/.test(label)).length, 2);
+    assert(dispatches.every(({ label }) => !/statistics|reduce/.test(label)), "a first pass all the same");
+    const wanted = ["runningMean", "runningVar", "dx", "dweight", "dbias"];
+    const results = await runOnce(
+      device,
+      dispatches,
+      new Map([
+        ...Object.entries(given).filter(([name]) => name in at).map(([name, data]) => [at[name], data] as const),
+        [moments.partials, ofMoments],
+        [sums.partials, ofSums],
+      ]),
+      wanted.map((name) => at[name]),
+    );
+    for (const [i, name] of wanted.entries()) {
+      const ofChannels = (all: Float32Array) => all.filter((_, i) => i % stride < layer.channels);
+      assertClose(ofChannels(new Float32Array(results[i])), ofChannels(expected[name]), 1e-5, name);
+    }
+  }
 });
 
 Deno.test("batch norm: one value a channel has no variance", () => {
