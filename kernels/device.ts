@@ -1,7 +1,8 @@
 /**
  * The GPU: one adapter opened with all that it gives, its pipelines kept, its errors carrying names.
  *
- * This is the only file of `kernels/` that asks the host for anything but WebGPU: one environment variable, below.
+ * This is the only file of `kernels/` that asks the host for anything but WebGPU: one environment variable, and whether it is
+ * Deno, below.
  */
 
 import type { Dispatch } from "./dispatch.ts";
@@ -231,7 +232,7 @@ export class Device {
 
   async #compile(label: string, code: string): Promise<GPUComputePipeline> {
     this.gpu.pushErrorScope("validation");
-    const module = this.gpu.createShaderModule({ label, code });
+    const module = this.gpu.createShaderModule({ label, code: directives(code, "Deno" in globalThis) + code });
     const invalid = this.gpu.popErrorScope();
     const pipeline = this.gpu.createComputePipelineAsync({
       label,
@@ -327,6 +328,11 @@ export class Device {
     this.#closed = true;
     this.gpu.destroy();
   }
+}
+
+/** What stands before a shader that uses subgroups: browsers demand it, Deno takes it for a mistake. */
+export function directives(code: string, inDeno: boolean): string {
+  return !inDeno && /\bsubgroup[A-Z]/.test(code) ? "enable subgroups;\n" : "";
 }
 
 /** The least that {@linkcode Device.roomFor} tells apart. */

@@ -1,7 +1,7 @@
 /** What the device says when things go wrong. Each test opens a device of its own, and loses it. */
 
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { type Device, DeviceLostError, openDevice, OutOfMemoryError } from "../../kernels/device.ts";
+import { type Device, DeviceLostError, directives, openDevice, OutOfMemoryError } from "../../kernels/device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "../../kernels/dispatch.ts";
 import { Program, runOnce } from "../../kernels/program.ts";
 import { UserError } from "../../kernels/user_error.ts";
@@ -107,4 +107,11 @@ withDevice("device: no room is told with what was asked; room is measured", asyn
   assert(room > 100e6 - 2 ** 24 && room <= 100e6, `${room} of 100 MB`);
   assertEquals(left, 100e6);
   assertEquals(await device.roomFor(30e6), 30e6);
+});
+
+Deno.test("shaders that use subgroups say so first in browsers, and not in Deno", () => {
+  const code = "fn f() -> f32 { return subgroupBroadcast(1.0, 0u); }";
+  assertEquals(directives(code, false), "enable subgroups;\n");
+  assertEquals(directives(code, true), "");
+  assertEquals(directives("fn f() {} // no subgroups", false), "");
 });
