@@ -28,11 +28,13 @@ export async function withAutoBatch(plan: TrainPlan, device: Device): Promise<Tr
     return given >= asked ? given : given * USED_SHARE;
   };
   const autoBatch = await largestBatch(data, description, capabilities, roomFor);
-  const { rows: batch_size, memory } = autoBatch;
+  const { rows: batch_size, memory, bound } = autoBatch;
   if (batch_size < 1) {
+    const why = bound === "binding"
+      ? `a piece takes ${formatBytes(memory.binding)} of at most ${formatBytes(capabilities.maxBindingBytes)}`
+      : `the run takes ${formatBytes(memory.total)}`;
     throw new UserError(
-      `Cannot train on ${device.name}: batches of a single image do not fit, they take ${formatBytes(memory.total)}; ` +
-        "use a smaller image size",
+      `Cannot train on ${device.name}: batches of a single image do not fit, ${why}; use a smaller image size`,
     );
   }
   return { ...plan, description: { ...description, settings: { ...description.settings, batch_size } }, autoBatch };

@@ -9,7 +9,8 @@ import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { damage } from "../data/files.ts";
-import { openDevice } from "../kernels/device.ts";
+import { checkHalves } from "../kernels/cast.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { adapterAdvice, type SystemFacts, systemFacts } from "./advice.ts";
 import { defineCommand } from "./command.ts";
@@ -105,7 +106,7 @@ async function deviceFindings(system: SystemFacts, measure: boolean, tell: (what
       text: [
         subgroupSize > 0 ? `subgroups of ${subgroupSize}` : "no subgroups",
         timestamps ? "timestamps" : "no timestamps",
-        device.gpu.features.has("shader-f16") ? "half precision" : "no half precision",
+        await takesHalves(device) ? "--precision f16" : "no --precision f16",
       ].join(", "),
     }, {
       name: "Limits",
@@ -149,6 +150,17 @@ export function driverText(
   const maker = info?.vendor && (MAKERS[Number(info.vendor)] ?? info.vendor);
   const number = info?.device && Number(info.device) ? `device 0x${Number(info.device).toString(16)}` : info?.device;
   return [maker, info?.architecture, number === "0" ? "" : number].filter(Boolean).join(", ");
+}
+
+/** Whether the adapter rounds to halves as training in f16 needs it. */
+async function takesHalves(device: Device): Promise<boolean> {
+  try {
+    await checkHalves(device);
+    return true;
+  } catch (error) {
+    if (error instanceof UserError) return false;
+    throw error;
+  }
 }
 
 async function dataFindings(dataDir?: string): Promise<Finding[]> {

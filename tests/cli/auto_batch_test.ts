@@ -1,7 +1,12 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { join } from "@std/path";
+import { withAutoBatch } from "../../cli/auto_batch.ts";
 import { readCheckpoint } from "../../cli/files.ts";
-import { NARROW, resnext, withFolder } from "./support.ts";
+import { shapes } from "../../data/shapes.ts";
+import type { Device } from "../../kernels/device.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import { TYPICAL_GPU } from "../../nn/memory.ts";
+import { NARROW, narrowCheckpoint, resnext, withFolder } from "./support.ts";
 
 const small = (images: number) => [
   ...["train", ...NARROW, "--dataset", "shapes", "--train-limit", `${images}`, "--test-limit", "20", "--epochs", "1"],
@@ -41,6 +46,24 @@ Deno.test("what was found stands in --json; the memory told in advance is about 
     const error = found.bytes / (weights + activations + images) - 1;
     assert(Math.abs(error) < 0.15, `${found.bytes} for ${weights} + ${activations} + ${images}`);
   });
+});
+
+Deno.test("where a single image is too large, what is too large is told", async () => {
+  const { description } = narrowCheckpoint(), { network, input, settings } = description;
+  const plan = {
+    ...{ description: { network, input: input!, settings: settings! }, data: shapes({ train: 32, test: 20, seed: 0 }) },
+    ...{ parameters: 0, foundDataset: false, batchSizeChosen: false },
+  };
+  const device = (maxBindingBytes: number, room: number) =>
+    ({
+      ...{ name: "a device", capabilities: { ...TYPICAL_GPU, maxBindingBytes } },
+      roomFor: () => Promise.resolve(room),
+    }) as unknown as Device;
+  const pieces =
+    /^Cannot train on a device: batches of a single image do not fit, a piece takes [\d.]+ kB of at most 1\.0 kB;/;
+  assertMatch((await assertRejects(() => withAutoBatch(plan, device(1000, 2 ** 30)), UserError)).message, pieces);
+  const all = /do not fit, the run takes [\d.]+ (kB|MB); use a smaller image size$/;
+  assertMatch((await assertRejects(() => withAutoBatch(plan, device(2 ** 30, 1000)), UserError)).message, all);
 });
 
 Deno.test("other words than auto are refused", async () => {
