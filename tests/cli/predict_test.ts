@@ -1,7 +1,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { dirname, fromFileUrl, join } from "@std/path";
 import sharp from "sharp";
-import { rank, transformOf } from "../../cli/predict.ts";
+import { rank, transformOf } from "../../cli/classifier.ts";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { publishedAs } from "../../nn/networks.ts";
