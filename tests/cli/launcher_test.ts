@@ -6,7 +6,7 @@ import { fromFileUrl, join } from "@std/path";
 const launcher = fromFileUrl(new URL("../../resnext", import.meta.url));
 
 /** What the launcher may take from the machine that runs the test. */
-const REAL = "cat chmod dirname env ln mkdir mktemp mv printf readlink rm sed sh true".split(" ");
+const REAL = "cat chmod dirname env grep head ln mkdir mktemp mv printf readlink rm sed sh true".split(" ");
 
 const deno = (version: string) =>
   `if [ "$1" = --version ]; then echo "deno ${version} (stable)"; exit 0; fi
@@ -148,7 +148,14 @@ launcherTest("a new enough Deno on the PATH is used, from any folder, with the a
 launcherTest("each command may do what it needs, and no more", async () => {
   await onMachine({ deno: "2.9.6", tools: [] }, async (run, { root }) => {
     await Deno.writeTextFile(join(root, "elsewhere", "c.json"), '{"epochs": 3, "out" : "runs/by config"}');
+    const described = (dataset: string) => `{"__metadata__":{"run":"{\\"dataset\\":\\"${dataset}\\"}"}}`;
+    await Deno.writeTextFile(join(root, "elsewhere", "own.safetensors"), described("folder:/pictures"));
+    await Deno.writeTextFile(join(root, "elsewhere", "drawn.safetensors"), described("shapes"));
     const cache = `${root}/.cache/resnext`, least = `--no-prompt --allow-read ${VARIABLES}`;
+    const decoding = (writes: string) =>
+      `--no-prompt --allow-read --allow-write=${writes} --allow-ffi --allow-sys ${
+        VARIABLES.replace("--allow-sys=hostname,systemMemoryInfo ", "")
+      }`;
     const cases: [string[], string][] = [
       [["eval", "x"], least],
       [["train"], `--no-prompt --allow-read --allow-write=runs,${cache} ${VARIABLES}`],
@@ -163,6 +170,9 @@ launcherTest("each command may do what it needs, and no more", async () => {
         ["download", "cifar10", "--url", "http://me@host:81/x?y"],
         `--no-prompt --allow-read --allow-write=${cache} --allow-net=host:81 ${VARIABLES}`,
       ],
+      [["eval", "drawn.safetensors"], least],
+      [["eval", "own.safetensors"], decoding(cache)],
+      [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
       [["summary", "resnext50"], least],
       [["bench"], "-A"],
       [["--help"], least],
