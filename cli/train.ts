@@ -21,7 +21,8 @@ import { RunFolder } from "./run_folder.ts";
 import { RunRecorder } from "./run_recorder.ts";
 import { TensorBoardReport } from "./tensorboard_report.ts";
 import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
-import { JsonReport, TextReport, type TrainReport } from "./train_report.ts";
+import { JsonReport } from "./train_json_report.ts";
+import { TextReport, type TrainReport } from "./train_report.ts";
 import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, Saver } from "./train_safety.ts";
 
 /** The command. */
