@@ -35,6 +35,11 @@ export const commands: readonly ListedCommand[] = [
     load: async () => (await import("./cli/predict.ts")).predictCommand,
   },
   {
+    name: "serve",
+    summary: "Name what is on pictures that come by HTTP",
+    load: async () => (await import("./cli/serve.ts")).serveCommand,
+  },
+  {
     name: "runs",
     summary: "List the runs, or put two side by side",
     load: async () => (await import("./cli/runs.ts")).runsCommand,
