@@ -119,6 +119,7 @@ async function tuneRun(device: Device, { description, data }: TrainPlan, tune: T
   try {
     await tuneFor(device, describedNetwork(network), [shape], {
       ...tune,
+      precision: settings.precision,
       onTrial: ({ key, won }, done, all) => progress.update(`Measuring kernels ${done}/${all}: ${key}, ${won}`),
     });
   } finally {

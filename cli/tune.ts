@@ -5,6 +5,7 @@ import type { Trial } from "../kernels/tuner.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { defineCommand } from "./command.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
+import { precisionOption } from "./precision.ts";
 import { ProgressLine } from "./progress.ts";
 import { type Tuned, tuneFor, tuningFile } from "./tuning.ts";
 
@@ -23,6 +24,7 @@ export const tuneCommand = defineCommand({
     imageSize: { type: "integer", min: 1, max: 4096, default: 224, doc: "Height and width of the images" },
     batchSize: { type: "integer", min: 1, max: 65536, default: 64, doc: "Images a step" },
     numClasses: { type: "integer", min: 1, max: 1_000_000, default: 10, doc: "Classes" },
+    precision: precisionOption,
     ...networkOptions,
     allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
     again: { type: "boolean", doc: "Forget what is known of this adapter first, and measure all" },
@@ -46,6 +48,7 @@ export const tuneCommand = defineCommand({
         mode: "full",
         directory,
         again: options.again,
+        precision: options.precision,
         sameStrategy: !options.allStrategies,
         onTrial: (trial, done, all) => {
           progress.update(`${done}/${all} ${trial.key}: ${trial.won}`);

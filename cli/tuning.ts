@@ -7,6 +7,7 @@
 import { join } from "@std/path";
 import { stepMemory } from "../nn/memory.ts";
 import type { Device } from "../kernels/device.ts";
+import type { ElementType } from "../kernels/dispatch.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { type Trial, tune, type TunerOptions } from "../kernels/tuner.ts";
 import { Tuning, type TuningEntries } from "../kernels/tuning.ts";
@@ -53,12 +54,11 @@ export function tuningKey(device: Device): string {
   return `${device.name} | Deno ${Deno.version.deno}`;
 }
 
-/** The products that a network's steps need and a tuning does not know: planned, not run. */
-function notePlans(device: Device, tuning: Tuning, module: Module, inputs: readonly Shape[]): void {
+/** Notes in a tuning the products that a network's steps need and it does not know: planned, not run. */
+function notePlans(device: Device, tuning: Tuning, module: Module, inputs: readonly Shape[], precision?: ElementType) {
   const caps = { ...device.capabilities, tuning };
   for (const input of inputs) {
-    stepMemory(module, input, { training: true, caps });
-    stepMemory(module, input, { training: false, caps });
+    for (const training of [true, false]) stepMemory(module, input, { training, caps, precision });
   }
 }
 
@@ -81,14 +81,18 @@ export async function tuneFor(
   device: Device,
   module: Module,
   inputs: readonly Shape[],
-  { mode, directory, again, ...options }: TunerOptions & TuneSettings & { readonly again?: boolean },
+  { mode, directory, again, precision, ...options }: TunerOptions & TuneSettings & {
+    readonly again?: boolean;
+    /** Of the steps. Default `f32`. */
+    readonly precision?: ElementType;
+  },
 ): Promise<Tuned> {
   const key = tuningKey(device), file = tuningFile(directory);
   if (mode === "off") return { trials: [], known: 0, shipped: 0, tooLarge: 0 };
   const own = again ? {} : (await readTunings(file))[key] ?? {};
   const tuning = again ? new Tuning() : merged(key, own);
   const measure = mode === "full" || !device.capabilities.software;
-  if (measure) notePlans(device, tuning, module, inputs);
+  if (measure) notePlans(device, tuning, module, inputs, precision);
   const { used } = tuning;
   const trials = measure && tuning.unknown.length > 0 ? await tune(device, tuning, options) : [];
   if (trials.length > 0) {

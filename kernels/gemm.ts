@@ -72,9 +72,13 @@ export function gemmChunkRows(product: Pick<Gemm, "m" | "n" | "k" | "bias">, cap
 }
 
 /** What tells a product from others, for a table of tuned variants. */
-export function gemmKey({ m, n, k, a, b, constants, rowSums }: Gemm): string {
-  const window = constants ? ` ${Object.values(constants).join(",")}` : "";
-  return `gemm ${a.along}${b.along} ${m}x${n}x${k}${window}${rowSums ? ` ${rowSums.kind}` : ""}`;
+export function gemmKey({ m, n, k, a, b, bindings, constants, rowSums }: Gemm): string {
+  const more = [
+    constants && Object.values(constants).join(),
+    rowSums?.kind,
+    Object.values(bindings).some(({ operand }) => operand.type === "f16") && "f16",
+  ].filter(Boolean);
+  return [`gemm ${a.along}${b.along} ${m}x${n}x${k}`, ...more].join(" ");
 }
 
 /** The dispatches that compute a product. */

@@ -105,3 +105,14 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
     denseForward({ x, weight, y }, GEOMETRY, device.capabilities, { variant: forced })[0].source,
   );
 });
+
+gpuTest("products of halves are told from those of floats", ({ capabilities }) => {
+  const tuning = new Tuning();
+  for (const type of ["f32", "f16"] as const) {
+    const [x, y] = [operand("x", 2 * 9 * 23 * 20, type), operand("y", 2 * 9 * 23 * 36, type)];
+    denseForward({ x, weight: operand("weight", 720, type), y }, GEOMETRY, { ...capabilities, tuning });
+  }
+  const keys = tuning.unknown.map(({ problem }) => gemmKey(problem));
+  assertEquals(keys, ["gemm kn 414x36x20", "gemm kn 414x36x20 f16"]);
+  return Promise.resolve();
+});
