@@ -1,4 +1,4 @@
-/** The body of a request, read within limits: whatever it says of its own length. */
+/** The bodies of requests, read within limits: whatever they say of their own length. */
 
 /** An answer that is no picture's names: a status, and a sentence for whoever asked. */
 export class HttpError extends Error {
@@ -10,86 +10,113 @@ export class HttpError extends Error {
   }
 }
 
-/** Bytes that the bodies of all requests may take together. */
-export class Budget {
-  #left: number;
-
-  constructor(bytes: number) {
-    this.#left = bytes;
-  }
-
-  /** Takes some. @throws {HttpError} where there are not as many. */
-  take(bytes: number): void {
-    if (bytes > this.#left) {
-      throw new HttpError(503, "Cannot take more now: the pictures that wait fill the memory for them", {
-        "retry-after": "1",
-      });
-    }
-    this.#left -= bytes;
-  }
-
-  /** Gives back what was taken. */
-  give(bytes: number): void {
-    this.#left += bytes;
-  }
-}
-
-/** What {@linkcode readBody} keeps to. */
+/** What {@linkcode Bodies} keep to. */
 export interface BodyLimits {
   /** Bytes of a body. */
   readonly maxBytes: number;
-  /** For all bodies; what a body takes is given back by {@linkcode Body}'s disposal. */
-  readonly budget: Budget;
+  /** Bytes of all bodies that are held at a time. */
+  readonly totalBytes: number;
   /** Seconds that a body may stand still. */
   readonly idleSeconds: number;
-  /** Aborted when bodies that are not there yet are waited for no longer. */
-  readonly cut: AbortSignal;
 }
 
-/** A body that was read. */
+/** A body that was read; it counts as held until it is disposed of. */
 export interface Body extends Disposable {
   readonly bytes: Uint8Array<ArrayBuffer>;
 }
 
-/** Reads a body. @throws {HttpError} 413 where it is too long, 408 where it does not come, 503 where there is no room. */
-export async function readBody(request: Request, { maxBytes, budget, idleSeconds, cut }: BodyLimits): Promise<Body> {
-  const tooLong = () => new HttpError(413, `Cannot take the picture: a request may have at most ${maxBytes} bytes`);
-  if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLong();
-  const pieces: Uint8Array[] = [];
-  let length = 0, timer: ReturnType<typeof setTimeout> | undefined;
-  const late = Promise.withResolvers<never>();
-  late.promise.catch(() => {});
-  const stop = () => late.reject(new HttpError(503, "Cannot wait for the picture: the server is stopping"));
-  cut.addEventListener("abort", stop);
-  if (cut.aborted) stop();
-  const reader = request.body?.getReader();
-  try {
-    while (reader) {
-      clearTimeout(timer);
-      timer = setTimeout(
-        () => late.reject(new HttpError(408, `Cannot wait for the picture: nothing came for ${idleSeconds} s`)),
-        idleSeconds * 1000,
-      );
-      const { done, value } = await Promise.race([reader.read(), late.promise]);
-      if (done) break;
-      if (length + value.length > maxBytes) throw tooLong();
-      budget.take(value.length);
-      length += value.length;
-      pieces.push(value);
-    }
-  } catch (error) {
-    budget.give(length);
-    reader?.cancel().catch(() => {});
-    throw error;
-  } finally {
-    clearTimeout(timer);
-    cut.removeEventListener("abort", stop);
+/** Reads bodies. */
+export class Bodies {
+  readonly #limits: BodyLimits;
+  readonly #arriving = new Set<PromiseWithResolvers<never>>();
+  #held = 0;
+  #stopping = false;
+  readonly #none = Promise.withResolvers<void>();
+
+  constructor(limits: BodyLimits) {
+    this.#limits = limits;
   }
+
+  /**
+   * Reads a request's body.
+   *
+   * @throws {HttpError} 413 where it is too long, 408 where it does not come, 400 where it breaks off, 503 where there is
+   * no room or {@linkcode stop} was called.
+   */
+  async read(request: Request): Promise<Body> {
+    if (this.#stopping) throw stopping();
+    const { maxBytes } = this.#limits;
+    if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLong(maxBytes);
+    const end = Promise.withResolvers<never>();
+    end.promise.catch(() => {});
+    this.#arriving.add(end);
+    const reader = request.body?.getReader();
+    const pieces: Uint8Array[] = [];
+    let length = 0;
+    try {
+      while (reader) {
+        const { done, value } = await this.#next(reader, end);
+        if (done) break;
+        if (length + value.length > maxBytes) throw tooLong(maxBytes);
+        if (this.#held + value.length > this.#limits.totalBytes) throw full();
+        this.#held += value.length;
+        length += value.length;
+        pieces.push(value);
+      }
+    } catch (error) {
+      this.#held -= length;
+      reader?.cancel().catch(() => {});
+      throw error;
+    } finally {
+      this.#arriving.delete(end);
+      if (this.#arriving.size === 0 && this.#stopping) this.#none.resolve();
+    }
+    return { bytes: joined(pieces, length), [Symbol.dispose]: () => this.#held -= length };
+  }
+
+  async #next(reader: ReadableStreamDefaultReader<Uint8Array>, end: PromiseWithResolvers<never>) {
+    const { idleSeconds } = this.#limits;
+    const late = () => end.reject(new HttpError(408, `Cannot wait for the picture: nothing came for ${idleSeconds} s`));
+    const timer = setTimeout(late, idleSeconds * 1000);
+    const piece = reader.read().catch(() => {
+      throw new HttpError(400, "Cannot read the picture: the request breaks off");
+    });
+    try {
+      return await Promise.race([piece, end.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Refuses bodies from now on, and waits for those that have begun to arrive: so many seconds at most. */
+  async stop(seconds: number): Promise<void> {
+    this.#stopping = true;
+    if (this.#arriving.size === 0) return;
+    const timer = setTimeout(() => this.#arriving.forEach(({ reject }) => reject(stopping())), seconds * 1000);
+    await this.#none.promise;
+    clearTimeout(timer);
+  }
+}
+
+function joined(pieces: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(length);
   let at = 0;
   for (const piece of pieces) {
     bytes.set(piece, at);
     at += piece.length;
   }
-  return { bytes, [Symbol.dispose]: () => budget.give(length) };
+  return bytes;
+}
+
+function tooLong(maxBytes: number): HttpError {
+  return new HttpError(413, `Cannot take the picture: a request may have at most ${maxBytes} bytes`);
+}
+
+function full(): HttpError {
+  const message = "Cannot take more now: the pictures that wait fill the memory for them; try again";
+  return new HttpError(503, message, { "retry-after": "1" });
+}
+
+function stopping(): HttpError {
+  return new HttpError(503, "Cannot take the picture: the server is stopping", { connection: "close" });
 }

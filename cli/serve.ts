@@ -6,7 +6,7 @@ import { Classifier, type ClassifierFile, classifierOptions, readClassifier } fr
 import { ClassifyQueue } from "./classify_queue.ts";
 import { defineCommand } from "./command.ts";
 import { Interruptible } from "./interrupt.ts";
-import { Budget } from "./request_body.ts";
+import { Bodies } from "./request_body.ts";
 import { answer, type Served } from "./serve_requests.ts";
 import { reopenDevice } from "./train_safety.ts";
 
@@ -56,19 +56,18 @@ export const serveCommand = defineCommand({
       most: MOST_WAITING,
       warn,
     });
-    const cut = new AbortController();
+    const bodies = new Bodies({
+      maxBytes: options.maxBytes,
+      totalBytes: Math.max(MOST_BYTES, 2 * options.maxBytes),
+      idleSeconds: IDLE_SECONDS,
+    });
     const served: Served = {
       queue,
       describe: () => describe(file, queue, options),
       names: file.network.description.class_names,
       topk: options.topk,
       most: MOST_WAITING,
-      limits: {
-        maxBytes: options.maxBytes,
-        budget: new Budget(Math.max(MOST_BYTES, 2 * options.maxBytes)),
-        idleSeconds: IDLE_SECONDS,
-        cut: cut.signal,
-      },
+      bodies,
       warn,
     };
     // A port that is taken is told before the device is opened; until that is, requests are told to come again.
@@ -79,9 +78,9 @@ export const serveCommand = defineCommand({
       if (options.json) console.log(JSON.stringify({ type: "ready", url, ...describe(file, queue, options) }));
       else printReady(file, queue, url);
       await stopped(interruptible.signal);
-      const timer = setTimeout(() => cut.abort(), LAST_SECONDS * 1000);
+      // Shutting down cuts off bodies that are not there yet.
+      await bodies.stop(LAST_SECONDS);
       await server.shutdown();
-      clearTimeout(timer);
       return interruptible.came!.exitCode;
     } finally {
       queue.close();

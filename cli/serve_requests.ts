@@ -2,7 +2,7 @@
 
 import { rank } from "./classifier.ts";
 import { type Answer, type ClassifyQueue, UnavailableError } from "./classify_queue.ts";
-import { type BodyLimits, HttpError, readBody } from "./request_body.ts";
+import { type Bodies, HttpError } from "./request_body.ts";
 
 /** What is served. */
 export interface Served {
@@ -14,7 +14,7 @@ export interface Served {
   readonly topk: number;
   /** Pictures a request. */
   readonly most: number;
-  readonly limits: BodyLimits;
+  readonly bodies: Pick<Bodies, "read">;
   /** Told of what is no fault of a request. */
   readonly warn: (message: string) => void;
 }
@@ -77,7 +77,7 @@ function readTopk(text: string | null): number | undefined {
 }
 
 async function predict(request: Request, signal: AbortSignal, topk: number, served: Served): Promise<Response> {
-  using body = await readBody(request, served.limits);
+  using body = await served.bodies.read(request);
   if (body.bytes.length === 0) {
     throw new HttpError(400, "Cannot find a picture: the body is empty; send its bytes, or a form with files");
   }
