@@ -109,12 +109,14 @@ export const benchCommand = defineCommand({
     const workloads: Workload[] = [];
     try {
       const sizes = { arch, ...overrides, imageSize, batchSize, precision };
+      const job = [
+        ...[arch, ...Object.entries(overrides).map(([name, value]) => `${name} ${value}`)],
+        ...[`${imageSize}x${imageSize}`, `batch ${batchSize}`, ...(precision === "f32" ? [] : [precision])],
+      ];
       tell(
         "device",
         { name: device.name, capabilities: device.capabilities, deno: Deno.version.deno, ...sizes },
-        `${device.name}, Deno ${Deno.version.deno}; ${arch}, ${imageSize}x${imageSize}, batch ${batchSize}${
-          precision === "f32" ? "" : `, ${precision}`
-        }`,
+        `${device.name}, Deno ${Deno.version.deno}; ${job.join(", ")}`,
       );
       await useKnownTuning(device, { mode: options.tune });
       for (const [i, mode] of modes.entries()) {
