@@ -173,6 +173,15 @@ launcherTest("each command may do what it needs, and no more", async () => {
       [["eval", "drawn.safetensors"], least],
       [["eval", "own.safetensors"], decoding(cache)],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
+      ...[
+        [[], "127.0.0.1:8000"],
+        [["--port", "0", "--host=::1"], "[::1]:0"],
+        [["--host", "0.0.0.0", "--port=81"], "0.0.0.0:81"],
+      ].map(([options, address]): [string[], string] => [
+        ["serve", "x", ...options],
+        `--no-prompt --allow-read --allow-write=${cache} --allow-net=${address} --allow-ffi ` +
+        VARIABLES.replace("--allow-sys=hostname,systemMemoryInfo", "--allow-sys"),
+      ]),
       [["summary", "resnext50"], least],
       [["bench"], "-A"],
       [["--help"], least],
