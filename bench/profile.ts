@@ -5,6 +5,7 @@
 
 import type { Device } from "../kernels/device.ts";
 import { type Dispatch, shaderText } from "../kernels/dispatch.ts";
+import { owners } from "../nn/owners.ts";
 import type { Plan } from "../nn/plan.ts";
 import { type Limits, repeated, submit } from "./limits.ts";
 import { spread, timed } from "./measure.ts";
@@ -195,15 +196,15 @@ export function byShape(dispatches: readonly Dispatch[], ms: readonly number[], 
 }
 
 /**
- * Rows by layer, as the names of the parameters that dispatches bind tell it; a dispatch that binds none belongs to the
- * layer of the one before.
+ * Rows by layer, as the names of the parameters that an operation's dispatches bind tell it; an operation that has none
+ * belongs to the layer of the one before.
  */
 export function byLayer(dispatches: readonly Dispatch[], ms: readonly number[], limits: Limits): ProfileRow[] {
-  let layer = "input";
-  return rows(dispatches, ms, limits, ({ label, bindings }) => {
-    const names = Object.values(bindings).map(({ operand }) => operand.label.match(LAYER)?.[0]);
-    layer = label === "sgd" ? "optimizer" : label === "batch.make" ? "input" : names.find(Boolean) ?? layer;
-    return [layer, ""];
+  const owner = owners(dispatches, ({ label }) => label.match(LAYER)?.[0]);
+  const layers = new Map(dispatches.map((dispatch, i) => [dispatch, owner[i] ?? "input"]));
+  return rows(dispatches, ms, limits, (dispatch) => {
+    const { label } = dispatch;
+    return [label === "sgd" ? "optimizer" : label === "batch.make" ? "input" : layers.get(dispatch)!, ""];
   });
 }
 

@@ -56,6 +56,8 @@ export interface Dispatch {
   readonly flops: number;
   /** Bytes that must move at least: every operand read or written once. */
   readonly bytes: number;
+  /** Dispatches of one number belong together: to one pass of one operation of a network. */
+  readonly group?: number;
 }
 
 /** A new operand of `elements` elements, of 4 bytes unless `type` says otherwise, its size rounded up to whole vec4s. */

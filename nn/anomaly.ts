@@ -3,6 +3,7 @@
 import type { Capabilities } from "../kernels/device.ts";
 import type { Binding, Dispatch, Operand } from "../kernels/dispatch.ts";
 import { findNonFinite } from "../kernels/finite.ts";
+import { owners } from "./owners.ts";
 
 /** Watched dispatches, and what their findings mean. */
 export interface Watched {
@@ -31,9 +32,9 @@ export function watch(
   const watched: Dispatch[] = [], places: string[] = [];
   const total = dispatches.reduce((sum, { bindings }) => sum + Object.values(bindings).filter(isFloatOutput).length, 0);
   let layer = "the input", passed = pass;
-  for (const dispatch of dispatches) {
-    const { label, bindings } = dispatch;
-    const name = Object.values(bindings).map(({ operand }) => names.get(operand)).find((each) => each !== undefined);
+  const owner = owners(dispatches, (operand) => names.get(operand));
+  for (const [i, dispatch] of dispatches.entries()) {
+    const { label, bindings } = dispatch, name = owner[i];
     if (label.startsWith("cross_entropy")) layer = "the loss";
     else if (label.startsWith("grad_norm")) layer = "the gradients' norm";
     else if (label === "cast") layer = "the weights in half precision";

@@ -66,7 +66,7 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
   const lowering: Lowering = {
     caps: options.caps,
     training: options.training,
-    emit: options.emit,
+    emit: (dispatches) => options.emit(dispatches.map((dispatch) => ({ ...dispatch, group }))),
     value: (tensor) => known(values, tensor),
     load(tensor) {
       const value = known(values, tensor);
@@ -96,7 +96,9 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     },
   };
   const ways: { output: Tensor; back: Backward }[] = [];
+  let group = 0;
   for (const { operation, inputs, output } of graph.nodes) {
+    group++;
     const type = output === graph.output ? "f32" : precision;
     const y = operand(operation.name, storedElements(output.shape), type);
     const frozen = isFrozen({ operation }, options);
@@ -115,7 +117,10 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     backward(outputGradient) {
       gradients.set(graph.output, outputGradient);
       missing.set(graph.output, missing.get(graph.output)! - 1);
-      for (const { output, back } of ways.reverse()) back(known(gradients, output));
+      for (const { output, back } of ways.reverse()) {
+        group++;
+        back(known(gradients, output));
+      }
       return gradients.get(graph.input);
     },
   };
