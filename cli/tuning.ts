@@ -164,7 +164,7 @@ export const shippedTunings: Tunings = tuningsOf(shipped);
 export function tuningsText(tunings: Tunings): string {
   const sorted = <V>(record: Readonly<Record<string, V>>) => Object.entries(record).sort(([a], [b]) => a < b ? -1 : 1);
   const all = sorted(tunings).map(([key, entries]) => [key, Object.fromEntries(sorted(entries))]);
-  return JSON.stringify(Object.fromEntries(all), null, 1) + "\n";
+  return JSON.stringify(Object.fromEntries(all), null, 2) + "\n";
 }
 
 async function writeTunings(file: string, change: (tunings: Tunings) => Tunings): Promise<void> {
