@@ -19,11 +19,11 @@ import {
   reduceColumns,
 } from "./columns.ts";
 import type { Capabilities } from "./device.ts";
-import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
+import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
 import { RELU } from "./elementwise.ts";
 import { padded } from "./layout.ts";
 import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
-import type { RowChunks } from "./row_sums.ts";
+import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { UserError } from "./user_error.ts";
 
 /** The sizes and settings of a batch norm. */
@@ -83,9 +83,8 @@ export function batchNormStatistics(
   const dispatches: Dispatch[] = [];
   let moments = operands.moments;
   if (!moments) {
-    const tiling = columnTiling(rows, channels, caps), { chunkRows, chunks } = tiling;
-    const partials = operand("batch_norm.partials", 2 * chunks * padded(channels));
-    moments = { partials, chunkRows, chunks };
+    const tiling = columnTiling(rows, channels, caps);
+    moments = rowChunks("batch_norm.partials", rows, padded(channels), tiling.chunkRows);
     dispatches.push(momentsOf(operands.x, moments, spec, tiling));
   }
   const few = fewChunks(moments, spec, caps, (from, to, tiling) => merge(from, to, spec, tiling));

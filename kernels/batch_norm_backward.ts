@@ -13,7 +13,7 @@ import {
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
 import { padded } from "./layout.ts";
-import type { RowChunks } from "./row_sums.ts";
+import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { unroll } from "./wgsl.ts";
 
 /** Operands of {@linkcode batchNormBackward}. Activations are [rows, padded(channels)], all others padded vectors. */
@@ -59,14 +59,13 @@ export function batchNormBackward(
   const mask = !spec.relu || operands.sums ? "none" : operands.y ? "output" : "recomputed";
   let sums = operands.sums;
   if (!sums) {
-    const tiling = columnTiling(rows, channels, caps), { chunkRows, chunks } = tiling;
-    const partials = operand("batch_norm.gradient_partials", 2 * chunks * padded(channels));
-    sums = { partials, chunkRows, chunks };
+    const tiling = columnTiling(rows, channels, caps);
+    sums = rowChunks("batch_norm.gradient_partials", rows, padded(channels), tiling.chunkRows);
     dispatches.push(reduce(sums, mask, operands, spec, tiling));
   }
   const few = fewChunks(sums, spec, caps, (from, to, tiling) => merge(from, to, channels, tiling));
   dispatches.push(...few.dispatches);
-  const coefficients = operand("batch_norm.coefficients", 5 * padded(channels));
+  const coefficients = operand("batch_norm.coefficients", 2 * padded(channels));
   dispatches.push(combine(few.chunks, coefficients, operands, spec, caps));
   return [...dispatches, apply(coefficients, mask, operands, spec, caps)];
 }
@@ -140,7 +139,7 @@ function merge(from: RowChunks, to: RowChunks, channels: number, tiling: ColumnT
   }, tiling);
 }
 
-/** The parameters' gradients, and five coefficients a channel for the last pass. */
+/** The parameters' gradients, and what the last pass needs of each channel beside its statistics: constant and slope. */
 function combine(
   { partials, chunks }: RowChunks,
   coefficients: Operand,
@@ -168,13 +167,10 @@ function combine(
     let slope = scale * deviation * (gradient / f32(VALUES));
     dweight[column] = gradient;
     dbias[column] = sum0;
-    coefficients[column] = statistics[column];
-    coefficients[COLUMNS + column] = scale;
-    coefficients[2u * COLUMNS + column] = scale * (sum0 / f32(VALUES)) - slope * missing;
-    coefficients[3u * COLUMNS + column] = slope;
-    coefficients[4u * COLUMNS + column] = statistics[3u * COLUMNS + column];`,
+    coefficients[column] = scale * (sum0 / f32(VALUES)) - slope * missing;
+    coefficients[COLUMNS + column] = slope;`,
     flops: 2 * chunks * channels,
-    bytes: (2 * chunks + 12) * padded(channels) * 4,
+    bytes: (2 * chunks + 9) * padded(channels) * 4,
   }, combineTiling(chunks, channels, caps));
 }
 
@@ -182,7 +178,7 @@ function combine(
 function apply(
   coefficients: Operand,
   mask: Mask,
-  { x, y, dy, dx, dresidual }: BatchNormBackwardOperands,
+  { x, y, dy, statistics, dx, dresidual }: BatchNormBackwardOperands,
   { rows, channels }: BatchNormSpec,
   caps: Capabilities,
 ): Dispatch {
@@ -194,21 +190,22 @@ function apply(
       bindings: {
         x: read(x),
         dy: read(dresidual ?? dy),
+        statistics: read(statistics),
         coefficients: read(coefficients),
         ...(left === "output" && { y: read(y!) }),
         dx: write(dx),
       },
       setup: /* wgsl */ `
-  let center = coefficients[column];
-  let scale = coefficients[COLUMNS + column];
-  let constant = coefficients[2u * COLUMNS + column];
-  let slope = coefficients[3u * COLUMNS + column];
-  ${left === "recomputed" ? "let offset = coefficients[4u * COLUMNS + column];" : ""}`,
+  let center = statistics[column];
+  let scale = statistics[2u * COLUMNS + column];
+  let constant = coefficients[column];
+  let slope = coefficients[COLUMNS + column];
+  ${left === "recomputed" ? "let offset = statistics[3u * COLUMNS + column];" : ""}`,
       load: load(left),
       use: (k) => `${masked(left)(k)} set_dx(at${k}, g${k} * scale - constant - d${k} * slope);`,
       flops: rows * channels * (5 + MASK_FLOPS[left]),
       bytes: x.byteLength + dy.byteLength + dx.byteLength + (left === "output" ? y!.byteLength : 0) +
-        coefficients.byteLength,
+        statistics.byteLength + coefficients.byteLength,
     },
     rows,
     channels,

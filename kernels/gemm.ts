@@ -138,14 +138,14 @@ interface Destination {
 
 /** WGSL `store`: what becomes of a finished sum on its way to memory; with row sums, what it adds to those. */
 function storeFunction(
-  { functions, hasColumns, result }: EpilogueText,
+  { functions, result }: EpilogueText,
   sums: RowSumsText | undefined,
   columns: boolean,
 ) {
   const made = result("value", "column", "at");
   return /* wgsl */ `${functions}
 ${sums?.functions ?? ""}
-fn store(m: u32, n4: u32, value: vec4f${hasColumns || columns ? ", column: Column" : ""})${sums ? " -> Terms" : ""} {
+fn store(m: u32, n4: u32, value: vec4f${columns ? ", column: Column" : ""})${sums ? " -> Terms" : ""} {
   if (m < M && n4 < N4) {
     let at = split * STRIDE_OUT + m * N4 + n4;
     ${sums ? sums.store(made) : `set_out(at, ${made});`}

@@ -54,11 +54,12 @@ export function gatherDispatch(gather: Gather): Dispatch {
   const imageTiles = ceilDiv(images, tileImages);
   const tiles = imageTiles * rows.tiles * columns.tiles;
   const items = blocks * ceilDiv(tiles, tilesEach);
+  const loads = normalizedLoads(gather.loadNorm, "SOURCE_BLOCKS"), epilogue = columnEpilogue(gather.epilogue);
   const bindings = {
     source: read(gather.source),
     weight: read(gather.weight),
-    ...normalizedLoads(gather.loadNorm, "SOURCE_BLOCKS").bindings,
-    ...columnEpilogue(gather.epilogue).bindings,
+    ...loads.bindings,
+    ...epilogue.bindings,
     target_: write(gather.target),
   };
   return {
@@ -77,22 +78,21 @@ export function gatherDispatch(gather: Gather): Dispatch {
       TARGET_ROWS: rows.target,
       TARGET_COLUMNS: columns.target,
       WEIGHT_COLUMNS: grouping.outBlocks,
-      ...columnEpilogue(gather.epilogue).constants,
+      ...epilogue.constants,
     },
-    source: gatherSource(gather),
+    source: gatherSource(gather, loads, epilogue),
     workgroups: itemGrid(items, workgroupSize, gather.maxWorkgroups),
     flops: gather.flops,
     bytes: gather.bytes,
   };
 }
 
-function gatherSource(gather: Gather): string {
+function gatherSource(gather: Gather, loads: NormalizedLoads, epilogue: EpilogueText): string {
   const { grouping, transposed, targets, tilesEach, held, workgroupSize } = gather;
   const perGroup = transposed ? grouping.inPerGroup : grouping.outPerGroup;
   const sourcesPerGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
   const weights = new Weights(gather);
   const heldWeights = held ? weights.all(sourcesPerGroup) : "";
-  const loads = normalizedLoads(gather.loadNorm, "SOURCE_BLOCKS"), epilogue = columnEpilogue(gather.epilogue);
   const looped = !held && sourcesPerGroup > 1;
   const norms = looped ? [] : range(sourcesPerGroup).map((s) => loads.prepare(`norm_${s}`, `first_source + ${s}u`));
   const body = tileBody(gather, weights, sourcesPerGroup, { loads, epilogue, looped });

@@ -68,7 +68,7 @@ export async function allocate(
 }
 
 /** The largest number from 1 to `most` that fits, what fits being all up to some number; else 0. */
-function largest(most: number, fits: (n: number) => boolean): number {
+export function largest(most: number, fits: (n: number) => boolean): number {
   let low = 0, high = most;
   while (low < high) {
     const middle = Math.ceil((low + high) / 2);

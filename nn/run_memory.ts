@@ -3,6 +3,7 @@
 import type { Capabilities } from "../kernels/device.ts";
 import { storedElements } from "../kernels/layout.ts";
 import { isAugmented } from "./augment.ts";
+import { largest } from "./batch_size.ts";
 import { residentSizes } from "./batch_source.ts";
 import { describedNetwork } from "./described_network.ts";
 import { stepMemory } from "./memory.ts";
@@ -128,11 +129,5 @@ export async function largestBatch(
 
 /** The index of the last that fits, what fits being all up to some index; -1 where none does. */
 function lastThat<T>(all: readonly T[], fits: (each: T) => boolean): number {
-  let low = -1, high = all.length - 1;
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (fits(all[middle])) low = middle;
-    else high = middle - 1;
-  }
-  return low;
+  return largest(all.length, (n) => fits(all[n - 1])) - 1;
 }

@@ -1,7 +1,7 @@
 /** What the tests share: PyTorch's reference values, the device, and the measure of agreement. */
 
 import { AssertionError } from "@std/assert";
-import { type Device, openDevice } from "../kernels/device.ts";
+import { type Capabilities, type Device, openDevice } from "../kernels/device.ts";
 import { parseSafetensors, type Safetensors, toFloat32 } from "../nn/safetensors.ts";
 
 /** Reads `tests/goldens/NAME.safetensors`; its README tells what each case holds. */
@@ -47,6 +47,11 @@ let opened: Promise<Device> | undefined;
 /** The device of this test file; opened once, never closed: it goes with the process. */
 export function testDevice(): Promise<Device> {
   return opened ??= openDevice();
+}
+
+/** The device's capabilities, as a GPU's: its kernels run on a software adapter, too, barriers and all. */
+export function asGpu({ capabilities }: Device): Capabilities {
+  return { ...capabilities, software: false };
 }
 
 /** A test that uses the GPU: Deno's leak checks are off, as the device outlives the test. */

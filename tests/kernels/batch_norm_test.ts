@@ -15,7 +15,7 @@ import { fromNhwc, padded, type Shape, toNhwc, toPaddedVector } from "../../kern
 import { runOnce } from "../../kernels/program.ts";
 import { rowChunks } from "../../kernels/row_sums.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { assertClose, formula, goldens, gpuTest } from "../support.ts";
+import { asGpu, assertClose, formula, goldens, gpuTest } from "../support.ts";
 
 type Values = Record<string, Float32Array<ArrayBuffer>>;
 
@@ -128,11 +128,6 @@ function assertPaddingZero(values: Float32Array, channels: number, what: string)
   assertEquals(wrong, -1, `${what}: padding at ${wrong} is ${values[wrong]}`);
 }
 
-/** The sizes that a real GPU gets: row lanes and their barriers run on a software adapter, too. */
-function asHardware(device: Device): Capabilities {
-  return { ...device.capabilities, software: false };
-}
-
 const golden = goldens("batch_norm");
 for (const name of golden.cases) {
   gpuTest(`batch norm: PyTorch's case "${name}"`, async (device) => {
@@ -149,7 +144,7 @@ for (const name of golden.cases) {
       runningMean: toPaddedVector(values("before.running_mean")),
       runningVar: toPaddedVector(values("before.running_var")),
     };
-    for (const caps of [device.capabilities, asHardware(device)]) {
+    for (const caps of [device.capabilities, asGpu(device)]) {
       const got = await run(device, layer, given, caps);
       assertClose(fromNhwc(got.y, shape), values("y"), 1e-5, "y");
       assertClose(fromNhwc(got.dx, shape), values("dx"), 1e-5, "dx");
@@ -189,7 +184,7 @@ for (const { rows, channels } of [{ rows: 2, channels: 3 }, { rows: 259, channel
         const layer = spec(rows, channels, relu);
         const given = inputs(layer, { residual });
         const expected = reference(layer, given);
-        for (const caps of [device.capabilities, asHardware(device)]) {
+        for (const caps of [device.capabilities, asGpu(device)]) {
           const got = await run(device, layer, given, caps);
           for (const [name, values] of Object.entries(got)) {
             const ofChannels = (all: Float32Array) => all.filter((_, i) => i % padded(channels) < channels);
@@ -219,7 +214,7 @@ gpuTest("batch norm: a large mean costs no variance", async (device) => {
   const layer = spec(3000, 5);
   const given = inputs(layer, { offset: 1e4 });
   const expected = reference(layer, given);
-  for (const caps of [device.capabilities, asHardware(device)]) {
+  for (const caps of [device.capabilities, asGpu(device)]) {
     const got = await run(device, layer, given, caps);
     for (const name of ["y", "dx", "dweight", "dbias", "runningVar"]) {
       // The mean is rounded to its own last digit, a thousandth here. (PyTorch's dweight is off by 15 % then.)
@@ -260,7 +255,7 @@ gpuTest("batch norm: sums that a producer took in a thousand chunks and more are
       ofSums[second] = total((at) => given.dy[at] * (given.x[at] - expected.mean[c]));
     }
   }
-  for (const caps of [device.capabilities, asHardware(device)]) {
+  for (const caps of [device.capabilities, asGpu(device)]) {
     const names = ["x", "dy", "dx", "weight", "bias", "runningMean", "runningVar", "dweight", "dbias"];
     const at = Object.fromEntries(names.map((name) => [name, operand(name, (given[name] ?? expected[name]).length)]));
     const statistics = operand("statistics", statisticsElements(layer.channels));
@@ -304,8 +299,8 @@ gpuTest("batch norm: a large activation fills a GPU, within the bindings every a
   names.push("statistics", "dweight", "dbias");
   const operands = Object.fromEntries(names.map((name) => [name, operand(name, 64)]));
   const dispatches = [
-    ...batchNormForward(operands, layer, asHardware(device)),
-    ...batchNormBackward(operands as unknown as BatchNormBackwardOperands, layer, asHardware(device)),
+    ...batchNormForward(operands, layer, asGpu(device)),
+    ...batchNormBackward(operands as unknown as BatchNormBackwardOperands, layer, asGpu(device)),
   ];
   for (const dispatch of dispatches) {
     assert(Object.keys(dispatch.bindings).length <= 8, `${dispatch.label} binds too much`);

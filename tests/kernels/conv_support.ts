@@ -35,6 +35,17 @@ export interface ConvKernels {
   ): Dispatch[];
 }
 
+/** 2 x 9 x 23 pixels are 414 rows, no whole number of tiles or chunks; nor are 20 and 36 channels. */
+export const RAGGED_POINTWISE: ConvGeometry = {
+  input: { n: 2, h: 9, w: 23, c: 20 },
+  outChannels: 36,
+  kernelHeight: 1,
+  kernelWidth: 1,
+  stride: 1,
+  padding: 0,
+  groups: 1,
+};
+
 /** Values in PyTorch's layouts: inputs and what they should give. */
 export interface ConvCase {
   readonly geometry: ConvGeometry;

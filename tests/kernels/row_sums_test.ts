@@ -1,5 +1,4 @@
 import { assertEquals } from "@std/assert";
-import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
 import { denseForward, denseForwardChunkRows, denseInputGradient } from "../../kernels/dense_conv.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
 import { type Operand, operand } from "../../kernels/dispatch.ts";
@@ -8,24 +7,10 @@ import { type GemmVariant, variantName } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { type GradientSums, type RowChunks, rowChunks } from "../../kernels/row_sums.ts";
 import { Tuning } from "../../kernels/tuning.ts";
-import { assertClose, formula, gpuTest } from "../support.ts";
+import { asGpu, assertClose, formula, gpuTest } from "../support.ts";
+import { RAGGED_POINTWISE } from "./conv_support.ts";
 
-/** 2 x 9 x 23 pixels are 414 rows, no whole number of chunks; 20 and 36 channels no whole number of tiles. */
-const GEOMETRY: ConvGeometry = {
-  input: { n: 2, h: 9, w: 23, c: 20 },
-  outChannels: 36,
-  kernelHeight: 1,
-  kernelWidth: 1,
-  stride: 1,
-  padding: 0,
-  groups: 1,
-};
-const ROWS = 2 * 9 * 23;
-
-/** A GPU's kernels: those of software take no row sums. */
-function asGpu({ capabilities }: Device): Capabilities {
-  return { ...capabilities, software: false };
-}
+const ROWS = 2 * 9 * 23; // Software takes no row sums: all of this is with a GPU's kernels.
 
 async function run(device: Device, dispatches: Parameters<typeof runOnce>[1], given: Given, wanted: Operand[]) {
   return (await runOnce(device, dispatches, given, wanted)).map((bytes) => new Float32Array(bytes));
@@ -45,17 +30,20 @@ function sumOf(chunk: number, { chunkRows }: RowChunks, term: (row: number) => n
 }
 
 gpuTest("a forward pass writes its output's moments, whatever the variant", async (device) => {
-  const { outChannels: columns } = GEOMETRY;
+  const { outChannels: columns } = RAGGED_POINTWISE;
   const caps = asGpu(device);
   const x = operand("x", ROWS * 20), weight = operand("weight", 20 * columns), bias = operand("bias", columns);
   const y = operand("y", ROWS * columns);
   const given: Given = new Map([[x, values(x, 1)], [weight, values(weight, 2, 0)], [bias, values(bias, 3, 10)]]);
-  const moments = rowChunks("moments", ROWS, columns, denseForwardChunkRows(GEOMETRY, bias, caps));
+  const moments = rowChunks("moments", ROWS, columns, denseForwardChunkRows(RAGGED_POINTWISE, bias, caps));
   const first: Float32Array[] = [];
   for (
-    const variant of variantsOf((caps) => denseForward({ x, weight, bias, y }, GEOMETRY, caps, { moments }), caps)
+    const variant of variantsOf(
+      (caps) => denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, caps, { moments }),
+      caps,
+    )
   ) {
-    const dispatches = denseForward({ x, weight, bias, y }, GEOMETRY, caps, { moments, variant });
+    const dispatches = denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, caps, { moments, variant });
     const [out, sums] = await run(device, dispatches, given, [y, moments.partials]);
     const mean: number[] = [], squares: number[] = [];
     for (let chunk = 0; chunk < moments.chunks; chunk++) {
@@ -75,7 +63,7 @@ gpuTest("a forward pass writes its output's moments, whatever the variant", asyn
 });
 
 gpuTest("an input gradient is masked and summed for the norm before it, whatever the variant", async (device) => {
-  const { input: { c: columns }, outChannels } = GEOMETRY;
+  const { input: { c: columns }, outChannels } = RAGGED_POINTWISE;
   const caps = asGpu(device);
   const dy = operand("dy", ROWS * outChannels), weight = operand("weight", columns * outChannels);
   const [dx, addend, x, y] = ["dx", "addend", "x", "y"].map((label) => operand(label, ROWS * columns));
@@ -88,7 +76,9 @@ gpuTest("an input gradient is masked and summed for the norm before it, whatever
     [y, values(y, 5, 0)],
     [statistics, values(statistics, 6)],
   ]);
-  const [plain] = await run(device, denseInputGradient({ dy, weight, dx, addend }, GEOMETRY, caps), given, [dx]);
+  const [plain] = await run(device, denseInputGradient({ dy, weight, dx, addend }, RAGGED_POINTWISE, caps), given, [
+    dx,
+  ]);
   const of = (operand: Operand, row: number, column: number) => given.get(operand)![row * columns + column];
   const part = (index: number, column: number) => given.get(statistics)![index * columns + column];
   const open: [GradientSums["mask"], (row: number, column: number) => boolean][] = [
@@ -100,7 +90,7 @@ gpuTest("an input gradient is masked and summed for the norm before it, whatever
     const chunkRows = gemmChunkRows({ m: ROWS, n: columns, k: outChannels }, caps);
     const sums = { norm: { x, statistics, mask }, chunks: rowChunks("sums", ROWS, columns, chunkRows) };
     const make = (caps: Capabilities, variant?: GemmVariant) =>
-      denseInputGradient({ dy, weight, dx, addend }, GEOMETRY, caps, { sums, variant });
+      denseInputGradient({ dy, weight, dx, addend }, RAGGED_POINTWISE, caps, { sums, variant });
     const first: Float32Array[] = [];
     // Compiling is slow: all variants for the mask that uses most.
     const variants = variantsOf(make, caps);

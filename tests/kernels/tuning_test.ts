@@ -1,5 +1,4 @@
 import { assert, assertEquals } from "@std/assert";
-import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
 import { denseForward, denseInputGradient, denseWeightGradient } from "../../kernels/dense_conv.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
 import { type Operand, operand } from "../../kernels/dispatch.ts";
@@ -9,16 +8,7 @@ import { runOnce } from "../../kernels/program.ts";
 import { tune } from "../../kernels/tuner.ts";
 import { Tuning } from "../../kernels/tuning.ts";
 import { formula, gpuTest } from "../support.ts";
-
-const GEOMETRY: ConvGeometry = {
-  input: { n: 2, h: 9, w: 23, c: 20 },
-  outChannels: 36,
-  kernelHeight: 1,
-  kernelWidth: 1,
-  stride: 1,
-  padding: 0,
-  groups: 1,
-};
+import { RAGGED_POINTWISE } from "./conv_support.ts";
 
 /** Operands of all three passes, with seeded values. */
 function operands() {
@@ -40,9 +30,9 @@ function products(caps: Capabilities): Gemm[] {
   const tuning = new Tuning();
   const { places: { x, weight, bias, dy, y, dx, dweight, dbias } } = operands();
   const noting = { ...caps, tuning };
-  denseForward({ x, weight, bias, y }, GEOMETRY, noting);
-  denseInputGradient({ dy, weight, dx }, GEOMETRY, noting);
-  denseWeightGradient({ x, dy, dweight, dbias }, GEOMETRY, noting);
+  denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, noting);
+  denseInputGradient({ dy, weight, dx }, RAGGED_POINTWISE, noting);
+  denseWeightGradient({ x, dy, dweight, dbias }, RAGGED_POINTWISE, noting);
   return tuning.unknown.map(({ problem }) => problem);
 }
 
@@ -50,9 +40,9 @@ async function results(device: Device, caps: Capabilities, variant: GemmVariant)
   const { places: { x, weight, bias, dy, y, dx, dweight, dbias }, inputs } = operands();
   const wanted: Operand[] = [y, dx, dweight, dbias];
   const dispatches = [
-    ...denseForward({ x, weight, bias, y }, GEOMETRY, caps, { variant }),
-    ...denseInputGradient({ dy, weight, dx }, GEOMETRY, caps, { variant }),
-    ...denseWeightGradient({ x, dy, dweight, dbias }, GEOMETRY, caps, { variant }),
+    ...denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, caps, { variant }),
+    ...denseInputGradient({ dy, weight, dx }, RAGGED_POINTWISE, caps, { variant }),
+    ...denseWeightGradient({ x, dy, dweight, dbias }, RAGGED_POINTWISE, caps, { variant }),
   ];
   return (await runOnce(device, dispatches, inputs, wanted)).map((bytes) => new Uint8Array(bytes));
 }
@@ -91,7 +81,7 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
   const tuning = new Tuning();
   const caps = { ...device.capabilities, tuning };
   const { places: { x, weight, y } } = operands();
-  denseForward({ x, weight, y }, GEOMETRY, caps);
+  denseForward({ x, weight, y }, RAGGED_POINTWISE, caps);
   const trials = await tune(device, tuning, { sameStrategy: true });
   assertEquals(trials.length, 1);
   const [{ key, tried, won }] = trials;
@@ -101,8 +91,8 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
   assertEquals(await tune(device, tuning), []);
   const forced = tuning.choose(products(device.capabilities)[0], device.capabilities)!;
   assertEquals(
-    denseForward({ x, weight, y }, GEOMETRY, caps)[0].source,
-    denseForward({ x, weight, y }, GEOMETRY, device.capabilities, { variant: forced })[0].source,
+    denseForward({ x, weight, y }, RAGGED_POINTWISE, caps)[0].source,
+    denseForward({ x, weight, y }, RAGGED_POINTWISE, device.capabilities, { variant: forced })[0].source,
   );
 });
 
@@ -110,7 +100,7 @@ gpuTest("products of halves are told from those of floats", ({ capabilities }) =
   const tuning = new Tuning();
   for (const type of ["f32", "f16"] as const) {
     const [x, y] = [operand("x", 2 * 9 * 23 * 20, type), operand("y", 2 * 9 * 23 * 36, type)];
-    denseForward({ x, weight: operand("weight", 720, type), y }, GEOMETRY, { ...capabilities, tuning });
+    denseForward({ x, weight: operand("weight", 720, type), y }, RAGGED_POINTWISE, { ...capabilities, tuning });
   }
   const keys = tuning.unknown.map(({ problem }) => gemmKey(problem));
   assertEquals(keys, ["gemm kn 414x36x20", "gemm kn 414x36x20 f16"]);
