@@ -11,7 +11,7 @@ const REAL = "cat chmod dirname env grep head ln mkdir mktemp mv printf readlink
 const deno = (version: string) =>
   `if [ "$1" = --version ]; then echo "deno ${version} (stable)"; exit 0; fi
 echo "deno $*" >>"$FAKE_LOG"
-echo "cwd $(pwd), home $XDG_RUNTIME_DIR, update check off: $DENO_NO_UPDATE_CHECK, driver $VK_DRIVER_FILES"
+echo "cwd $(pwd), home $XDG_RUNTIME_DIR, update check off: $DENO_NO_UPDATE_CHECK, driver $VK_DRIVER_FILES, backend $DENO_WEBGPU_BACKEND"
 exit "\${FAKE_EXIT:-0}"`;
 
 /** Writes the fake Deno to the file that the shell calls $to. */
@@ -140,7 +140,7 @@ launcherTest("a new enough Deno on the PATH is used, from any folder, with the a
       assertEquals(calls, [
         `deno run --quiet ${permissions} --config ${project}/deno.json ${project}/main.ts train --out a b`,
       ]);
-      assertEquals(out, `cwd ${root}/elsewhere, home /tmp, update check off: 1, driver \n`);
+      assertEquals(out, `cwd ${root}/elsewhere, home /tmp, update check off: 1, driver , backend vulkan\n`);
     });
   }
 });
@@ -304,8 +304,9 @@ launcherTest("a driver that cannot be installed is told, and the program runs al
     assertStringIncludes(err, "that failed; install a driver with: sudo apt-get install mesa-vulkan-drivers\n");
   });
   await onMachine({ deno: "2.9.6", driver: false, tools: [] }, async (run) => {
-    const { code, err } = await run(["train"]);
+    const { code, err, out } = await run(["train"]);
     assertEquals(code, 0);
+    assertStringIncludes(out, "backend \n");
     assertStringIncludes(err, "resnext: no Vulkan driver found; install your system's Mesa Vulkan drivers");
   });
 });
@@ -317,7 +318,7 @@ launcherTest("a driver that the loader is told of, or that NVIDIA hides, or anot
       assertEquals([err, calls.length], ["", 1]);
       return out;
     };
-    await quiet({ FAKE_SYSTEM: "Darwin" });
+    assertStringIncludes(await quiet({ FAKE_SYSTEM: "Darwin" }), "backend \n");
     for (const name of ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES"]) {
       await quiet({ [name]: "/x.json" });
     }
@@ -325,11 +326,12 @@ launcherTest("a driver that the loader is told of, or that NVIDIA hides, or anot
     const hidden = join(root, "sys/usr/local/nvidia/share/vulkan/icd.d");
     await Deno.mkdir(hidden, { recursive: true });
     await Deno.writeTextFile(join(hidden, "nvidia_icd.json"), "{}");
-    assertStringIncludes(await quiet({}), `driver ${hidden}/nvidia_icd.json\n`);
+    assertStringIncludes(await quiet({}), `driver ${hidden}/nvidia_icd.json, backend vulkan\n`);
 
     await Deno.mkdir(join(root, "sys/etc/vulkan/icd.d"), { recursive: true });
     await Deno.writeTextFile(join(root, "sys/etc/vulkan/icd.d/nvidia_icd.json"), "{}");
-    assertStringIncludes(await quiet({}), "driver \n");
+    assertStringIncludes(await quiet({}), "driver , backend vulkan\n");
+    assertStringIncludes(await quiet({ DENO_WEBGPU_BACKEND: "gl" }), "backend gl\n");
   });
 });
 
