@@ -81,6 +81,12 @@ async function deviceFindings(system: SystemFacts, measure: boolean, tell: (what
     device = await openDevice();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
+    const adapter = await navigator.gpu?.requestAdapter();
+    if (adapter) {
+      const name = adapter.info.description || "GPU";
+      const steps = ["end other programs that use it, update its driver, or restart the machine"];
+      return [{ name: "GPU", verdict: "bad", text: `${name}: ${error.message}`, steps }];
+    }
     const { state, steps } = adapterAdvice(system, false);
     return [{ name: "GPU", verdict: "bad", text: `none found: ${state}`, steps }];
   }
