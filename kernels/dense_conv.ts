@@ -135,7 +135,9 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
     },
     b: {
       along: "k",
-      wgsl: `fn load_b(k4: u32, n: u32) -> vec4f { return get_weight((k4 / O4 * (C4 * 4u) + n) * O4 + k4 % O4); }`,
+      wgsl: `fn load_b(k4: u32, n: u32) -> vec4f { return get_weight(${
+        size.pointwise ? "n * O4 + k4" : "(k4 / O4 * (C4 * 4u) + n) * O4 + k4 % O4"
+      }); }`,
     },
     out: dx,
     addend,

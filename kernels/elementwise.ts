@@ -6,11 +6,12 @@ import { ceilDiv, itemGrid, unroll } from "./wgsl.ts";
 
 /**
  * WGSL `relu(vec4f)`, NaN staying NaN as in PyTorch: `max` may drop it, and a compiler may turn a comparison into `max`,
- * which would hide a training run gone wrong. So it is the bits that are compared: -0.0 to -infinity become 0.
+ * which would hide a training run gone wrong. So it is the bits that are compared, as signed numbers: -0.0 to -infinity, the
+ * least ones, become 0.
  */
 export const RELU = /* wgsl */ `
 fn relu(v: vec4f) -> vec4f {
-  return select(v, vec4f(), (bitcast<vec4u>(v) ^ vec4u(0x80000000u)) <= vec4u(0x7f800000u));
+  return select(v, vec4f(), bitcast<vec4i>(v) <= bitcast<vec4i>(vec4u(0xff800000u)));
 }`;
 
 /** `y = max(x, 0)`. */

@@ -15,24 +15,34 @@ const DEPTH4 = DEPTH / 4;
 /**
  * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4 or 8 columns. Both tiles
  * keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is transposed.
- * A thread's rows lie 16 apart (along k) or in fours (along m), its columns in fours, so that neighbours read neighbouring
- * banks. While a tile is used, the next one is already on its way to registers.
+ * While a tile is used, the next one is already on its way to registers.
+ *
+ * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
+ * constant, so that a read is one instruction, without arithmetic or a check of its bounds; what the 16 elements of k do is
+ * written out for the same reason. A line is a few `vec4f` longer than needed, so that neighbours meet different banks.
  */
 export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: GemmVariant): Tile {
   const { a: { along: aAlong }, b: { along: bAlong } } = problem;
   const rows = rowsPerThread * 16, columns = columns4 * 64;
-  // Along k a row of the tile is one longer than needed: threads that store different k then meet different banks.
-  const aStride = aAlong === "k" ? rows + 1 : rows / 4, bStride = bAlong === "k" ? columns + 1 : columns / 4;
+  const [aLine, bLine] = lines(problem, { rows: rowsPerThread, columns4 });
   const aLoads = rows * DEPTH4 / THREADS, bLoads = columns * DEPTH4 / THREADS;
 
-  // The vec4 that load `r` of a thread fetches: which one of the tile, where it stands there, how it is loaded.
+  // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
   const index = (r: number) => `(lane + ${r * THREADS}u)`;
   const alongK = (r: number) => ({ k4: `${index(r)} % ${DEPTH4}u`, line: `${index(r)} / ${DEPTH4}u` });
-  const aPlace = (r: number) => aAlong === "k" ? `${alongK(r).k4} * ${aStride}u + ${alongK(r).line}` : index(r);
-  // Column 4 j + i stands at i * columns / 4 + j: a thread's four columns are then read without bank conflicts.
+  // A thread's rows lie 16 apart (along k) or in fours (along m).
+  const aPlace = (r: number) => {
+    const { k4, line } = alongK(r), k = `${index(r)} / ${rows / 4}u`, m4 = `${index(r)} % ${rows / 4}u`;
+    return aAlong === "k"
+      ? `[${line} % 16u][${line} / 16u * ${DEPTH4}u + ${k4}]`
+      : `[${m4} % 16u][${m4} / 16u * ${DEPTH}u + ${k}]`;
+  };
+  // Its columns lie in fours.
   const bPlace = (r: number) => {
-    const { k4, line } = alongK(r);
-    return bAlong === "k" ? `${k4} * ${bStride}u + ${line} % 4u * ${columns / 4}u + ${line} / 4u` : index(r);
+    const { k4, line } = alongK(r), k = `${index(r)} / ${columns / 4}u`, n4 = `${index(r)} % ${columns / 4}u`;
+    return bAlong === "k"
+      ? `[${line} / 4u % 16u][${line} / 64u * ${DEPTH}u + ${line} % 4u * ${DEPTH4}u + ${k4}]`
+      : `[${n4} % 16u][${n4} / 16u * ${DEPTH}u + ${k}]`;
   };
   const prepareA = (r: number) =>
     aAlong === "k"
@@ -56,24 +66,24 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
   };
   const fetch = (k: string) => unroll(aLoads, (r) => fetchA(r, k)) + "\n" + unroll(bLoads, (r) => fetchB(r, k));
 
-  const readA = aAlong === "k"
-    ? unroll(rowsPerThread, (i) => `let a_${i} = tile_a[s * ${aStride}u + ty + ${i * 16}u];`)
-    : unroll(rowsPerThread, (i) => {
-      const i4 = i >> 2, kk = i & 3;
-      return `let a_${i4}_${kk} = tile_a[(s * 4u + ${kk}u) * ${aStride}u + ty + ${i4 * 16}u];`;
-    });
-  const readB = unroll(4 * columns4, (q) => {
-    const j = q >> 2, kk = q & 3;
-    return bAlong === "k"
-      ? `let b_${j}_${kk} = tile_b[s * ${bStride}u + ${kk * columns / 4}u + tx + ${j * 16}u];`
-      : `let b_${j}_${kk} = tile_b[(s * 4u + ${kk}u) * ${bStride}u + tx + ${j * 16}u];`;
+  // Four elements of k.
+  const steps = unroll(DEPTH4, (s) => {
+    const a = (i: number, kk: number) => `tile_a[ty][${aAlong === "k" ? i * DEPTH4 + s : i * DEPTH + s * 4 + kk}]`;
+    const b = (j: number, kk: number) => `b_${j}_${kk}`;
+    const readB = (j: number, kk: number) => j * DEPTH + (bAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk);
+    return `{
+      ${unroll(4 * columns4, (q) => `let ${b(q >> 2, q & 3)} = tile_b[tx][${readB(q >> 2, q & 3)}];`)}
+      ${step(problem, { rows: rowsPerThread, columns4, a, b })}
+    }`;
   });
-  const inner = step(problem, {
-    rows: rowsPerThread,
-    columns4,
-    a: (i, kk) => aAlong === "k" ? `a_${i}` : `a_${i}_${kk}`,
-    b: (j, kk) => `b_${j}_${kk}`,
-  });
+  // The workgroups of the first rows sum for all. In a loop, so that nothing it reads is kept for the steps.
+  const columnSums = problem.columnSums
+    ? `if (tile_m == 0u) {
+      for (var s = 0u; s < ${DEPTH}u; s += 4u) {
+        ${addColumnSums(problem, columns4, (j, kk) => `tile_b[tx][s + ${j * DEPTH + kk}u]`)}
+      }
+    }`
+    : "";
   const row = (i: number) => aAlong === "k" ? `ty + ${i * 16}u` : `(ty + ${(i >> 2) * 16}u) * 4u + ${i & 3}u`;
   const column4 = (j: number) => `tile_n / 4u + tx + ${j * 16}u`;
   const sums = problem.columnSums
@@ -84,8 +94,8 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
     columns,
     workgroupSize: THREADS,
     declarations: /* wgsl */ `
-var<workgroup> tile_a: array<vec4f, ${aStride * (aAlong === "k" ? DEPTH4 : DEPTH)}>;
-var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH)}>;`,
+var<workgroup> tile_a: array<array<vec4f, ${aLine}>, 16>;
+var<workgroup> tile_b: array<array<vec4f, ${bLine}>, 16>;`,
     body: /* wgsl */ `
   let tx = lane % 16u;
   let ty = lane / 16u;
@@ -95,16 +105,12 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
   ${fetch("k_begin")}
   ${accumulators(problem, rowsPerThread, columns4)}
   for (var k = k_begin; k < k_end; k += ${DEPTH}u) {
-    ${unroll(aLoads, (r) => `tile_a[${aPlace(r)}] = next_a_${r};`)}
-    ${unroll(bLoads, (r) => `tile_b[${bPlace(r)}] = next_b_${r};`)}
+    ${unroll(aLoads, (r) => `tile_a${aPlace(r)} = next_a_${r};`)}
+    ${unroll(bLoads, (r) => `tile_b${bPlace(r)} = next_b_${r};`)}
     workgroupBarrier();
     ${fetch(`k + ${DEPTH}u`)}
-    for (var s = 0u; s < ${DEPTH4}u; s++) {
-      ${readA}
-      ${readB}
-      ${addColumnSums(problem, columns4, (j, kk) => `b_${j}_${kk}`)}
-      ${inner}
-    }
+    ${columnSums}
+    ${steps}
     workgroupBarrier();
   }
   ${
@@ -120,6 +126,11 @@ var<workgroup> tile_b: array<vec4f, ${bStride * (bAlong === "k" ? DEPTH4 : DEPTH
   };
 }
 
+/** How many `vec4f` a line of each tile takes. */
+function lines({ a }: Gemm, { rows, columns4 }: Omit<GemmVariant, "strategy">): [a: number, b: number] {
+  return [rows * DEPTH4 + (a.along === "k" ? 4 : 1), columns4 * DEPTH + 1];
+}
+
 /** Rows of a chunk of row sums: those of 16 threads, four each. */
 export const SHARED_CHUNK = 64;
 
@@ -128,8 +139,8 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
   const name = `chunk_${chunk}`, first = `(tile_m + ${chunk * SHARED_CHUNK}u)`;
   const to = { row: first, chunkRows: SHARED_CHUNK };
   const exchange = (one: string, other: string, add: string) => /* wgsl */ `
-  tile_a[lane] = ${one};
-  tile_b[lane] = ${other};
+  tile_a[tx][ty] = ${one};
+  tile_b[tx][ty] = ${other};
   workgroupBarrier();
   if (ty == 0u) {
     var sum = vec4f();
@@ -143,8 +154,8 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
       `${name}_second`,
       /* wgsl */ `
     for (var t = 0u; t < 16u; t++) {
-      sum += tile_a[t * 16u + tx];
-      second += tile_b[t * 16u + tx];
+      sum += tile_a[tx][t];
+      second += tile_b[tx][t];
     }
     ${storeChunk("sum", "second", to)}`,
     );
@@ -155,12 +166,12 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
     `${name}_mean`,
     `${name}_squares`,
     /* wgsl */ `
-    let shift = tile_a[tx];
+    let shift = tile_a[tx][0];
     for (var t = 0u; t < 16u; t++) {
       let n = ${own("t")};
-      let d = tile_a[t * 16u + tx] - shift;
+      let d = tile_a[tx][t] - shift;
       sum += n * d;
-      second += tile_b[t * 16u + tx] + n * d * d;
+      second += tile_b[tx][t] + n * d * d;
     }
     let n = f32(min(max(M, ${first}) - ${first}, ${SHARED_CHUNK}u));
     ${storeChunk("shift + sum / n", "max(second - sum * sum / n, vec4f())", to)}`,
@@ -168,17 +179,25 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
 }
 
 /** The variants, the best guess first: the largest tile that makes enough workgroups and lies mostly inside the result. */
-export function sharedVariants({ m, n, k }: Gemm, caps: Capabilities): GemmVariant[] {
+export function sharedVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
+  const { m, n, k } = problem;
   // Sums that are long enough to be split make workgroups of their own.
   const pieces = Math.max(1, Math.floor(k / 1024));
-  const busy = ([rows, columns4]: readonly number[]) =>
+  const busy = ({ rows, columns4 }: GemmVariant) =>
     ceilDiv(m, rows * 16) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
-  const roomy = caps.maxWorkgroupStorageBytes >= 2 * 129 * DEPTH4 * 16;
-  const sizes = [[8, 2], [8, 1], [4, 2], [4, 1]].filter(([, columns4]) => columns4 === 1 || (n > 64 && roomy));
-  const guess = sizes.filter(([rows, columns4]) => rows === 8 || columns4 === 1).find(busy) ?? [4, 1];
-  const ordered = [guess, ...sizes.filter((size) => String(size) !== String(guess))];
-  return ordered.map(([rows, columns4]) => ({ strategy: "shared", rows, columns4 }));
+  const fits = (size: GemmVariant) => {
+    const [aLine, bLine] = lines(problem, size);
+    return (size.columns4 === 1 || n > size.columns4 * 32) &&
+      16 * (aLine + bLine) * 16 <= caps.maxWorkgroupStorageBytes;
+  };
+  const variants = SIZES.map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 })).filter(fits);
+  // The largest tile needs most of a GPU's registers and the narrow 4x2 serves few: only measuring chooses them.
+  const guess = variants.find((size) => !["8x4", "4x2"].includes(`${size.rows}x${size.columns4}`) && busy(size)) ??
+    variants.at(-1)!;
+  return [guess, ...variants.filter((size) => size !== guess)];
 }
 
+/** Rows and columns (in fours) of a thread. */
+const SIZES = [[8, 4], [8, 2], [8, 1], [4, 2], [4, 1]];
 /** Workgroups that keep a large GPU busy. */
 const ENOUGH_TILES = 128;

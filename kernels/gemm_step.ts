@@ -20,23 +20,21 @@ export function step(
   { rows, columns4, a, b }: Step,
 ): string {
   const lines: string[] = [];
-  const each = (body: (i: number, j: number) => string) => {
-    for (let i = 0; i < rows; i++) {
-      if (aAlong === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
-      for (let j = 0; j < columns4; j++) lines.push(body(i, j));
-    }
-  };
   if (aAlong === "m") {
     for (let i4 = 0; i4 < rows / 4; i4++) {
       for (let kk = 0; kk < 4; kk++) lines.push(`let q_${i4}_${kk} = ${a(i4, kk)};`);
     }
-    const term = (i: number, j: number) => (kk: number) => `q_${i >> 2}_${kk}.${"xyzw"[i & 3]} * ${b(j, kk)}`;
-    each((i, j) => `acc_${i}_${j} += ${[0, 1, 2, 3].map(term(i, j)).join(" + ")};`);
-  } else if (bAlong === "n") {
-    const term = (i: number, j: number) => (kk: number) => `p_${i}.${"xyzw"[kk]} * ${b(j, kk)}`;
-    each((i, j) => `acc_${i}_${j} += ${[0, 1, 2, 3].map(term(i, j)).join(" + ")};`);
-  } else {
-    each((i, j) => `acc_${i}_${j} += vec4f(${[0, 1, 2, 3].map((kk) => `dot(p_${i}, ${b(j, kk)})`).join(", ")});`);
+  }
+  const right = (j: number, kk: number) => {
+    const columns = [0, 1, 2, 3].map((c) => `${b(j, c)}.${"xyzw"[kk]}`);
+    return bAlong === "n" ? b(j, kk) : `vec4f(${columns.join(", ")})`;
+  };
+  for (let i = 0; i < rows; i++) {
+    if (aAlong === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
+    const left = (kk: number) => aAlong === "k" ? `p_${i}.${"xyzw"[kk]}` : `q_${i >> 2}_${kk}.${"xyzw"[i & 3]}`;
+    for (let j = 0; j < columns4; j++) {
+      for (let kk = 0; kk < 4; kk++) lines.push(`acc_${i}_${j} += ${left(kk)} * ${right(j, kk)};`);
+    }
   }
   return lines.join("\n");
 }

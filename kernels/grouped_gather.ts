@@ -174,8 +174,9 @@ function tileBody(
               for (const k of range(targets)) {
                 const { declaration, terms } = weights.use(ky * columns.kernel + kx, s, k);
                 if (declaration) lines.push(declaration);
+                // One statement each: a sum of products would be added to the sum by an addition of its own.
                 const products = terms.map((w, j) => `${value}.${gather.grouping.swizzles[j]} * ${w}`);
-                lines.push(`sum_${b}_${r}_${p}_${k} += ${products.join(" + ")};`);
+                lines.push(...products.map((product) => `sum_${b}_${r}_${p}_${k} += ${product};`));
               }
             }
           }
