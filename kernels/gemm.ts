@@ -26,7 +26,7 @@ import { type Binding, type Dispatch, type Operand, operand, write } from "./dis
 import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
 import { hasColumns } from "./gemm_step.ts";
 import { registerTile, registerVariants } from "./gemm_registers.ts";
-import { SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_shared.ts";
+import { ENOUGH_TILES, SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_shared.ts";
 import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
 import { partialSums } from "./partial_sums.ts";
 import { type RowSumsText, rowSumsText } from "./row_sums.ts";
@@ -51,7 +51,7 @@ function subgroupsServe({ subgroupSize }: Capabilities): boolean {
 /** All ways to compute a product on an adapter, the one that rules choose first. */
 export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
   const variants = [
-    ...sharedVariants(problem, caps),
+    ...sharedVariants(problem, splitCount(problem, caps), caps),
     ...(subgroupsServe(caps) ? subgroupVariants(problem, caps) : []),
     ...registerVariants(),
   ];
@@ -68,7 +68,8 @@ export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
  * split, and in software, where each product would be compiled twice for a hundredth of a step.
  */
 export function gemmChunkRows(product: Pick<Gemm, "m" | "n" | "k" | "bias">, caps: Capabilities): number {
-  return chooseStrategy(caps) === "shared" && splitCount(product, caps) === 1 ? SHARED_CHUNK : 0;
+  const pieces = splitCount({ ...product, a: { along: "k" } }, caps);
+  return chooseStrategy(caps) === "shared" && pieces === 1 ? SHARED_CHUNK : 0;
 }
 
 /** What tells a product from others, for a table of tuned variants. */
@@ -106,18 +107,19 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
 
 /**
  * How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. By the
- * product alone, not its variant: with that, every variant adds in the same order and gives the same bits.
+ * product alone, not its variant: with that, every variant adds in the same order and gives the same bits. Weight gradients
+ * have the longest sums: those make enough pieces for the largest tiles, which load least.
  */
-function splitCount({ m, n, k, bias, norm, addend, relu, rowSums }: Splittable, caps: Capabilities): number {
-  const tiles = ceilDiv(m, 64) * ceilDiv(n, 64);
-  if (caps.software || bias || norm || addend || relu || rowSums || tiles >= FEW_WORKGROUPS) return 1;
+function splitCount({ a, m, n, k, bias, norm, addend, relu, rowSums }: Splittable, caps: Capabilities): number {
+  const side = a.along === "m" ? 128 : 64, tiles = ceilDiv(m, side) * ceilDiv(n, side);
+  if (caps.software || bias || norm || addend || relu || rowSums || tiles >= ENOUGH_TILES) return 1;
   return Math.max(1, Math.min(ceilDiv(ENOUGH_WORKGROUPS, tiles), Math.floor(k / LEAST_SPLIT), MOST_SPLITS));
 }
 
-type Splittable = Pick<Gemm, "m" | "n" | "k" | "bias" | "norm" | "addend" | "relu" | "rowSums">;
+type Splittable = Pick<Gemm, "m" | "n" | "k" | "bias" | "norm" | "addend" | "relu" | "rowSums"> & {
+  readonly a: Pick<Gemm["a"], "along">;
+};
 
-/** From here on a large GPU is busy enough for partial results to cost more than they bring. */
-const FEW_WORKGROUPS = 128;
 const ENOUGH_WORKGROUPS = 384;
 /** Pieces are cut at multiples of every strategy's step. */
 const SPLIT_STEP = 16;

@@ -178,26 +178,26 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
   );
 }
 
-/** The variants, the best guess first: the largest tile that makes enough workgroups and lies mostly inside the result. */
-export function sharedVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
-  const { m, n, k } = problem;
-  // Sums that are long enough to be split make workgroups of their own.
-  const pieces = Math.max(1, Math.floor(k / 1024));
+/**
+ * The variants, the best guess first: the largest tile that lies mostly inside the result and makes enough workgroups, the
+ * sums being cut into `pieces`.
+ */
+export function sharedVariants(problem: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
+  const { m, n } = problem;
+  const fits = (size: GemmVariant) => {
+    const { rows, columns4 } = size, [aLine, bLine] = lines(problem, size);
+    const inside = (rows === 4 || m > rows * 8) && (columns4 === 1 || n > columns4 * 32);
+    return inside && 16 * (aLine + bLine) * 16 <= caps.maxWorkgroupStorageBytes;
+  };
   const busy = ({ rows, columns4 }: GemmVariant) =>
     ceilDiv(m, rows * 16) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
-  const fits = (size: GemmVariant) => {
-    const [aLine, bLine] = lines(problem, size);
-    return (size.columns4 === 1 || n > size.columns4 * 32) &&
-      16 * (aLine + bLine) * 16 <= caps.maxWorkgroupStorageBytes;
-  };
   const variants = SIZES.map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 })).filter(fits);
-  // The largest tile needs most of a GPU's registers and the narrow 4x2 serves few: only measuring chooses them.
-  const guess = variants.find((size) => !["8x4", "4x2"].includes(`${size.rows}x${size.columns4}`) && busy(size)) ??
-    variants.at(-1)!;
+  // The largest takes most of a GPU's registers: only measuring chooses it.
+  const guess = variants.find((size) => size.columns4 < 4 && busy(size)) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
 }
 
 /** Rows and columns (in fours) of a thread. */
 const SIZES = [[8, 4], [8, 2], [8, 1], [4, 2], [4, 1]];
 /** Workgroups that keep a large GPU busy. */
-const ENOUGH_TILES = 128;
+export const ENOUGH_TILES = 128;

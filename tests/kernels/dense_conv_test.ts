@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
 import { denseForward, denseInputGradient, type DenseOptions, denseWeightGradient } from "../../kernels/dense_conv.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
@@ -91,6 +91,26 @@ gpuTest("a long sum over few outputs is split on a GPU, and never in software", 
     denseWeightGradient(operands, geometry, { ...device.capabilities, software }).map(({ label }) => label);
   assertEquals(labels(false), ["conv2d.weight_gradient", "partial_sums"]);
   assertEquals(labels(true), ["conv2d.weight_gradient"]);
+  return Promise.resolve();
+});
+
+gpuTest("every weight gradient of a ResNeXt-50 makes enough workgroups for a large GPU", ({ capabilities }) => {
+  const gpu = { ...capabilities, software: false };
+  // Channels in and out, and the image's side: 64 images of 224x224.
+  for (
+    const [c, outChannels, side] of [[64, 256, 56], [256, 64, 56], [128, 512, 28], [512, 1024, 14], [1024, 2048, 7]]
+  ) {
+    const input = { n: 64, h: side, w: side, c };
+    const geometry = { input, outChannels, kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1 };
+    const pixels = 64 * side ** 2;
+    const operands = {
+      x: operand("x", pixels * c),
+      dy: operand("dy", pixels * outChannels),
+      dweight: operand("dweight", c * outChannels),
+    };
+    const [{ workgroups: [x, y, z] }] = denseWeightGradient(operands, geometry, gpu);
+    assert(x * y * z >= 128, `${c} to ${outChannels}: ${x * y * z}`);
+  }
   return Promise.resolve();
 });
 
