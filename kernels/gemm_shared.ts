@@ -153,10 +153,7 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
       `${name}_first`,
       `${name}_second`,
       /* wgsl */ `
-    for (var t = 0u; t < 16u; t++) {
-      sum += tile_a[tx][t];
-      second += tile_b[tx][t];
-    }
+    ${unroll(16, (t) => `sum += tile_a[tx][${t}]; second += tile_b[tx][${t}];`)}
     ${storeChunk("sum", "second", to)}`,
     );
   }
@@ -167,11 +164,14 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
     `${name}_squares`,
     /* wgsl */ `
     let shift = tile_a[tx][0];
-    for (var t = 0u; t < 16u; t++) {
-      let n = ${own("t")};
-      let d = tile_a[tx][t] - shift;
+    ${
+      unroll(16, (t) =>
+        /* wgsl */ `{
+      let n = ${own(`${t}u`)};
+      let d = tile_a[tx][${t}] - shift;
       sum += n * d;
-      second += tile_b[tx][t] + n * d * d;
+      second += tile_b[tx][${t}] + n * d * d;
+    }`)
     }
     let n = f32(min(max(M, ${first}) - ${first}, ${SHARED_CHUNK}u));
     ${storeChunk("shift + sum / n", "max(second - sum * sum / n, vec4f())", to)}`,

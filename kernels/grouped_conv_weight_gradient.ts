@@ -127,7 +127,7 @@ interface Plan {
   readonly workgroupSize: number;
 }
 
-const MAX_CHUNKS = 1024;
+const MAX_CHUNKS = 4096;
 /** vec4 sums in the registers of a GPU's invocation, and those a CPU's may have in its nearest cache. */
 const GPU_SUMS = 36;
 const SOFTWARE_SUMS = 80;
