@@ -5,10 +5,11 @@
 
 import type { Device } from "../kernels/device.ts";
 import { type Dispatch, shaderText } from "../kernels/dispatch.ts";
+import { passTimes, type TimedPass } from "../kernels/timestamps.ts";
 import { owners } from "../nn/owners.ts";
 import type { Plan } from "../nn/plan.ts";
-import { type Limits, repeated, submit } from "./limits.ts";
-import { spread, timed } from "./measure.ts";
+import { type Limits, repeated } from "./limits.ts";
+import { spread } from "./measure.ts";
 
 /** How times were taken. */
 export type ProfileMethod = "timestamps" | "repetition";
@@ -85,9 +86,6 @@ export async function profileOperations(device: Device, plan: Plan, limits: Limi
 /** Of one operation in a pass. */
 const REPETITIONS = 10;
 
-/** A query set holds at most 4096 timestamps, two a dispatch. */
-const DISPATCHES_A_SET = 2048;
-
 /** Medians over runs of `times` each; undefined when the device's clock does not agree with the host's. */
 async function timestamps(
   device: Device,
@@ -115,43 +113,10 @@ export async function dispatchTimes(
   indices: readonly number[],
   times = 1,
 ): Promise<number[] | undefined> {
-  const { gpu } = device;
-  const count = Math.min(indices.length, DISPATCHES_A_SET);
-  const queries = gpu.createQuerySet({ type: "timestamp", count: count * 2 });
-  const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
-  const resolved = await device.buffer("timestamps", count * 16, usage);
-  try {
-    const all: number[] = [];
-    for (let first = 0; first < indices.length; first += count) {
-      const chunk = Math.min(count, indices.length - first);
-      const hostMs = await timed(() =>
-        submit(device, (encoder) => {
-          for (let i = 0; i < chunk; i++) {
-            program.encodeOne(encoder, indices[first + i], times, {
-              querySet: queries,
-              beginningOfPassWriteIndex: i * 2,
-              endOfPassWriteIndex: i * 2 + 1,
-            });
-          }
-          encoder.resolveQuerySet(queries, 0, chunk * 2, resolved, 0);
-        })
-      );
-      const stamps = new BigUint64Array(await device.read(resolved, 0, chunk * 16));
-      const ms = (from: number, to: number) => Number(stamps[to] - stamps[from]) / 1e6;
-      if (!plausible(stamps, ms(0, chunk * 2 - 1), hostMs)) return undefined;
-      for (let i = 0; i < chunk; i++) all.push(ms(i * 2, i * 2 + 1) / times);
-    }
-    return all;
-  } finally {
-    queries.destroy();
-    resolved.destroy();
-  }
-}
-
-/** In order, and together neither longer than the host waited nor a small part of it. */
-function plausible(stamps: BigUint64Array, deviceMs: number, hostMs: number): boolean {
-  for (let i = 1; i < stamps.length; i += 2) if (stamps[i] < stamps[i - 1]) return false;
-  return deviceMs < hostMs * 1.05 && (deviceMs > hostMs * 0.3 || hostMs - deviceMs < 20);
+  const passes = indices.map((index): TimedPass => (encoder, stamps) =>
+    program.encodeOne(encoder, index, times, stamps)
+  );
+  return (await passTimes(device, passes))?.map((ms) => ms / times);
 }
 
 async function repetitions(device: Device, plan: Plan, limits: Limits): Promise<number[]> {

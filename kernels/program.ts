@@ -87,13 +87,15 @@ export class Program implements Suspect {
     pass.end();
   }
 
-  /** Encodes all dispatches, in order, into one compute pass. */
-  encode(encoder: GPUCommandEncoder): void {
-    const pass = encoder.beginComputePass();
-    for (const { pipeline, bindGroup, workgroups } of this.#ready) {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, bindGroup);
-      pass.dispatchWorkgroups(...workgroups);
+  /** Encodes all dispatches, in order, into one compute pass; for measuring `times` over. */
+  encode(encoder: GPUCommandEncoder, times = 1, timestampWrites?: GPUComputePassTimestampWrites): void {
+    const pass = encoder.beginComputePass({ timestampWrites });
+    for (let i = 0; i < times; i++) {
+      for (const { pipeline, bindGroup, workgroups } of this.#ready) {
+        pass.setPipeline(pipeline);
+        pass.setBindGroup(0, bindGroup);
+        pass.dispatchWorkgroups(...workgroups);
+      }
     }
     pass.end();
   }

@@ -5,6 +5,7 @@ import type { Dispatch, Operand } from "./dispatch.ts";
 import { gemm, gemmKey, gemmVariants } from "./gemm.ts";
 import { type GemmVariant, variantName } from "./gemm_problem.ts";
 import { Program } from "./program.ts";
+import { passTimes, type TimedPass } from "./timestamps.ts";
 import type { Tuning } from "./tuning.ts";
 
 /** What was tried for one product. */
@@ -23,8 +24,12 @@ export interface TunerOptions {
   readonly onTrial?: (trial: Trial, done: number, all: number) => void;
 }
 
-/** Timed work of one variant in one round, in milliseconds: long beside the noise of a read. */
+/**
+ * Timed work of one variant in one round, in milliseconds: long beside the noise of a read, or of other work on the cores
+ * that a software adapter runs on. By a GPU's own clock little is enough.
+ */
 const ROUND = 25;
+const STAMPED_GPU_ROUND = 1;
 const ROUNDS = 3;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
@@ -79,31 +84,59 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[]):
     const place = (operand: Operand) => ({ buffer: buffers.get(operand)!, offset: 0 });
     for (const list of lists) programs.push(await Program.create(device, list, place));
     const [probe] = buffers.values();
-    const run = async (program: Program, repeats: number) => {
-      const encoder = device.gpu.createCommandEncoder();
-      for (let i = 0; i < repeats; i++) program.encode(encoder);
-      const started = performance.now();
-      device.gpu.queue.submit([encoder.finish()]);
-      await device.read(probe, 0, 16);
-      return performance.now() - started;
-    };
-    // A read alone costs several milliseconds: it is measured too, and taken off.
-    const idle = Math.min(await run(programs[0], 0), await run(programs[0], 0), await run(programs[0], 0));
-    const repeats: number[] = [];
-    for (const program of programs) {
-      await run(program, 1);
-      const rough = Math.max(0.01, (await run(program, 4) - idle) / 4);
-      repeats.push(Math.max(2, Math.min(4096, Math.ceil(ROUND / rough))));
-    }
-    const least = programs.map(() => Infinity);
-    for (let round = 0; round < ROUNDS; round++) {
-      for (const [i, program] of programs.entries()) {
-        least[i] = Math.min(least[i], Math.max(1e-4, await run(program, repeats[i]) - idle) / repeats[i]);
-      }
-    }
-    return least;
+    return await byDeviceClock(device, programs) ?? await byHostClock(device, programs, probe);
   } finally {
     for (const program of programs) program.destroy();
     for (const buffer of buffers.values()) buffer.destroy();
   }
+}
+
+/** All rounds in one submission; undefined where the device has no clock that can be believed. */
+async function byDeviceClock(device: Device, programs: readonly Program[]): Promise<number[] | undefined> {
+  const pass = (program: Program, times: number): TimedPass => (encoder, stamps) =>
+    program.encode(encoder, times, stamps);
+  const once = programs.map((program) => pass(program, 1));
+  // The first run warms up: drivers may finish compiling then.
+  await passTimes(device, once);
+  const rough = await passTimes(device, once);
+  if (!rough) return undefined;
+  const repeats = repeatsOf(rough, device.capabilities.software ? ROUND : STAMPED_GPU_ROUND);
+  const round = programs.map((program, i) => pass(program, repeats[i]));
+  const ms = await passTimes(device, Array.from({ length: ROUNDS }, () => round).flat());
+  return ms && programs.map((_, i) => {
+    const rounds = ms.filter((_, at) => at % programs.length === i);
+    return Math.max(1e-4, Math.min(...rounds)) / repeats[i];
+  });
+}
+
+/** Each variant and round waited for by itself. */
+async function byHostClock(device: Device, programs: readonly Program[], probe: GPUBuffer): Promise<number[]> {
+  const run = async (program: Program, times: number) => {
+    const encoder = device.gpu.createCommandEncoder();
+    program.encode(encoder, times);
+    const started = performance.now();
+    device.gpu.queue.submit([encoder.finish()]);
+    await device.read(probe, 0, 16);
+    return performance.now() - started;
+  };
+  // A read alone costs several milliseconds: it is measured too, and taken off.
+  const idle = Math.min(await run(programs[0], 0), await run(programs[0], 0), await run(programs[0], 0));
+  const rough: number[] = [];
+  for (const program of programs) {
+    await run(program, 1);
+    rough.push((await run(program, 4) - idle) / 4);
+  }
+  const repeats = repeatsOf(rough, ROUND);
+  const least = programs.map(() => Infinity);
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [i, program] of programs.entries()) {
+      least[i] = Math.min(least[i], Math.max(1e-4, await run(program, repeats[i]) - idle) / repeats[i]);
+    }
+  }
+  return least;
+}
+
+/** How often to run what takes `rough` milliseconds, for a round of `round`. */
+function repeatsOf(rough: readonly number[], round: number): number[] {
+  return rough.map((ms) => Math.max(2, Math.min(4096, Math.ceil(round / Math.max(0.01, ms)))));
 }
