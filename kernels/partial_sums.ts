@@ -3,10 +3,12 @@
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { operand, read, write } from "./dispatch.ts";
-import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, itemGrid, unroll } from "./wgsl.ts";
 
 /** Partial sums one invocation adds. */
 const FAN_IN = 32;
+/** Of them loaded at a time: the next load need not wait for the last one's addition. */
+const AT_ONCE = 8;
 
 /** Where a part of the sums goes. */
 export interface SumOutput {
@@ -46,13 +48,14 @@ function round(
 ): Dispatch {
   const items = vecs * rows;
   const workgroupSize = caps.software ? 8 : 64;
+  // Where each output begins is told at run time: sums of all sizes share a shader.
+  const starts: Record<string, number> = {};
   let from = 0;
   const stores = outputs.map((output, index) => {
-    const start = from;
+    starts[`FROM_${index}`] = from;
     from += output.vecs;
-    return index === outputs.length - 1
-      ? `set_output_${index}(item - ${start}u, sum);`
-      : `if (item < ${from}u) { set_output_${index}(item - ${start}u, sum); return; }`;
+    const store = `set_output_${index}(item - FROM_${index}, sum);`;
+    return index === outputs.length - 1 ? store : `if (item < FROM_${index + 1}) { ${store} return; }`;
   });
   return {
     label: "partial_sums",
@@ -60,14 +63,20 @@ function round(
       partial: read(partial),
       ...Object.fromEntries(outputs.map((output, index) => [`output_${index}`, write(output.operand)])),
     },
-    uniforms: { ITEMS: items, VECS: vecs, CHUNKS: chunks },
+    uniforms: { ITEMS: items, VECS: vecs, CHUNKS: chunks, ...starts },
     source: /* wgsl */ `
 ${eachItem(workgroupSize)}
   let first = item / VECS * ${FAN_IN}u;
   let end = min(first + ${FAN_IN}u, CHUNKS);
+  let column = item % VECS;
   var sum = vec4f();
-  for (var chunk = first; chunk < end; chunk++) {
-    sum += partial[chunk * VECS + item % VECS];
+  var chunk = first;
+  for (; chunk + ${AT_ONCE}u <= end; chunk += ${AT_ONCE}u) {
+    ${unroll(AT_ONCE, (i) => `let part_${i} = partial[(chunk + ${i}u) * VECS + column];`)}
+    ${unroll(AT_ONCE, (i) => `sum += part_${i};`)}
+  }
+  for (; chunk < end; chunk++) {
+    sum += partial[chunk * VECS + column];
   }
   ${stores.join("\n  ")}
 }`,
