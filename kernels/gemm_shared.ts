@@ -24,7 +24,7 @@ const DEPTH4 = DEPTH / 4;
 export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: GemmVariant): Tile {
   const { a: { along: aAlong }, b: { along: bAlong } } = problem;
   const rows = rowsPerThread * 16, columns = columns4 * 64;
-  const [aLine, bLine] = lines(problem, { rows: rowsPerThread, columns4 });
+  const [aLine, bLine] = lineLengths(problem, { rows: rowsPerThread, columns4 });
   const aLoads = rows * DEPTH4 / THREADS, bLoads = columns * DEPTH4 / THREADS;
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
@@ -126,8 +126,11 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, 16>;`,
   };
 }
 
-/** How many `vec4f` a line of each tile takes. */
-function lines({ a }: Gemm, { rows, columns4 }: Omit<GemmVariant, "strategy">): [a: number, b: number] {
+/**
+ * How many `vec4f` a line of each tile takes: what is read, and so many more that eight neighbouring threads, whose vec4s
+ * pass through workgroup memory together, store to different banks as well as read from them.
+ */
+function lineLengths({ a }: Gemm, { rows, columns4 }: Omit<GemmVariant, "strategy">): [a: number, b: number] {
   return [rows * DEPTH4 + (a.along === "k" ? 4 : 1), columns4 * DEPTH + 1];
 }
 
@@ -185,7 +188,7 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
 export function sharedVariants(problem: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
   const { m, n } = problem;
   const fits = (size: GemmVariant) => {
-    const { rows, columns4 } = size, [aLine, bLine] = lines(problem, size);
+    const { rows, columns4 } = size, [aLine, bLine] = lineLengths(problem, size);
     const inside = (rows === 4 || m > rows * 8) && (columns4 === 1 || n > columns4 * 32);
     return inside && 16 * (aLine + bLine) * 16 <= caps.maxWorkgroupStorageBytes;
   };

@@ -1,10 +1,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { denseForward, denseInputGradient, denseWeightGradient } from "../../kernels/dense_conv.ts";
-import type { Capabilities, Device } from "../../kernels/device.ts";
+import { type Capabilities, Device } from "../../kernels/device.ts";
 import { type Operand, operand } from "../../kernels/dispatch.ts";
 import { gemmKey, gemmVariants } from "../../kernels/gemm.ts";
 import { type Gemm, type GemmVariant, variantName } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
+import { passTimes } from "../../kernels/timestamps.ts";
 import { tune } from "../../kernels/tuner.ts";
 import { Tuning } from "../../kernels/tuning.ts";
 import { formula, gpuTest } from "../support.ts";
@@ -96,6 +97,23 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
     denseForward({ x, weight, y }, RAGGED_POINTWISE, caps)[0].source,
     denseForward({ x, weight, y }, RAGGED_POINTWISE, device.capabilities, { variant: forced })[0].source,
   );
+});
+
+gpuTest("where there are no timestamps the tuner measures by the host's clock", async () => {
+  const adapter = (await navigator.gpu.requestAdapter())!;
+  const device = new Device(adapter.info, await adapter.requestDevice());
+  try {
+    assert(!device.capabilities.timestamps);
+    assertEquals(await passTimes(device, []), undefined);
+    const tuning = new Tuning();
+    const { places: { x, weight, y } } = operands();
+    denseForward({ x, weight, y }, RAGGED_POINTWISE, { ...device.capabilities, tuning });
+    const [{ tried, won }] = await tune(device, tuning);
+    assert(tried.length > 1 && tried.every(({ milliseconds }) => milliseconds > 0));
+    assert(tried.some(({ variant }) => variant === won));
+  } finally {
+    device.close();
+  }
 });
 
 gpuTest("products of halves are told from those of floats", ({ capabilities }) => {

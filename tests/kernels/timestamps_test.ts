@@ -1,0 +1,29 @@
+import { assert, assertEquals } from "@std/assert";
+import { operand } from "../../kernels/dispatch.ts";
+import { relu } from "../../kernels/elementwise.ts";
+import { Program } from "../../kernels/program.ts";
+import { passTimes } from "../../kernels/timestamps.ts";
+import { gpuTest } from "../support.ts";
+
+gpuTest("passes are timed by the device's clock: ten times the work takes longer", async (device) => {
+  if (!device.capabilities.timestamps) return;
+  const elements = 2 ** 20, [x, y] = ["x", "y"].map((label) => operand(label, elements));
+  const buffers = new Map([[x, await device.buffer("x", x.byteLength)], [y, await device.buffer("y", y.byteLength)]]);
+  const dispatches = relu({ x, y }, elements, device.capabilities);
+  const program = await Program.create(device, dispatches, (operand) => ({ buffer: buffers.get(operand)!, offset: 0 }));
+  try {
+    const times = Array.from({ length: 5 }, () => [1, 10]).flat();
+    const passes = times.map((each) => (encoder: GPUCommandEncoder, stamps: GPUComputePassTimestampWrites) =>
+      program.encode(encoder, each, stamps)
+    );
+    // The first run may compile.
+    await passTimes(device, passes);
+    const ms = (await passTimes(device, passes))!;
+    assertEquals(ms.length, times.length);
+    const least = (wanted: number) => Math.min(...ms.filter((_, i) => times[i] === wanted));
+    assert(least(1) > 0 && least(10) > least(1), `${ms}`);
+  } finally {
+    program.destroy();
+    for (const buffer of buffers.values()) buffer.destroy();
+  }
+});
