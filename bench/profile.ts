@@ -51,7 +51,7 @@ const RUNS = 7;
 /** Profiles a plan that is bound to memory, its settings and inputs written by a run before. */
 export async function profilePlan(device: Device, plan: Plan, limits: Limits): Promise<Profile> {
   const all = plan.dispatches.map((_, index) => index);
-  const stamped = device.capabilities.timestamps ? await timestamps(device, plan, all, 1) : undefined;
+  const stamped = await timestamps(device, plan, all, 1);
   const ms = stamped ?? await repetitions(device, plan, limits);
   return {
     method: stamped ? "timestamps" : "repetition",
@@ -73,9 +73,7 @@ export async function profileOperations(device: Device, plan: Plan, limits: Limi
     const key = kind(dispatch);
     if (!firsts.has(key)) firsts.set(key, index);
   }
-  const stamped = device.capabilities.timestamps
-    ? await timestamps(device, plan, [...firsts.values()], REPETITIONS)
-    : undefined;
+  const stamped = await timestamps(device, plan, [...firsts.values()], REPETITIONS);
   const byKind = new Map([...firsts.keys()].map((key, i) => [key, stamped?.[i]]));
   const ms = stamped
     ? dispatches.map((dispatch) => byKind.get(kind(dispatch))!)

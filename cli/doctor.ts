@@ -10,7 +10,7 @@ import { cifar100 } from "../data/cifar100.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { damage } from "../data/files.ts";
 import { checkHalves } from "../kernels/cast.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import { type Device, NoAdapterError, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { adapterAdvice, type SystemFacts, systemFacts } from "./advice.ts";
 import { defineCommand } from "./command.ts";
@@ -81,11 +81,9 @@ async function deviceFindings(system: SystemFacts, measure: boolean, tell: (what
     device = await openDevice();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    const adapter = await navigator.gpu?.requestAdapter();
-    if (adapter) {
-      const name = adapter.info.description || "GPU";
+    if (!(error instanceof NoAdapterError)) {
       const steps = ["end other programs that use it, update its driver, or restart the machine"];
-      return [{ name: "GPU", verdict: "bad", text: `${name}: ${error.message}`, steps }];
+      return [{ name: "GPU", verdict: "bad", text: error.message, steps }];
     }
     const { state, steps } = adapterAdvice(system, false);
     return [{ name: "GPU", verdict: "bad", text: `none found: ${state}`, steps }];

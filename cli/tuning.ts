@@ -1,7 +1,7 @@
 /**
- * Where tunings are kept, by adapter and Deno version: one file in the data directory, and before it the table that comes
- * with the program (`tunings.json`, of the same form; `bench/ship_tunings.ts` fills it). The user's own measurements
- * count for more, product by product.
+ * Where tunings are kept, by adapter, Deno version and generation of kernels: one file in the data directory, and before it
+ * the table that comes with the program (`tunings.json`, of the same form; `bench/ship_tunings.ts` fills it). The user's own
+ * measurements count for more, product by product.
  */
 
 import { join } from "@std/path";
@@ -49,9 +49,12 @@ export function tuningFile(dataDirectory: string): string {
   return join(dataDirectory, "tuning.json");
 }
 
+/** Counts the products' rewritings: what was measured of older ones says nothing of these. */
+const KERNELS = 2;
+
 /** What a tuning is valid for. */
 export function tuningKey(device: Device): string {
-  return `${device.name} | Deno ${Deno.version.deno}`;
+  return `${device.name} | Deno ${Deno.version.deno} | kernels ${KERNELS}`;
 }
 
 /** Notes in a tuning the products that a network's steps need and it does not know: planned, not run. */

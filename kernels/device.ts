@@ -46,10 +46,21 @@ const NO_ADAPTER =
   "No GPU adapter found. On Linux install a Vulkan driver (`apt-get install mesa-vulkan-drivers` gives a software one); " +
   "on macOS and Windows a current system has one; in a browser, enable WebGPU";
 
+/** There is no adapter at all. */
+export class NoAdapterError extends UserError {
+  /** Tells it from other errors in a log. */
+  override name = "NoAdapterError";
+  /** Says how to get one. */
+  constructor() {
+    super(NO_ADAPTER);
+  }
+}
+
 /**
  * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
  *
- * @throws {UserError} where WebGPU or an adapter is missing.
+ * @throws {NoAdapterError} where there is no adapter.
+ * @throws {UserError} where WebGPU is missing, or the adapter does not open.
  *
  * @example
  * ```ts
@@ -68,8 +79,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   }
   const request = { powerPreference: "high-performance", forceFallbackAdapter: options.software ?? false } as const;
   let adapter = await gpu.requestAdapter(request);
-  if (!adapter) throw new UserError(NO_ADAPTER);
-  const limits = adapter.limits;
+  if (!adapter) throw new NoAdapterError();
+  const { limits, info } = adapter;
   const wanted = {
     maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
     maxBufferSize: limits.maxBufferSize,
@@ -91,7 +102,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   let failure: unknown;
   for (const requiredFeatures of attempts) {
     adapter ??= await gpu.requestAdapter(request);
-    if (!adapter) throw new UserError(NO_ADAPTER);
+    if (!adapter) throw new NoAdapterError();
     try {
       const device = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
       return new Device(adapter.info, device);
@@ -100,9 +111,13 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
       adapter = null;
     }
   }
-  throw new UserError(`Cannot open the GPU device: ${failure instanceof Error ? failure.message : failure}`, {
-    cause: failure,
-  });
+  const reason = failure instanceof Error ? failure.message : failure;
+  throw new UserError(`Cannot open ${adapterName(info)}: ${reason}`, { cause: failure });
+}
+
+/** What an adapter calls itself. */
+function adapterName({ description, vendor, architecture, device }: GPUAdapterInfo): string {
+  return description || [vendor, architecture, device].filter(Boolean).join(" ") || "GPU";
 }
 
 /** Mesa complains on stderr, once a thread, when this is unset; it is used for windows alone. */
@@ -155,7 +170,7 @@ export class Device {
   /** {@linkcode openDevice} makes one; a device opened elsewhere, with its adapter's info, will do too. */
   constructor(info: GPUAdapterInfo, gpu: GPUDevice) {
     this.gpu = gpu;
-    this.name = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ") || "GPU";
+    this.name = adapterName(info);
     const { subgroupMinSize: min = 0, subgroupMaxSize: max = 0, isFallbackAdapter } = info;
     const granted = gpu.features.has("subgroups" as GPUFeatureName) && min === max;
     this.#capabilities = Object.freeze({

@@ -13,7 +13,8 @@ const DEPTH = 16;
 const DEPTH4 = DEPTH / 4;
 
 /**
- * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4 or 8 columns. Both tiles
+ * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4, 8 or 16
+ * columns. Both tiles
  * keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is transposed.
  * While a tile is used, the next one is already on its way to registers.
  *
@@ -76,9 +77,9 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
       ${step(problem, { rows: rowsPerThread, columns4, a, b })}
     }`;
   });
-  // The workgroups of the first rows sum for all. In a loop, so that nothing it reads is kept for the steps.
+  // The threads of the first rows sum for all. In a loop, so that nothing it reads is kept for the steps.
   const columnSums = problem.columnSums
-    ? `if (tile_m == 0u) {
+    ? `if (tile_m == 0u && ty == 0u) {
       for (var s = 0u; s < ${DEPTH}u; s += 4u) {
         ${addColumnSums(problem, columns4, (j, kk) => `tile_b[tx][s + ${j * DEPTH + kk}u]`)}
       }

@@ -25,10 +25,15 @@ export function step(
       for (let kk = 0; kk < 4; kk++) lines.push(`let q_${i4}_${kk} = ${a(i4, kk)};`);
     }
   }
-  const right = (j: number, kk: number) => {
-    const columns = [0, 1, 2, 3].map((c) => `${b(j, c)}.${"xyzw"[kk]}`);
-    return bAlong === "n" ? b(j, kk) : `vec4f(${columns.join(", ")})`;
-  };
+  if (bAlong === "k") {
+    for (let j = 0; j < columns4; j++) {
+      for (let kk = 0; kk < 4; kk++) {
+        const columns = [0, 1, 2, 3].map((c) => `${b(j, c)}.${"xyzw"[kk]}`);
+        lines.push(`let r_${j}_${kk} = vec4f(${columns.join(", ")});`);
+      }
+    }
+  }
+  const right = (j: number, kk: number) => bAlong === "k" ? `r_${j}_${kk}` : b(j, kk);
   for (let i = 0; i < rows; i++) {
     if (aAlong === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
     const left = (kk: number) => aAlong === "k" ? `p_${i}.${"xyzw"[kk]}` : `q_${i >> 2}_${kk}.${"xyzw"[i & 3]}`;

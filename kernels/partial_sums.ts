@@ -52,9 +52,9 @@ function round(
   const starts: Record<string, number> = {};
   let from = 0;
   const stores = outputs.map((output, index) => {
-    starts[`FROM_${index}`] = from;
+    if (index > 0) starts[`FROM_${index}`] = from;
     from += output.vecs;
-    const store = `set_output_${index}(item - FROM_${index}, sum);`;
+    const store = `set_output_${index}(item${index > 0 ? ` - FROM_${index}` : ""}, sum);`;
     return index === outputs.length - 1 ? store : `if (item < FROM_${index + 1}) { ${store} return; }`;
   });
   return {

@@ -31,6 +31,8 @@ export interface TunerOptions {
 const ROUND = 25;
 const STAMPED_GPU_ROUND = 1;
 const ROUNDS = 3;
+/** What a submission should not exceed, in milliseconds. */
+const SUBMISSION = 200;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
 
@@ -91,22 +93,29 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[]):
   }
 }
 
-/** All rounds in one submission; undefined where the device has no clock that can be believed. */
+/** Several rounds in a submission; undefined where the device has no clock that can be believed. */
 async function byDeviceClock(device: Device, programs: readonly Program[]): Promise<number[] | undefined> {
   const pass = (program: Program, times: number): TimedPass => (encoder, stamps) =>
     program.encode(encoder, times, stamps);
-  const once = programs.map((program) => pass(program, 1));
   // The first run warms up: drivers may finish compiling then.
-  await passTimes(device, once);
-  const rough = await passTimes(device, once);
-  if (!rough) return undefined;
-  const repeats = repeatsOf(rough, device.capabilities.software ? ROUND : STAMPED_GPU_ROUND);
-  const round = programs.map((program, i) => pass(program, repeats[i]));
-  const ms = await passTimes(device, Array.from({ length: ROUNDS }, () => round).flat());
-  return ms && programs.map((_, i) => {
-    const rounds = ms.filter((_, at) => at % programs.length === i);
-    return Math.max(1e-4, Math.min(...rounds)) / repeats[i];
-  });
+  for (const program of programs) await passTimes(device, [pass(program, 1)]);
+  const rough = await passTimes(device, programs.map((program) => pass(program, 1)));
+  if (!rough?.every((ms) => ms > 0)) return undefined;
+  const repeats = repeatsOf(rough, device.capabilities.software ? ROUND : STAMPED_GPU_ROUND, 1);
+  // Each round begins with another variant: clocks rise while a device that was idle works.
+  const order = Array.from({ length: ROUNDS }, (_, round) => programs.map((_, i) => (i + round) % programs.length))
+    .flat();
+  const least = programs.map(() => Infinity);
+  while (order.length > 0) {
+    // A long submission may count as a device that hangs.
+    let ms = 0;
+    const cut = order.findIndex((i) => (ms += rough[i] * repeats[i]) > SUBMISSION);
+    const some = order.splice(0, cut < 0 ? order.length : Math.max(1, cut));
+    const times = await passTimes(device, some.map((i) => pass(programs[i], repeats[i])));
+    if (!times?.every((ms) => ms > 0)) return undefined;
+    some.forEach((i, at) => least[i] = Math.min(least[i], times[at] / repeats[i]));
+  }
+  return least;
 }
 
 /** Each variant and round waited for by itself. */
@@ -126,7 +135,7 @@ async function byHostClock(device: Device, programs: readonly Program[], probe: 
     await run(program, 1);
     rough.push((await run(program, 4) - idle) / 4);
   }
-  const repeats = repeatsOf(rough, ROUND);
+  const repeats = repeatsOf(rough, ROUND, 2);
   const least = programs.map(() => Infinity);
   for (let round = 0; round < ROUNDS; round++) {
     for (const [i, program] of programs.entries()) {
@@ -137,6 +146,6 @@ async function byHostClock(device: Device, programs: readonly Program[], probe: 
 }
 
 /** How often to run what takes `rough` milliseconds, for a round of `round`. */
-function repeatsOf(rough: readonly number[], round: number): number[] {
-  return rough.map((ms) => Math.max(2, Math.min(4096, Math.ceil(round / Math.max(0.01, ms)))));
+function repeatsOf(rough: readonly number[], round: number, least: number): number[] {
+  return rough.map((ms) => Math.max(least, Math.min(4096, Math.ceil(round / Math.max(0.01, ms)))));
 }

@@ -141,12 +141,12 @@ Deno.test("tables are merged product by product, the newer counting for more; th
   assertEquals(JSON.parse(tuningsText(merged)), merged);
 });
 
-Deno.test("the program's table has the form of tunings, its keys an adapter and a version of Deno", async () => {
+Deno.test("the program's table has the form of tunings, its keys an adapter, a version of Deno and one of kernels", async () => {
   const file = fromFileUrl(new URL("../../cli/tunings.json", import.meta.url));
   assertEquals(await readTunings(file), shippedTunings);
   assertEquals(await Deno.readTextFile(file), tuningsText(shippedTunings));
   for (const [key, entries] of Object.entries(shippedTunings)) {
-    assertMatch(key, /\S \| Deno \d+\.\d+\.\d+$/);
+    assertMatch(key, /\S \| Deno \d+\.\d+\.\d+ \| kernels \d+$/);
     assert(Object.keys(entries).every((product) => product.startsWith("gemm ")));
   }
 });

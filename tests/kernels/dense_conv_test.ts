@@ -4,7 +4,7 @@ import { denseForward, denseInputGradient, type DenseOptions, denseWeightGradien
 import type { Capabilities, Device } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { chooseStrategy } from "../../kernels/gemm.ts";
-import { goldens, gpuTest } from "../support.ts";
+import { asGpu, goldens, gpuTest } from "../support.ts";
 import { checkConv, type ConvKernels, goldenConv, referenceConv } from "./conv_support.ts";
 
 /** What to force: every strategy, on this device's terms and on those of a GPU (where sums are split). */
@@ -94,25 +94,35 @@ gpuTest("a long sum over few outputs is split on a GPU, and never in software", 
   return Promise.resolve();
 });
 
-gpuTest("every weight gradient of a ResNeXt-50 makes enough workgroups for a large GPU", ({ capabilities }) => {
-  const gpu = { ...capabilities, software: false };
-  // Channels in and out, and the image's side: 64 images of 224x224.
-  for (
-    const [c, outChannels, side] of [[64, 256, 56], [256, 64, 56], [128, 512, 28], [512, 1024, 14], [1024, 2048, 7]]
-  ) {
-    const input = { n: 64, h: side, w: side, c };
-    const geometry = { input, outChannels, kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1 };
-    const pixels = 64 * side ** 2;
-    const operands = {
-      x: operand("x", pixels * c),
-      dy: operand("dy", pixels * outChannels),
-      dweight: operand("dweight", c * outChannels),
+gpuTest(
+  "every weight gradient of a ResNeXt-50's 1x1 convolutions makes enough workgroups for a large GPU",
+  (device) => {
+    const gpu = asGpu(device), found: number[] = [];
+    const count = (c: number, outChannels: number, side: number) => {
+      const pixels = 64 * side ** 2, input = { n: 64, h: side, w: side, c };
+      const geometry = { input, outChannels, kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1 };
+      const operands = {
+        x: operand("x", pixels * c),
+        dy: operand("dy", pixels * outChannels),
+        dweight: operand("dweight", c * outChannels),
+      };
+      const [{ workgroups: [x, y, z] }] = denseWeightGradient(operands, geometry, gpu);
+      assert(x * y * z >= 128, `${c} to ${outChannels} of ${side}: ${x * y * z}`);
+      found.push(x * y * z);
     };
-    const [{ workgroups: [x, y, z] }] = denseWeightGradient(operands, geometry, gpu);
-    assert(x * y * z >= 128, `${c} to ${outChannels}: ${x * y * z}`);
-  }
-  return Promise.resolve();
-});
+    // 64 images of 224x224; each stage narrows, widens, and has a shortcut.
+    for (const [stage, side] of [56, 28, 14, 7].entries()) {
+      for (const width of [64, 128].map((width) => width * 2 ** stage)) {
+        const wide = 256 * 2 ** stage;
+        for (const into of [wide / 4, wide / 2, wide]) count(into, width, side);
+        count(width, wide, side);
+        count(wide / 2, wide, side);
+      }
+    }
+    assertEquals(found.length, 40);
+    return Promise.resolve();
+  },
+);
 
 gpuTest("the strategy follows the adapter", ({ capabilities }) => {
   const strategy = (change: Partial<Capabilities>) => chooseStrategy({ ...capabilities, ...change });

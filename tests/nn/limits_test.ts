@@ -72,8 +72,12 @@ const NETWORKS: readonly (readonly [Architecture, number])[] = [
 /** Bytes of workgroup memory. */
 function sharedBytes(source: string): number {
   const size: Readonly<Record<string, number>> = { f32: 4, Best: 8, vec4f: 16 };
-  return [...source.matchAll(/var<workgroup> \w+: array<(\w+), (\d+)u?>/g)]
-    .reduce((bytes, [, type, length]) => bytes + size[type] * Number(length), 0);
+  const declared = [...source.matchAll(/var<workgroup> \w+: array<(?:(\w+)|array<(\w+), (\d+)u?>), (\d+)u?>/g)];
+  assertEquals(declared.length, source.split("var<workgroup>").length - 1, "workgroup memory of a form not known here");
+  return declared.reduce(
+    (bytes, [, plain, nested, inner, length]) => bytes + size[plain ?? nested] * Number(inner ?? 1) * Number(length),
+    0,
+  );
 }
 
 for (const [adapter, caps] of Object.entries(ADAPTERS)) {
