@@ -183,6 +183,7 @@ launcherTest("each command may do what it needs, and no more", async () => {
         VARIABLES.replace("--allow-sys=hostname,systemMemoryInfo", "--allow-sys"),
       ]),
       [["summary", "resnext50"], least],
+      [["doctor"], least.replace("systemMemoryInfo", "systemMemoryInfo,statfs")],
       [["bench"], "-A"],
       [["--help"], least],
     ];
