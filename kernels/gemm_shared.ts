@@ -187,7 +187,7 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
  * sums being cut into `pieces`.
  */
 export function sharedVariants(problem: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
-  const { m, n } = problem;
+  const { m, n, k } = problem;
   const fits = (size: GemmVariant) => {
     const { rows, columns4 } = size, [aLine, bLine] = lineLengths(problem, size);
     const inside = (rows === 4 || m > rows * 8) && (columns4 === 1 || n > columns4 * 32);
@@ -196,10 +196,15 @@ export function sharedVariants(problem: Gemm, pieces: number, caps: Capabilities
   const busy = ({ rows, columns4 }: GemmVariant) =>
     ceilDiv(m, rows * 16) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
   const variants = SIZES.map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 })).filter(fits);
-  // The largest takes most of a GPU's registers: only measuring chooses it.
-  const guess = variants.find((size) => size.columns4 < 4 && busy(size)) ?? variants.at(-1)!;
+  // The largest takes most of a GPU's registers: only measuring chooses it. Short sums are over soon, and what comes before
+  // and after them is hidden by another workgroup's: two of 8x1 find room on a processor.
+  const most = k > SHORT ? 2 : 1;
+  const guess = variants.find((size) => size.columns4 <= most && busy(size)) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
 }
+
+/** Sums of so many elements do about as long with them as with loading and storing. */
+const SHORT = 128;
 
 /** Rows and columns (in fours) of a thread. */
 const SIZES = [[8, 4], [8, 2], [8, 1], [4, 2], [4, 1]];
