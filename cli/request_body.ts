@@ -51,7 +51,7 @@ export class Bodies {
     end.promise.catch(() => {});
     this.#arriving.add(end);
     const reader = request.body?.getReader();
-    const pieces: Uint8Array[] = [];
+    const pieces: Uint8Array<ArrayBuffer>[] = [];
     let length = 0;
     try {
       while (reader) {
@@ -71,10 +71,10 @@ export class Bodies {
       this.#arriving.delete(end);
       if (this.#arriving.size === 0 && this.#stopping) this.#none.resolve();
     }
-    return { bytes: joined(pieces, length), [Symbol.dispose]: () => this.#held -= length };
+    return { bytes: await new Blob(pieces).bytes(), [Symbol.dispose]: () => this.#held -= length };
   }
 
-  async #next(reader: ReadableStreamDefaultReader<Uint8Array>, end: PromiseWithResolvers<never>) {
+  async #next(reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>, end: PromiseWithResolvers<never>) {
     const { idleSeconds } = this.#limits;
     const late = () => end.reject(new HttpError(408, `Cannot wait for the picture: nothing came for ${idleSeconds} s`));
     const timer = setTimeout(late, idleSeconds * 1000);
@@ -96,16 +96,6 @@ export class Bodies {
     await this.#none.promise;
     clearTimeout(timer);
   }
-}
-
-function joined(pieces: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  return bytes;
 }
 
 function tooLong(maxBytes: number): HttpError {

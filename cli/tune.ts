@@ -17,8 +17,8 @@ export const tuneCommand = defineCommand({
   summary: "Measure the variants of a network's kernels on this adapter and remember the fastest",
   details:
     "What is found is kept in tuning.json of the data directory, by adapter, Deno version and generation of kernels, and " +
-    "used by all commands that run networks (unless --tune off). The program brings a table of some adapters, which is not measured again. " +
-    "On a GPU train measures by itself what it does not know yet.",
+    "used by all commands that run networks (unless --tune off). The program brings a table of some adapters, which is " +
+    "not measured again. On a GPU train measures by itself what it does not know yet.",
   positionals: [{ name: "arch", doc: "The network", choices: architectureNames, optional: true }],
   options: {
     imageSize: { type: "integer", min: 1, max: 4096, default: 224, doc: "Height and width of the images" },

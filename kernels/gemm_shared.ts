@@ -13,19 +13,18 @@ const DEPTH = 16;
 const DEPTH4 = DEPTH / 4;
 
 /**
- * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4, 8 or 16
- * columns. Both tiles
- * keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is transposed.
- * While a tile is used, the next one is already on its way to registers.
+ * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4, 8 or 16 columns. Both
+ * tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is
+ * transposed. While a tile is used, the next one is already on its way to registers.
  *
  * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
  * constant, so that a read is one instruction, without arithmetic or a check of its bounds; what the 16 elements of k do is
  * written out for the same reason. A line is a few `vec4f` longer than needed, so that neighbours meet different banks.
  */
-export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: GemmVariant): Tile {
-  const { a: { along: aAlong }, b: { along: bAlong } } = problem;
+export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
+  const { a: { along: aAlong }, b: { along: bAlong } } = problem, { rows: rowsPerThread, columns4 } = variant;
   const rows = rowsPerThread * 16, columns = columns4 * 64;
-  const [aLine, bLine] = lineLengths(problem, { rows: rowsPerThread, columns4 });
+  const [aLine, bLine] = lineLengths(problem, variant);
   const aLoads = rows * DEPTH4 / THREADS, bLoads = columns * DEPTH4 / THREADS;
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
@@ -77,9 +76,10 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
       ${step(problem, { rows: rowsPerThread, columns4, a, b })}
     }`;
   });
+  const firstRows = "tile_m == 0u && ty == 0u";
   // The threads of the first rows sum for all. In a loop, so that nothing it reads is kept for the steps.
   const columnSums = problem.columnSums
-    ? `if (tile_m == 0u && ty == 0u) {
+    ? `if (${firstRows}) {
       for (var s = 0u; s < ${DEPTH}u; s += 4u) {
         ${addColumnSums(problem, columns4, (j, kk) => `tile_b[tx][s + ${j * DEPTH + kk}u]`)}
       }
@@ -88,7 +88,7 @@ export function sharedTile(problem: Gemm, { rows: rowsPerThread, columns4 }: Gem
   const row = (i: number) => aAlong === "k" ? `ty + ${i * 16}u` : `(ty + ${(i >> 2) * 16}u) * 4u + ${i & 3}u`;
   const column4 = (j: number) => `tile_n / 4u + tx + ${j * 16}u`;
   const sums = problem.columnSums
-    ? `if (tile_m == 0u && ty == 0u) { ${unroll(columns4, (j) => `store_sums(${column4(j)}, sums_${j});`)} }`
+    ? `if (${firstRows}) { ${unroll(columns4, (j) => `store_sums(${column4(j)}, sums_${j});`)} }`
     : "";
   return {
     rows,
@@ -131,7 +131,7 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, 16>;`,
  * How many `vec4f` a line of each tile takes: what is read, and so many more that eight neighbouring threads, whose vec4s
  * pass through workgroup memory together, store to different banks as well as read from them.
  */
-function lineLengths({ a }: Gemm, { rows, columns4 }: Omit<GemmVariant, "strategy">): [a: number, b: number] {
+function lineLengths({ a }: Gemm, { rows, columns4 }: GemmVariant): [a: number, b: number] {
   return [rows * DEPTH4 + (a.along === "k" ? 4 : 1), columns4 * DEPTH + 1];
 }
 
@@ -208,5 +208,6 @@ const SHORT = 128;
 
 /** Rows and columns (in fours) of a thread. */
 const SIZES = [[8, 4], [8, 2], [8, 1], [4, 2], [4, 1]];
+
 /** Workgroups that keep a large GPU busy. */
 export const ENOUGH_TILES = 128;

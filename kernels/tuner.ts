@@ -97,9 +97,10 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[]):
 async function byDeviceClock(device: Device, programs: readonly Program[]): Promise<number[] | undefined> {
   const pass = (program: Program, times: number): TimedPass => (encoder, stamps) =>
     program.encode(encoder, times, stamps);
+  const once = programs.map((program) => pass(program, 1));
   // The first run warms up: drivers may finish compiling then.
-  for (const program of programs) await passTimes(device, [pass(program, 1)]);
-  const rough = await passTimes(device, programs.map((program) => pass(program, 1)));
+  await passTimes(device, once);
+  const rough = await passTimes(device, once);
   if (!rough?.every((ms) => ms > 0)) return undefined;
   const repeats = repeatsOf(rough, device.capabilities.software ? ROUND : STAMPED_GPU_ROUND, 1);
   // Each round begins with another variant: clocks rise while a device that was idle works.
@@ -108,8 +109,8 @@ async function byDeviceClock(device: Device, programs: readonly Program[]): Prom
   const least = programs.map(() => Infinity);
   while (order.length > 0) {
     // A long submission may count as a device that hangs.
-    let ms = 0;
-    const cut = order.findIndex((i) => (ms += rough[i] * repeats[i]) > SUBMISSION);
+    let expected = 0;
+    const cut = order.findIndex((i) => (expected += rough[i] * repeats[i]) > SUBMISSION);
     const some = order.splice(0, cut < 0 ? order.length : Math.max(1, cut));
     const times = await passTimes(device, some.map((i) => pass(programs[i], repeats[i])));
     if (!times?.every((ms) => ms > 0)) return undefined;
