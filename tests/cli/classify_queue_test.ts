@@ -96,22 +96,23 @@ Deno.test("a picture is tried once more after the device is lost, no oftener; no
       return Promise.resolve(device.asBatches(4));
     },
   });
+  // The device fails, another is opened, and the picture is on that one.
+  const lose = async () => {
+    const lost = device;
+    lost.next.reject(new Error("lost"));
+    while (device === lost) await turn();
+    await device.begun(1);
+  };
   await queue.start();
   const once = queue.ask(picture(1), KEPT);
   await device.begun(1);
-  const lost = device;
-  device.next.reject(new Error("lost"));
-  while (device === lost) await turn();
-  await device.begun(1);
+  await lose();
   device.next.resolve();
   assertEquals([first(await once), opened], [1, 2]);
 
   const twice = queue.ask(picture(2), KEPT);
   await device.begun(2);
-  const second = device;
-  device.next.reject(new Error("lost"));
-  while (device === second) await turn();
-  await device.begun(1);
+  await lose();
   fails = true;
   device.next.reject(new Error("lost"));
   await assertRejects(() => twice, UnavailableError, "the GPU was lost");

@@ -19,10 +19,10 @@ import { bytesSource } from "../../nn/byte_source.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors, type TensorData } from "../../nn/safetensors.ts";
 import { readWeightsFile } from "../../nn/weights_file.ts";
-import { goodEntries, gzip, md5, noise, tar, type TarEntry, withFolder } from "../data/archive_support.ts";
+import { concatenate, goodEntries, gzip, md5, noise, tar, type TarEntry, withFolder } from "../data/archive_support.ts";
 import { smallCheckpoint } from "../checkpoint_support.ts";
 import { formula } from "../support.ts";
-import { joined, mutateBytes, mutateJson, report, trials } from "./support.ts";
+import { mutateBytes, mutateJson, report, trials } from "./support.ts";
 
 const NAME = "hostile.file";
 const COUNT = trials(200, 10_000);
@@ -81,7 +81,7 @@ function split(file: Uint8Array<ArrayBuffer>): { header: string; data: Uint8Arra
 function assembled(header: string, data: Uint8Array, length?: bigint): Uint8Array<ArrayBuffer> {
   const json = new TextEncoder().encode(header), head = new Uint8Array(8);
   new DataView(head.buffer).setBigUint64(0, length ?? BigInt(json.length), true);
-  return joined(head, json, data);
+  return concatenate([head, json, data]);
 }
 
 const LENGTHS = [0n, 1n, 7n, 2n ** 20n, 100_000_000n, 2n ** 31n, 2n ** 32n + 8n, 2n ** 53n, 2n ** 63n, 2n ** 64n - 1n];
@@ -213,8 +213,8 @@ Deno.test("checkpoints: every single bit of a file counts", async () => {
 // ---------------------------------------------------------------------------------------------------------------------
 
 Deno.test("CIFAR-10: mutated records are read as they say or refused", async () => {
-  const record = (label: number) => joined(new Uint8Array([label]), noise(3072, label + 1));
-  const file = joined(record(0), record(9), record(4));
+  const record = (label: number) => concatenate([new Uint8Array([label]), noise(3072, label + 1)]);
+  const file = concatenate([record(0), record(9), record(4)]);
   await tryAll("CIFAR-10 records", COUNT, (random) => mutateBytes(file, random, 1), (bytes) => {
     const { count, images, labels } = parseRecords(bytes, cifar10, NAME);
     assertEquals(count * 3073, bytes.length);

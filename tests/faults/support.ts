@@ -2,6 +2,7 @@
 
 import { fromFileUrl } from "@std/path";
 import type { Random } from "../../kernels/random.ts";
+import { concatenate } from "../data/archive_support.ts";
 
 /** Whether the long versions run. */
 export const LONG = Deno.args.includes("--long");
@@ -79,27 +80,16 @@ export function mutateBytes(original: Uint8Array<ArrayBuffer>, random: Random, h
         bytes.set(Uint8Array.from({ length }, () => random.below(256)), at);
         break;
       case 5:
-        bytes = joined(bytes.subarray(0, at + length), bytes.subarray(at));
+        bytes = concatenate([bytes.subarray(0, at + length), bytes.subarray(at)]);
         break;
       case 6:
-        bytes = joined(bytes.subarray(0, at), bytes.subarray(at + length));
+        bytes = concatenate([bytes.subarray(0, at), bytes.subarray(at + length)]);
         break;
       case 7:
-        bytes = joined(bytes, bytes.subarray(at, at + length));
+        bytes = concatenate([bytes, bytes.subarray(at, at + length)]);
     }
   }
   return bytes;
-}
-
-/** Joins pieces. */
-export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const out = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }
 
 /** JSON with one place changed: a value made hard, a key renamed, removed or there twice, depth, a number beyond JSON's. */

@@ -35,15 +35,14 @@ export interface ConvKernels {
   ): Dispatch[];
 }
 
+/** What makes a convolution a product of matrices. */
+export const POINTWISE = { kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1 } as const;
+
 /** 2 x 9 x 23 pixels are 414 rows, no whole number of tiles or chunks; nor are 20 and 36 channels. */
 export const RAGGED_POINTWISE: ConvGeometry = {
   input: { n: 2, h: 9, w: 23, c: 20 },
   outChannels: 36,
-  kernelHeight: 1,
-  kernelWidth: 1,
-  stride: 1,
-  padding: 0,
-  groups: 1,
+  ...POINTWISE,
 };
 
 /** Values in PyTorch's layouts: inputs and what they should give. */

@@ -5,11 +5,11 @@ import type { Capabilities, Device } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { chooseStrategy } from "../../kernels/gemm.ts";
 import { asGpu, goldens, gpuTest } from "../support.ts";
-import { checkConv, type ConvKernels, goldenConv, referenceConv } from "./conv_support.ts";
+import { checkConv, type ConvKernels, goldenConv, POINTWISE, referenceConv } from "./conv_support.ts";
 
 /** What to force: every strategy, on this device's terms and on those of a GPU (where sums are split). */
-function variants({ capabilities }: Device): [string, Capabilities, DenseOptions][] {
-  const gpu = { ...capabilities, software: false };
+function variants(device: Device): [string, Capabilities, DenseOptions][] {
+  const { capabilities } = device, gpu = asGpu(device);
   const list: [string, Capabilities, DenseOptions][] = [
     ["chosen", capabilities, {}],
     ["registers", capabilities, { variant: { strategy: "registers", rows: 8, columns4: 2 } }],
@@ -63,8 +63,8 @@ for (const [n, h, w, c, outChannels, kernel, stride, padding] of SHAPES) {
 // Of 128 rows; of 64 columns, or 128 where there are so many and sums are long.
 for (const [c, channels, tiles] of [[4, 8, 129], [4, 68, 2 * 129], [132, 68, 129]]) {
   gpuTest(`large products take large shared tiles, and agree: sums of ${c}, ${channels} columns`, async (device) => {
-    const pixels = 128 * 128 + 5, size = { kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1 };
-    const wanted = referenceConv({ input: { n: 1, h: 1, w: pixels, c }, outChannels: channels, ...size });
+    const pixels = 128 * 128 + 5;
+    const wanted = referenceConv({ input: { n: 1, h: 1, w: pixels, c }, outChannels: channels, ...POINTWISE });
     const gpu = asGpu(device);
     const [x, weight, y] = [operand("x", pixels * c), operand("w", c * channels), operand("y", pixels * channels)];
     const [{ workgroups }] = denseForward({ x, weight, y }, wanted.geometry, gpu);
@@ -74,15 +74,7 @@ for (const [c, channels, tiles] of [[4, 8, 129], [4, 68, 2 * 129], [132, 68, 129
 }
 
 gpuTest("a long sum over few outputs is split on a GPU, and never in software", (device) => {
-  const geometry: ConvGeometry = {
-    input: { n: 2, h: 40, w: 37, c: 8 },
-    outChannels: 12,
-    kernelHeight: 1,
-    kernelWidth: 1,
-    stride: 1,
-    padding: 0,
-    groups: 1,
-  };
+  const geometry: ConvGeometry = { input: { n: 2, h: 40, w: 37, c: 8 }, outChannels: 12, ...POINTWISE };
   const operands = {
     x: operand("x", 2 * 40 * 37 * 8),
     dy: operand("dy", 2 * 40 * 37 * 12),
@@ -101,7 +93,7 @@ gpuTest(
     const gpu = asGpu(device), found: number[] = [];
     const count = (c: number, outChannels: number, side: number) => {
       const pixels = 64 * side ** 2, input = { n: 64, h: side, w: side, c };
-      const geometry = { input, outChannels, kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1 };
+      const geometry = { input, outChannels, ...POINTWISE };
       const operands = {
         x: operand("x", pixels * c),
         dy: operand("dy", pixels * outChannels),

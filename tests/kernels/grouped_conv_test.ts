@@ -7,7 +7,7 @@ import {
   groupedSupports,
   groupedWeightGradient,
 } from "../../kernels/grouped_conv.ts";
-import { goldens, gpuTest } from "../support.ts";
+import { asGpu, goldens, gpuTest } from "../support.ts";
 import { capabilityVariants, checkConv, type ConvKernels, goldenConv, referenceConv } from "./conv_support.ts";
 
 const KERNELS: ConvKernels = {
@@ -97,7 +97,7 @@ for (const name of golden.cases) {
 
 gpuTest("grouped weight gradient of many chunks adds them in several rounds", async (device) => {
   const wanted = referenceConv(geometry({ n: 6, h: 26, w: 26, groups: 1, width: 4 }));
-  const caps = { ...device.capabilities, software: false };
+  const caps = asGpu(device);
   const { x, dy, dweight } = { x: operand("x", 1), dy: operand("dy", 1), dweight: operand("dweight", 144) };
   assert(groupedWeightGradient({ x, dy, dweight }, wanted.geometry, caps).length > 2);
   await checkConv(device, KERNELS, wanted, caps, "gpu");

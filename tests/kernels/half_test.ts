@@ -31,7 +31,7 @@ import { runOnce } from "../../kernels/program.ts";
 import { encodeStepSettings, stepSettingsOperand } from "../../kernels/step_settings.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { formula, gpuTest } from "../support.ts";
-import { capabilityVariants } from "./conv_support.ts";
+import { capabilityVariants, POINTWISE } from "./conv_support.ts";
 
 /** An operand of a case: halves where the case is run in half precision, if `half`. */
 interface Place {
@@ -129,7 +129,7 @@ const CONVOLUTIONS: Record<string, Partial<ConvGeometry> & { input: Shape; outCh
 
 for (const [name, sizes] of Object.entries(CONVOLUTIONS)) {
   gpuTest(`half precision: convolution ${name}`, async (device) => {
-    const geometry = { kernelHeight: 1, kernelWidth: 1, stride: 1, padding: 0, groups: 1, ...sizes };
+    const geometry = { ...POINTWISE, ...sizes };
     const { input, groups } = geometry, output = convOutput(geometry), filter = convFilter(geometry);
     const weight = toHwio(formula(filter.o * filter.i * filter.h * filter.w, 2), filter);
     assertEquals(weight.length, storedFilterElements(filter));
@@ -179,10 +179,7 @@ gpuTest("half precision: an input or output that is float32 beside weights that 
       ...kernels.forward({ x, weight, y }, geometry, caps),
       ...kernels.weightGradient({ x, dy, dweight }, geometry, caps),
     ]);
-    const linear: ConvGeometry = {
-      ...{ input: { n: 5, h: 1, w: 1, c: 64 }, outChannels: 10, kernelHeight: 1, kernelWidth: 1 },
-      ...{ stride: 1, padding: 0, groups: 1 },
-    };
+    const linear: ConvGeometry = { input: { n: 5, h: 1, w: 1, c: 64 }, outChannels: 10, ...POINTWISE };
     const head = toHwio(formula(640, 6), convFilter(linear)), logits = convOutput(linear);
     await check(device, `float32 y, ${variant}:`, {
       ...{ x: half(activation(linear.input, 1)), weight: half(head), dy: full(activation(logits, 4)) },

@@ -4,13 +4,12 @@ import { Network } from "../../nn/network.ts";
 import { ResNeXt } from "../../nn/resnext.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { trainStep } from "../../nn/train_step.ts";
-import { assertClose, formula, gpuTest, testDevice } from "../support.ts";
+import { asGpu, assertClose, formula, gpuTest, testDevice } from "../support.ts";
 
 /** Another opening of the device whose kernels are those of a GPU: workgroup memory, split sums, many workgroups. */
-async function asGpu(): Promise<Device> {
+async function openAsGpu(): Promise<Device> {
   const device = await openDevice();
-  const capabilities = { ...device.capabilities, software: false };
-  return Object.defineProperty(device, "capabilities", { value: capabilities });
+  return Object.defineProperty(device, "capabilities", { value: asGpu(device) });
 }
 
 async function train(device: Device): Promise<{ losses: number[]; logits: Float32Array }> {
@@ -33,7 +32,7 @@ async function train(device: Device): Promise<{ losses: number[]; logits: Float3
 }
 
 gpuTest("the kernels that a GPU takes train and evaluate like those of this adapter", async () => {
-  const gpu = await asGpu();
+  const gpu = await openAsGpu();
   const [own, other] = [await train(await testDevice()), await train(gpu)];
   assertClose(other.losses, own.losses, 1e-4, "losses");
   assertClose(other.logits, own.logits, 1e-3, "logits");
