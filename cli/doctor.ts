@@ -9,7 +9,7 @@ import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { damage } from "../data/files.ts";
-import { checkHalves } from "../kernels/cast.ts";
+import { prepareHalves } from "../kernels/cast.ts";
 import { type Device, NoAdapterError, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { adapterAdvice, type SystemFacts, systemFacts } from "./advice.ts";
@@ -159,7 +159,7 @@ export function driverText(
 /** Whether the adapter rounds to halves as training in f16 needs it. */
 async function takesHalves(device: Device): Promise<boolean> {
   try {
-    await checkHalves(device);
+    await prepareHalves(device);
     return true;
   } catch (error) {
     if (error instanceof UserError) return false;

@@ -18,7 +18,7 @@ export function cast(
   }, { elements, flops: 0, caps })];
 }
 
-/** Numbers, and their halves where conversion rounds to nearest and what is too large becomes infinite. */
+/** Numbers, and their halves by IEEE 754: to nearest, ties to even, what is too large infinite, the smallest kept. */
 const SAMPLES: readonly (readonly [number, number])[] = [
   [1.5, 0x3e00],
   [2049, 0x6800],
@@ -27,24 +27,36 @@ const SAMPLES: readonly (readonly [number, number])[] = [
   [65520, 0x7c00],
   [1e6, 0x7c00],
   [-1e30, 0xfc00],
+  [2 ** -24, 0x0001],
+  [3 * 2 ** -25, 0x0002],
+  [2 ** -25, 0x0000],
+  [2 ** -14 - 2 ** -25, 0x0400],
 ];
 
 /**
- * Makes sure that an adapter's halves are those of IEEE 754. WGSL leaves open what becomes of numbers that no half holds, but
- * loss scaling finds a scale that is too large by their being infinite.
+ * Makes sure that an adapter's halves are those of IEEE 754. WGSL leaves open how numbers are rounded and what becomes of
+ * those that no half holds, but loss scaling finds a scale that is too large by their being infinite. Where the driver's
+ * conversion is another (AMD's under Mesa rounds towards zero), kernels compiled from now on round by themselves.
  *
- * @throws {UserError} where they are not.
+ * @throws {UserError} where that does not help either.
  */
-export async function checkHalves(device: Device): Promise<void> {
-  const x = operand("numbers", 8), y = operand("halves", 8, "f16");
-  const numbers = new Float32Array([...SAMPLES.map(([number]) => number), NaN]);
-  const [bytes] = await runOnce(device, cast({ x, y }, 8, device.capabilities), new Map([[x, numbers]]), [y]);
-  const halves = new Uint16Array(bytes), [nan] = halves.slice(-1);
-  const wrong = SAMPLES.find(([, half], i) => halves[i] !== half);
-  if (!wrong && (nan & 0x7fff) > 0x7c00) return;
+export async function prepareHalves(device: Device): Promise<void> {
+  if (await wronglyRounded(device) === undefined) return;
+  device.roundHalvesByBits();
+  const wrong = await wronglyRounded(device);
+  if (wrong === undefined) return;
   throw new UserError(
-    `Cannot compute in f16: ${device.name} turns ${
-      wrong?.[0] ?? NaN
-    } into another half than IEEE 754; use --precision f32`,
+    `Cannot compute in f16: ${device.name} turns ${wrong} into another half than IEEE 754; use --precision f32`,
   );
+}
+
+/** A number that the device turns into another half than it should. */
+async function wronglyRounded(device: Device): Promise<number | undefined> {
+  const elements = SAMPLES.length + 1;
+  const x = operand("numbers", elements), y = operand("halves", elements, "f16");
+  const numbers = new Float32Array([...SAMPLES.map(([number]) => number), NaN]);
+  const [bytes] = await runOnce(device, cast({ x, y }, elements, device.capabilities), new Map([[x, numbers]]), [y]);
+  const halves = new Uint16Array(bytes), nan = halves[SAMPLES.length];
+  const wrong = SAMPLES.find(([, half], i) => halves[i] !== half);
+  return wrong ? wrong[0] : (nan & 0x7fff) > 0x7c00 ? undefined : NaN;
 }

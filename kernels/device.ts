@@ -5,7 +5,7 @@
  * Deno, below.
  */
 
-import type { Dispatch } from "./dispatch.ts";
+import type { Dispatch, HalfRounding } from "./dispatch.ts";
 import { shaderText } from "./dispatch.ts";
 import type { Tuning } from "./tuning.ts";
 import { UserError } from "./user_error.ts";
@@ -159,6 +159,7 @@ export class Device {
   /** The adapter's name, such as `NVIDIA H100`. */
   readonly name: string;
   #capabilities: Capabilities;
+  #rounding: HalfRounding = "driver";
   /** The WebGPU device itself. */
   readonly gpu: GPUDevice;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
@@ -229,6 +230,11 @@ export class Device {
     this.#capabilities = Object.freeze({ ...this.#capabilities, tuning });
   }
 
+  /** From now on kernels round to halves themselves, not by the driver's conversion. */
+  roundHalvesByBits(): void {
+    this.#rounding = "bits";
+  }
+
   /** Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. */
   check(): void {
     if (this.#failure) throw this.#failure;
@@ -236,7 +242,7 @@ export class Device {
 
   /** The compiled pipeline of a dispatch; equal shaders are compiled once. */
   pipeline(dispatch: Dispatch): Promise<GPUComputePipeline> {
-    const code = shaderText(dispatch);
+    const code = shaderText(dispatch, this.#rounding);
     let pipeline = this.#pipelines.get(code);
     if (!pipeline) {
       pipeline = this.#compile(dispatch.label, code);

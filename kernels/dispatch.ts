@@ -90,14 +90,20 @@ export function f32(value: number): { readonly f32: number } {
   return { f32: value };
 }
 
+/** Who rounds floats to halves: the driver, or {@linkcode HALF_BITS}, where the driver does not do it as IEEE 754 says. */
+export type HalfRounding = "driver" | "bits";
+
 /** The whole shader module of a dispatch. Equal texts share a pipeline. */
-export function shaderText(dispatch: Dispatch): string {
+export function shaderText(dispatch: Dispatch, rounding: HalfRounding = "driver"): string {
   const bindings = Object.entries(dispatch.bindings).map(([name, { access, type }], index) =>
     `@group(0) @binding(${index}) var<storage, ${access}> ${name}: ${type};`
   );
   const accessors = Object.entries(dispatch.bindings).flatMap(([name, binding]) =>
-    accessorsOf(name, binding).filter((text) => dispatch.source.includes(text.slice(3, text.indexOf("(") + 1)))
+    accessorsOf(name, binding, rounding).filter((text) =>
+      dispatch.source.includes(text.slice(3, text.indexOf("(") + 1))
+    )
   );
+  if (accessors.some((text) => text.includes("half_bits("))) accessors.unshift(HALF_BITS);
   const constants = Object.entries(dispatch.constants ?? {}).map(([name, value]) =>
     typeof value === "number" ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${floatLiteral(value.f32)};`
   );
@@ -111,7 +117,7 @@ export function shaderText(dispatch: Dispatch): string {
 }
 
 /** WGSL functions that load and store a binding's floats; none for what holds no floats. */
-function accessorsOf(name: string, { operand, type, access }: Binding): string[] {
+function accessorsOf(name: string, { operand, type, access }: Binding, rounding: HalfRounding): string[] {
   const half = operand.type === "f16";
   if (type === "array<f32>" || half && type === "array<u32>") {
     const value = half ? `unpack2x16float(${name}[at / 2u])[at % 2u]` : `${name}[at]`;
@@ -121,12 +127,33 @@ function accessorsOf(name: string, { operand, type, access }: Binding): string[]
   const load = half
     ? `let bits = ${name}[at]; return vec4f(unpack2x16float(bits.x), unpack2x16float(bits.y));`
     : `return ${name}[at];`;
-  const stored = half ? "vec2u(pack2x16float(value.xy), pack2x16float(value.zw))" : "value";
+  const stored = !half
+    ? "value"
+    : rounding === "driver"
+    ? "vec2u(pack2x16float(value.xy), pack2x16float(value.zw))"
+    : "half_bits(value)";
   return [
     `fn get_${name}(at: u32) -> vec4f { ${load} }`,
     ...(access === "read_write" ? [`fn set_${name}(at: u32, value: vec4f) { ${name}[at] = ${stored}; }`] : []),
   ];
 }
+
+/**
+ * Four floats as halves in two words, rounded to nearest, ties to even, without the conversion of the driver: WGSL leaves
+ * its rounding open, and AMD's under Mesa rounds towards zero.
+ */
+const HALF_BITS = `fn half_bits(value: vec4f) -> vec2u {
+  let bits = bitcast<vec4u>(value);
+  let size = bits & vec4u(0x7fffffffu);
+  // The exponent's bias is 15 in place of 127; what rounds to 65536 or more is infinite.
+  let odd = (size >> vec4u(13u)) & vec4u(1u);
+  let normal = min((size - vec4u(0x38000000u) + vec4u(0xfffu) + odd) >> vec4u(13u), vec4u(0x7c00u));
+  // Below 2^-14 a half counts steps of 2^-24, as a float from 0.5 to 1 does.
+  let small = bitcast<vec4u>(bitcast<vec4f>(size) + vec4f(0.5)) - vec4u(0x3f000000u);
+  let number = select(normal, small, size < vec4u(0x38800000u));
+  let half = select(number, vec4u(0x7e00u), size > vec4u(0x7f800000u)) | ((bits >> vec4u(16u)) & vec4u(0x8000u));
+  return half.xz | (half.yw << vec2u(16u));
+}`;
 
 /** The bytes of a dispatch's uniforms, in the order of their declaration; undefined where it has none. */
 export function uniformBytes({ uniforms }: Dispatch): Uint32Array<ArrayBuffer> | undefined {

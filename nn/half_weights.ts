@@ -3,7 +3,7 @@
  * saved and averaged. Each step begins by making it anew.
  */
 
-import { cast, checkHalves } from "../kernels/cast.ts";
+import { cast, prepareHalves } from "../kernels/cast.ts";
 import type { Capabilities, Device } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
@@ -32,10 +32,10 @@ export class HalfWeights {
    * Makes room for them.
    *
    * @param places Receives the places of all operands.
-   * @throws {UserError} on an adapter whose halves are not IEEE's.
+   * @throws {UserError} on an adapter that cannot make IEEE's halves.
    */
   static async create(device: Device, matrices: Matrices, places: Map<Operand, Placement>): Promise<HalfWeights> {
-    await checkHalves(device);
+    await prepareHalves(device);
     const { buffer: source, bytes, alignment, entries } = matrices;
     const buffer = await device.buffer("half precision weights", Math.max(alignment, bytes) / 2);
     const halves = new HalfWeights(buffer);

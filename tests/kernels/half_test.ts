@@ -11,10 +11,10 @@ import {
   statisticsElements,
 } from "../../kernels/batch_norm.ts";
 import { batchNormBackward, needsOutput } from "../../kernels/batch_norm_backward.ts";
-import { cast, checkHalves } from "../../kernels/cast.ts";
+import { cast, prepareHalves } from "../../kernels/cast.ts";
 import { convFilter, type ConvGeometry, convOutput } from "../../kernels/conv_geometry.ts";
 import { convKernels } from "../../kernels/conv2d.ts";
-import type { Capabilities, Device } from "../../kernels/device.ts";
+import { type Capabilities, type Device, openDevice } from "../../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../../kernels/dispatch.ts";
 import { add, relu, reluBackward } from "../../kernels/elementwise.ts";
 import { findNonFinite } from "../../kernels/finite.ts";
@@ -32,6 +32,14 @@ import { encodeStepSettings, stepSettingsOperand } from "../../kernels/step_sett
 import { UserError } from "../../kernels/user_error.ts";
 import { formula, gpuTest } from "../support.ts";
 import { capabilityVariants, POINTWISE } from "./conv_support.ts";
+
+/** A test of a device that stores halves as IEEE 754 says. */
+function halfTest(name: string, run: (device: Device) => Promise<void>): void {
+  gpuTest(name, async (device) => {
+    await prepareHalves(device);
+    await run(device);
+  });
+}
 
 /** An operand of a case: halves where the case is run in half precision, if `half`. */
 interface Place {
@@ -128,7 +136,7 @@ const CONVOLUTIONS: Record<string, Partial<ConvGeometry> & { input: Shape; outCh
 };
 
 for (const [name, sizes] of Object.entries(CONVOLUTIONS)) {
-  gpuTest(`half precision: convolution ${name}`, async (device) => {
+  halfTest(`half precision: convolution ${name}`, async (device) => {
     const geometry = { ...POINTWISE, ...sizes };
     const { input, groups } = geometry, output = convOutput(geometry), filter = convFilter(geometry);
     const weight = toHwio(formula(filter.o * filter.i * filter.h * filter.w, 2), filter);
@@ -164,7 +172,7 @@ for (const [name, sizes] of Object.entries(CONVOLUTIONS)) {
   });
 }
 
-gpuTest("half precision: an input or output that is float32 beside weights that are not", async (device) => {
+halfTest("half precision: an input or output that is float32 beside weights that are not", async (device) => {
   const geometry: ConvGeometry = {
     ...{ input: { n: 2, h: 6, w: 6, c: 3 }, outChannels: 8, kernelHeight: 3, kernelWidth: 3 },
     ...{ stride: 2, padding: 1, groups: 1 },
@@ -200,7 +208,7 @@ for (const [rows, channels] of [[2, 3], [130, 20], [1031, 64]]) {
       true,
     ]] as const
   ) {
-    gpuTest(`half precision: batch norm of [${rows}, ${channels}], ${kind}`, async (device) => {
+    halfTest(`half precision: batch norm of [${rows}, ${channels}], ${kind}`, async (device) => {
       const shape = { n: rows, h: 1, w: 1, c: channels }, stored = padded(channels);
       const spec = { rows, channels, eps: 1e-5, momentum: 0.1, relu: withRelu };
       const vector = (stream: number, scale: number, shift: number) => {
@@ -242,7 +250,7 @@ for (const [rows, channels] of [[2, 3], [130, 20], [1031, 64]]) {
   }
 }
 
-gpuTest("half precision: pools", async (device) => {
+halfTest("half precision: pools", async (device) => {
   for (const input of [{ n: 2, h: 7, w: 9, c: 6 }, { n: 1, h: 8, w: 8, c: 64 }]) {
     const spec = { input, kernel: 3, stride: 2, padding: 1 }, output = maxPoolOutput(spec);
     const mean = { ...input, h: 1, w: 1 };
@@ -265,7 +273,7 @@ gpuTest("half precision: pools", async (device) => {
   }
 });
 
-gpuTest("half precision: element by element", async (device) => {
+halfTest("half precision: element by element", async (device) => {
   for (const elements of [4, 36, 8 * 1024 * 4 + 52]) {
     for (const software of [true, false]) {
       const caps = { ...device.capabilities, software };
@@ -288,7 +296,7 @@ const CORNERS = [
   ...[2 ** -14, 2 ** -24, -(2 ** -24), 3 * 2 ** -25, Infinity, -Infinity, NaN, 65520, 1e30, -1e30],
 ];
 
-gpuTest("half precision: casts round to nearest, and keep what is no number", async (device) => {
+halfTest("half precision: casts round to nearest, and keep what is no number", async (device) => {
   const values = Float32Array.from(CORNERS), elements = values.length;
   const x = operand("x", elements), y = operand("y", elements, "f16"), back = operand("back", elements);
   const caps = device.capabilities;
@@ -302,7 +310,7 @@ gpuTest("half precision: casts round to nearest, and keep what is no number", as
   assertEquals([...new Float32Array(widened)], [...Float16Array.from(values)]);
 });
 
-gpuTest("half precision: what is not finite is found among halves", async (device) => {
+halfTest("half precision: what is not finite is found among halves", async (device) => {
   for (const [at, value, found] of [[0, 65504, 0], [1, Infinity, 5], [2, -Infinity, 5], [4099, NaN, 5], [0, 0, 0]]) {
     const values = new Float16Array(4100).fill(-65504);
     values[at] = value;
@@ -317,24 +325,66 @@ gpuTest("half precision: what is not finite is found among halves", async (devic
   }
 });
 
-gpuTest("half precision: an adapter whose halves do not overflow is refused", async (device) => {
-  await checkHalves(device);
-  /** The device, but that the half at one place reads as another. */
-  const altered = (at: number, value: number) =>
-    new Proxy(device, {
-      get(target, key) {
-        const found = Reflect.get(target, key, target);
-        if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
-        return async (...args: Parameters<Device["read"]>) => {
-          const halves = new Uint16Array(await target.read(...args));
-          halves[at] = value;
-          return halves.buffer;
-        };
-      },
-    });
-  const refused = (what: string) => `turns ${what} into another half than IEEE 754; use --precision f32`;
-  // Saturated; rounded towards zero; NaN as infinity.
-  await assertRejects(() => checkHalves(altered(5, 0x7bff)), UserError, refused("1000000"));
-  await assertRejects(() => checkHalves(altered(2, 0x6801)), UserError, refused("2051"));
-  await assertRejects(() => checkHalves(altered(7, 0x7c00)), UserError, refused("NaN"));
+Deno.test("half precision: kernels that round by bits make the halves of IEEE 754", async () => {
+  // Every half, what lies in the middle between two, and the floats beside it.
+  const numbers = new Float16Array(Uint16Array.from({ length: 0x10000 }, (_, i) => i).buffer);
+  const values = [...CORNERS];
+  for (let i = 0; i < numbers.length; i++) {
+    const middle = (numbers[i] + (numbers[i + 1] ?? 0)) / 2;
+    values.push(numbers[i], middle, middle * (1 + 2 ** -23), middle * (1 - 2 ** -24));
+  }
+  const device = await openDevice();
+  try {
+    device.roundHalvesByBits();
+    const elements = values.length, x = operand("x", elements), y = operand("y", elements, "f16");
+    const dispatches = cast({ x, y }, elements, device.capabilities);
+    const [bytes] = await runOnce(device, dispatches, new Map([[x, Float32Array.from(values)]]), [y]);
+    const halves = new Float16Array(bytes), wanted = Float16Array.from(Float32Array.from(values));
+    const wrong = wanted.findIndex((half, i) => !Object.is(half, halves[i]));
+    assertEquals(wrong, -1, `${values[wrong]} becomes ${halves[wrong]}`);
+  } finally {
+    device.close();
+  }
+});
+
+/** The device, but that one of the halves that it reads is another, `times` times; and how often it was told to round. */
+function altered(device: Device, at: number, value: number, times: number) {
+  const told = { roundings: 0 };
+  const proxy = new Proxy(device, {
+    get(target, key) {
+      const found = Reflect.get(target, key, target);
+      if (key === "roundHalvesByBits") return () => void told.roundings++;
+      if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
+      return async (...args: Parameters<Device["read"]>) => {
+        const halves = new Uint16Array(await target.read(...args));
+        if (times-- > 0) halves[at] = value;
+        return halves.buffer;
+      };
+    },
+  });
+  return { proxy, told };
+}
+
+// Saturated; rounded towards zero; the smallest half flushed; NaN as infinity.
+const WRONG = [[5, 0x7bff, "1000000"], [2, 0x6801, "2051"], [7, 0, String(2 ** -24)], [11, 0x7c00, "NaN"]] as const;
+
+gpuTest("half precision: where the driver rounds otherwise, kernels round by bits", async (device) => {
+  const { proxy, told } = altered(device, 0, 0x3e00, 1);
+  await prepareHalves(proxy);
+  assertEquals(told.roundings, 0);
+  for (const [at, value] of WRONG) {
+    const { proxy, told } = altered(device, at, value, 1);
+    await prepareHalves(proxy);
+    assertEquals(told.roundings, 1);
+  }
+});
+
+gpuTest("half precision: an adapter whose halves are wrong either way is refused", async (device) => {
+  for (const [at, value, number] of WRONG) {
+    await assertRejects(
+      () => prepareHalves(altered(device, at, value, 2).proxy),
+      UserError,
+      `turns ${number} into another half than IEEE 754; use --precision f32`,
+    );
+  }
 });

@@ -109,7 +109,9 @@ for (const [adapter, caps] of Object.entries(ADAPTERS)) {
 Deno.test("where there are barriers, no control flow hangs on a private variable: browsers refuse such shaders", () => {
   const texts = new Set(
     NETWORKS.flatMap(([arch, side]) =>
-      stepDispatches(resnext(arch), { n: 4, c: 3, h: side, w: side }, LEAST_GPU, "f32").map(shaderText)
+      stepDispatches(resnext(arch), { n: 4, c: 3, h: side, w: side }, LEAST_GPU, "f32").map((dispatch) =>
+        shaderText(dispatch)
+      )
     ).filter((text) => text.includes("workgroupBarrier")),
   );
   assert(texts.size > 10, `${texts.size} shaders with barriers`);
