@@ -5,6 +5,7 @@
  */
 
 import type { Device } from "../kernels/device.ts";
+import { tickNanoseconds } from "../kernels/timestamps.ts";
 import { RING_SLOTS } from "../nn/step.ts";
 import { submit } from "./limits.ts";
 import { spread, timed } from "./measure.ts";
@@ -177,7 +178,8 @@ class Stamps {
     encoder.resolveQuerySet(queries, 0, queries.count, resolved, 0);
     device.gpu.queue.submit([encoder.finish()]);
     const stamps = new BigUint64Array(await device.read(resolved, 0, queries.count * 8));
-    const ms = Array.from(stamps, (stamp) => Number(stamp - stamps[0]) / 1e6), whole = ms.at(-1)!;
+    const tick = await tickNanoseconds(device);
+    const ms = Array.from(stamps, (stamp) => Number(stamp - stamps[0]) * tick / 1e6), whole = ms.at(-1)!;
     const inOrder = ms.every((each, i) => i === 0 || each >= ms[i - 1]);
     return inOrder && whole < hostMs * 1.05 && whole > hostMs * 0.3 ? ms : undefined;
   }

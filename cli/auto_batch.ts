@@ -12,10 +12,12 @@ export interface AutoBatch extends LargestBatch {
   readonly room: number;
 }
 
-/** Of a device that has less than is asked for, a part is left alone: drivers need some, and so do screens. */
+/** Of what a device gives, a part is left alone: drivers need some, and so do screens. */
 const USED_SHARE = 0.9;
 /** Of a computer's free memory, where the device is software: it is the memory of everything else too. */
 const SOFTWARE_SHARE = 0.5;
+/** Of a Mac's memory, which its GPU shares and gives without end, to swap it out. */
+const MAC_SHARE = 0.65;
 /** Bytes that a software adapter may take where the system does not tell what is free. */
 const UNKNOWN_ROOM = 2 ** 31;
 
@@ -23,9 +25,8 @@ const UNKNOWN_ROOM = 2 ** 31;
 export async function withAutoBatch(plan: TrainPlan, device: Device): Promise<TrainPlan> {
   const { description, data } = plan, { capabilities } = device;
   const roomFor = async (most: number) => {
-    const asked = capabilities.software ? Math.min(most, freeMemory() * SOFTWARE_SHARE) : most;
-    const given = await device.roomFor(asked);
-    return given >= asked ? given : given * USED_SHARE;
+    const wanted = Math.min(most, computersShare(capabilities.software));
+    return Math.min(wanted, await device.roomFor(Math.ceil(wanted / USED_SHARE)) * USED_SHARE);
   };
   const autoBatch = await largestBatch(data, description, capabilities, roomFor);
   const { rows: batch_size, memory, bound } = autoBatch;
@@ -40,12 +41,13 @@ export async function withAutoBatch(plan: TrainPlan, device: Device): Promise<Tr
   return { ...plan, description: { ...description, settings: { ...description.settings, batch_size } }, autoBatch };
 }
 
-/** Bytes of the computer's memory that are free. */
-function freeMemory(): number {
+/** Bytes of the computer's memory that a device made of it may take; no limit where it has its own. */
+function computersShare(software: boolean): number {
   try {
-    return Deno.systemMemoryInfo().available;
+    if (software) return Deno.systemMemoryInfo().available * SOFTWARE_SHARE;
+    return Deno.build.os === "darwin" ? Deno.systemMemoryInfo().total * MAC_SHARE : Infinity;
   } catch {
-    return UNKNOWN_ROOM / SOFTWARE_SHARE;
+    return software ? UNKNOWN_ROOM : Infinity;
   }
 }
 

@@ -118,6 +118,8 @@ async function deviceFindings(system: SystemFacts, measure: boolean, tell: (what
       text: `binding ${formatBytes(maxBindingBytes)}, buffer ${formatBytes(maxBufferBytes)}, workgroup ` +
         `${maxInvocationsPerWorkgroup} invocations and ${formatBytes(maxWorkgroupStorageBytes)}`,
     });
+    const promised = device.gpu.limits.maxBufferSize;
+    if (maxBufferBytes < promised) findings.push(bufferFinding(maxBufferBytes, promised));
     if (measure) {
       tell("Measuring the GPU ...");
       const { flopsPerSecond, bytesPerSecond, dispatchMs, latencyMs } = await measureLimits(device, 200);
@@ -133,6 +135,18 @@ async function deviceFindings(system: SystemFacts, measure: boolean, tell: (what
   } finally {
     device.close();
   }
+}
+
+/** That a device promises larger buffers than it gives. */
+export function bufferFinding(given: number, promised: number): Finding {
+  return {
+    name: "Buffers",
+    verdict: "note",
+    text:
+      `${formatBytes(given)} at most, not ${formatBytes(promised)}: large batches and networks are refused early; ` +
+      "either the memory is taken, or the computer sees a part of it only (denoland/deno#35195)",
+    steps: ["end other programs that use it, or turn on Resizable BAR (Above 4G Decoding) in the computer's setup"],
+  };
 }
 
 /** PCI's and Khronos's numbers of makers. */

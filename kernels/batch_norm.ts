@@ -162,11 +162,13 @@ function combine(
       running_var: write(runningVar),
     },
     constants: { EPS: f32(eps), MOMENTUM: f32(momentum) },
-    uniforms: { VALUES: rows, ROWS_OF_CHUNK: chunkRows },
+    uniforms: { VALUES: rows, ROWS_OF_CHUNK: chunkRows, ZERO: 0 },
     setup: "let shift = partials[column];",
+    // What rounding takes from the mean is kept. A compiler that calculates with real numbers (Metal's does) would make
+    // it nothing, if it knew that the mean is this sum.
     finish: /* wgsl */ `
     let from_first = sum0 / f32(VALUES);
-    let batch_mean = partials[column] + from_first;
+    let batch_mean = bitcast<vec4f>(bitcast<vec4u>(partials[column] + from_first) ^ vec4u(ZERO));
     let squares = max(sum1 - sum0 * sum0 / f32(VALUES), vec4f());
     let invstd = 1.0 / sqrt(squares / f32(VALUES) + EPS);
     statistics[column] = batch_mean;

@@ -50,13 +50,20 @@ export async function prepareHalves(device: Device): Promise<void> {
   );
 }
 
-/** A number that the device turns into another half than it should. */
+/** A number that the device turns into another half than it should, or a half into another number. */
 async function wronglyRounded(device: Device): Promise<number | undefined> {
-  const elements = SAMPLES.length + 1;
-  const x = operand("numbers", elements), y = operand("halves", elements, "f16");
-  const numbers = new Float32Array([...SAMPLES.map(([number]) => number), NaN]);
-  const [bytes] = await runOnce(device, cast({ x, y }, elements, device.capabilities), new Map([[x, numbers]]), [y]);
-  const halves = new Uint16Array(bytes), nan = halves[SAMPLES.length];
-  const wrong = SAMPLES.find(([, half], i) => halves[i] !== half);
-  return wrong ? wrong[0] : (nan & 0x7fff) > 0x7c00 ? undefined : NaN;
+  const numbers = new Float32Array([...SAMPLES.map(([number]) => number), NaN]), elements = numbers.length;
+  const x = operand("numbers", elements), y = operand("halves", elements, "f16"), back = operand("numbers", elements);
+  const caps = device.capabilities;
+  const [bytes, floats] = await runOnce(
+    device,
+    [...cast({ x, y }, elements, caps), ...cast({ x: y, y: back }, elements, caps)],
+    new Map([[x, numbers]]),
+    [y, back],
+  );
+  const halves = new Uint16Array(bytes), widened = new Float32Array(floats);
+  const wrong = SAMPLES.findIndex(([, half], i) => halves[i] !== half || widened[i] !== new Float16Array(bytes)[i]);
+  if (wrong >= 0) return numbers[wrong];
+  const last = SAMPLES.length;
+  return (halves[last] & 0x7fff) > 0x7c00 && Number.isNaN(widened[last]) ? undefined : NaN;
 }

@@ -104,8 +104,10 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     adapter ??= await gpu.requestAdapter(request);
     if (!adapter) throw new NoAdapterError();
     try {
-      const device = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
-      return new Device(adapter.info, device);
+      const gpu = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
+      const device = new Device(adapter.info, gpu);
+      if ("Deno" in globalThis && !device.capabilities.software) await device.findLargestBuffer();
+      return device;
     } catch (error) {
       failure = error;
       adapter = null;
@@ -160,6 +162,7 @@ export class Device {
   readonly name: string;
   #capabilities: Capabilities;
   #rounding: HalfRounding = "driver";
+  #written = 0;
   /** The WebGPU device itself. */
   readonly gpu: GPUDevice;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
@@ -189,7 +192,11 @@ export class Device {
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
       if (this.#failure) return;
-      const { message } = (event as GPUUncapturedErrorEvent).error;
+      const { error } = event as GPUUncapturedErrorEvent, { message } = error;
+      if (error instanceof GPUOutOfMemoryError) {
+        this.#failure = new OutOfMemoryError(`${this.name} is out of memory; use a smaller batch or image size`, 0);
+        return;
+      }
       const failure = this.#failure = new Error(`WebGPU: ${message}`);
       this.#investigated = this.#investigate(failure, message);
     });
@@ -238,6 +245,37 @@ export class Device {
   /** Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. */
   check(): void {
     if (this.#failure) throw this.#failure;
+  }
+
+  /**
+   * Lowers the limit of buffers to what the device gives. Deno 2.9 refuses a buffer that one of a GPU's memories could not
+   * hold, and where the host sees a part of it only (no Resizable BAR), one of them has 256 MiB (denoland/deno#35195).
+   */
+  async findLargestBuffer(): Promise<void> {
+    const { maxBufferBytes, maxBindingBytes } = this.#capabilities;
+    let given = 0, refused = Math.min(maxBufferBytes, TRIED_BYTES);
+    if (await this.#gives(refused)) return;
+    while (refused - given > PROBE_BYTES) {
+      const middle = Math.floor((given + refused) / 8) * 4;
+      if (await this.#gives(middle)) given = middle;
+      else refused = middle;
+    }
+    // What is written passes through the same memory.
+    const bytes = given - STAGED_BYTES;
+    if (bytes < STAGED_BYTES) return;
+    const limits = { maxBufferBytes: bytes, maxBindingBytes: Math.min(maxBindingBytes, bytes) };
+    this.#capabilities = Object.freeze({ ...this.#capabilities, ...limits });
+  }
+
+  /** Whether there is room for a buffer. */
+  async #gives(bytes: number): Promise<boolean> {
+    try {
+      (await this.buffer("probe", bytes)).destroy();
+      return true;
+    } catch (error) {
+      if (!(error instanceof OutOfMemoryError)) throw error;
+      return false;
+    }
   }
 
   /** The compiled pipeline of a dispatch; equal shaders are compiled once. */
@@ -301,7 +339,7 @@ export class Device {
   async roomFor(most: number): Promise<number> {
     const taken: GPUBuffer[] = [];
     try {
-      let room = 0, piece = Math.min(this.capabilities.maxBufferBytes, 2 ** 30);
+      let room = 0, piece = Math.min(this.capabilities.maxBufferBytes, TRIED_BYTES);
       while (room < most && piece >= PROBE_BYTES) {
         const bytes = Math.ceil(Math.min(piece, most - room) / 4) * 4;
         try {
@@ -319,12 +357,37 @@ export class Device {
   }
 
   /** Copies to the GPU, in order with the work submitted before and after. */
-  write(buffer: GPUBuffer, offset: number, data: ArrayBufferView<ArrayBuffer>): void {
-    this.gpu.queue.writeBuffer(buffer, offset, data);
+  write(
+    buffer: GPUBuffer,
+    offset: number,
+    { buffer: data, byteOffset, byteLength }: ArrayBufferView<ArrayBuffer>,
+  ): void {
+    for (let at = 0; at < byteLength; at += STAGED_BYTES) {
+      const bytes = Math.min(STAGED_BYTES, byteLength - at);
+      this.gpu.queue.writeBuffer(buffer, offset + at, data, byteOffset + at, bytes);
+      this.#written += bytes;
+      // The queue holds a copy of what was written until something is submitted.
+      if (this.#written < STAGED_BYTES) continue;
+      this.gpu.queue.submit([]);
+      this.#written = 0;
+    }
   }
 
-  /** Copies `byteLength` bytes back. Waits for all work submitted before: not for a training loop's inside. */
+  /**
+   * Copies `byteLength` bytes back. Waits for all work submitted before: not for a training loop's inside. What is large is
+   * copied piece by piece, and nothing that changes it may be submitted meanwhile.
+   */
   async read(buffer: GPUBuffer, offset: number, byteLength: number): Promise<ArrayBuffer> {
+    if (byteLength <= STAGED_BYTES) return await this.#readPiece(buffer, offset, byteLength);
+    const whole = new Uint8Array(byteLength);
+    for (let at = 0; at < byteLength; at += STAGED_BYTES) {
+      const bytes = Math.min(STAGED_BYTES, byteLength - at);
+      whole.set(new Uint8Array(await this.#readPiece(buffer, offset + at, bytes)), at);
+    }
+    return whole.buffer;
+  }
+
+  async #readPiece(buffer: GPUBuffer, offset: number, byteLength: number): Promise<ArrayBuffer> {
     const staging = this.gpu.createBuffer({
       size: byteLength,
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
@@ -356,6 +419,10 @@ export function directives(code: string, inDeno: boolean): string {
   return !inDeno && /\bsubgroup[A-Z]/.test(code) ? "enable subgroups;\n" : "";
 }
 
+/** The largest buffer that is tried for; no network needs a larger one. */
+const TRIED_BYTES = 2 ** 30;
+/** Bytes that are on their way to or from the device at a time. */
+const STAGED_BYTES = 2 ** 24;
 /** The least that {@linkcode Device.roomFor} tells apart. */
 const PROBE_BYTES = 2 ** 24;
 

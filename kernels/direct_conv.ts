@@ -215,9 +215,10 @@ function directDispatch(
 fn element_of(item: u32) -> f32 {${kernel.element}
 }
 ${eachItem(WORKGROUP_SIZE)}
-  var result_vector = vec4f();
-  for (var i = 0u; i < 4u; i++) { result_vector[i] = element_of(item * 4u + i); }
-  set_result(item, result_vector);
+  // Not a vector's elements: the compiler of Direct3D 12 takes no index that varies there.
+  var elements: array<f32, 4>;
+  for (var i = 0u; i < 4u; i++) { elements[i] = element_of(item * 4u + i); }
+  set_result(item, vec4f(elements[0], elements[1], elements[2], elements[3]));
 }`,
     workgroups: itemGrid(kernel.items / 4, WORKGROUP_SIZE, caps.maxWorkgroupsPerDimension),
     flops: convFlops(geometry),

@@ -201,7 +201,8 @@ export function residentSizes(
   { maxBindingBytes, maxBufferBytes }: Capabilities,
 ): { readonly images: number; readonly labels: number } | undefined {
   const images = wholeWords(imageBytes(set) * set.count);
-  if (images > Math.min(maxBindingBytes, maxBufferBytes)) return undefined;
+  // Kernels count bytes in 32 bits.
+  if (images > Math.min(maxBindingBytes, maxBufferBytes, 2 ** 32 - 16)) return undefined;
   return { images, labels: wholeWords(set.labels.byteLength) };
 }
 

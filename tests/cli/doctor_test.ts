@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { adapterAdvice, type SystemFacts } from "../../cli/advice.ts";
-import { dataFinding, denoFinding, doctorText } from "../../cli/doctor.ts";
+import { bufferFinding, dataFinding, denoFinding, doctorText } from "../../cli/doctor.ts";
 import { cifar10 } from "../../data/cifar10.ts";
 import { resnext, withFolder } from "./support.ts";
 
@@ -27,6 +27,12 @@ Deno.test("the advice is the system's", () => {
 Deno.test("an old Deno is bad, and the command mends it", () => {
   assertEquals([denoFinding("2.9.0").verdict, denoFinding("3.0.0").verdict], ["ok", "ok"]);
   assertEquals([denoFinding("2.8.9").verdict, denoFinding("2.8.9").steps], ["bad", ["deno upgrade"]]);
+});
+
+Deno.test("doctor says where a GPU gives smaller buffers than it promises", () => {
+  const { verdict, text, steps } = bufferFinding(200e6, 4e9);
+  assertEquals([verdict, steps?.length], ["note", 1]);
+  assertMatch(text, /^200\.0 MB at most, not 4\.0 GB: /);
 });
 
 Deno.test("a data set that is not there, in part, or damaged", async () => {

@@ -109,6 +109,53 @@ withDevice("device: no room is told with what was asked; room is measured", asyn
   assertEquals(await device.roomFor(30e6), 30e6);
 });
 
+withDevice("device: where it gives no large buffers, the limits say so", async (device) => {
+  const before = device.capabilities, { maxBufferBytes: _, ...withoutBuffers } = before, { gpu } = device;
+  // As Deno 2.9 does on a GPU of which the host sees 256 MiB.
+  let given = 240 * 2 ** 20, refusal: GPUError | null = null;
+  const createBuffer = gpu.createBuffer.bind(gpu);
+  gpu.createBuffer = (descriptor) => {
+    refusal = descriptor.size > given ? new GPUOutOfMemoryError("no room") : null;
+    return createBuffer({ ...descriptor, size: 4 });
+  };
+  gpu.popErrorScope = () => Promise.resolve(refusal);
+  await device.findLargestBuffer();
+  const { maxBufferBytes, ...others } = device.capabilities;
+  assert(maxBufferBytes > 200 * 2 ** 20 && maxBufferBytes < given, `${maxBufferBytes}`);
+  assertEquals(others, { ...withoutBuffers, maxBindingBytes: Math.min(maxBufferBytes, before.maxBindingBytes) });
+  await assertRejects(() => device.buffer("weights", maxBufferBytes + 4), UserError, "a buffer of");
+  // One that gives nothing at all is no reason to plan for nothing.
+  given = 0;
+  const lowered = device.capabilities;
+  await device.findLargestBuffer();
+  assertEquals(device.capabilities, lowered);
+});
+
+withDevice("device: a device that gives large buffers keeps its limits", async (device) => {
+  const before = device.capabilities;
+  await device.findLargestBuffer();
+  assertEquals(device.capabilities, before);
+});
+
+withDevice("device: what is larger than a piece is written and read whole", async (device) => {
+  const bytes = 2 ** 26 + 20, values = new Uint32Array(bytes / 4 + 3);
+  for (let i = 0; i < values.length; i++) values[i] = Math.imul(i, 2654435761);
+  const buffer = await device.buffer("large", bytes + 16);
+  device.write(buffer, 16, values.subarray(3));
+  const read = new Uint32Array(await device.read(buffer, 16, bytes));
+  assertEquals(read.length, bytes / 4);
+  assertEquals(read.findIndex((value, i) => value !== values[i + 3]), -1);
+});
+
+withDevice("device: a lack of memory that shows late is told as such", (device) => {
+  const event = new Event("uncapturederror");
+  Object.defineProperty(event, "error", { value: new GPUOutOfMemoryError("no room") });
+  device.gpu.dispatchEvent(event);
+  const error = assertThrows(() => device.check(), OutOfMemoryError);
+  assertStringIncludes(error.message, "is out of memory; use a smaller batch");
+  return Promise.resolve();
+});
+
 Deno.test("shaders that use subgroups say so first in browsers, and not in Deno", () => {
   const code = "fn f() -> f32 { return subgroupBroadcast(1.0, 0u); }";
   assertEquals(directives(code, false), "enable subgroups;\n");

@@ -347,8 +347,27 @@ Deno.test("half precision: kernels that round by bits make the halves of IEEE 75
   }
 });
 
-/** The device, but that one of the halves that it reads is another, `times` times; and how often it was told to round. */
-function altered(device: Device, at: number, value: number, times: number) {
+/** One number of the twelve that are tried, as a device might turn it into a half or back. */
+interface Wrong {
+  readonly kind: "halves" | "widened";
+  readonly at: number;
+  readonly value: number;
+  readonly named: string;
+}
+
+const WRONG: readonly Wrong[] = [
+  // Saturated; rounded towards zero; the smallest flushed; NaN as infinity.
+  { kind: "halves", at: 5, value: 0x7bff, named: "1000000" },
+  { kind: "halves", at: 2, value: 0x6801, named: "2051" },
+  { kind: "halves", at: 7, value: 0, named: String(2 ** -24) },
+  { kind: "halves", at: 11, value: 0x7c00, named: "NaN" },
+  // The smallest flushed on the way back; infinity as a number.
+  { kind: "widened", at: 7, value: 0, named: String(2 ** -24) },
+  { kind: "widened", at: 4, value: 65536, named: "65520" },
+];
+
+/** The device, but that it is wrong `times` times; and how often it was told to round. */
+function altered(device: Device, { kind, at, value }: Omit<Wrong, "named">, times: number) {
   const told = { roundings: 0 };
   const proxy = new Proxy(device, {
     get(target, key) {
@@ -356,35 +375,33 @@ function altered(device: Device, at: number, value: number, times: number) {
       if (key === "roundHalvesByBits") return () => void told.roundings++;
       if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
       return async (...args: Parameters<Device["read"]>) => {
-        const halves = new Uint16Array(await target.read(...args));
-        if (times-- > 0) halves[at] = value;
-        return halves.buffer;
+        const bytes = await target.read(...args);
+        const numbers = kind === "halves" ? new Uint16Array(bytes) : new Float32Array(bytes);
+        if (numbers.length === 12 && times-- > 0) numbers[at] = value;
+        return bytes;
       };
     },
   });
   return { proxy, told };
 }
 
-// Saturated; rounded towards zero; the smallest half flushed; NaN as infinity.
-const WRONG = [[5, 0x7bff, "1000000"], [2, 0x6801, "2051"], [7, 0, String(2 ** -24)], [11, 0x7c00, "NaN"]] as const;
-
 gpuTest("half precision: where the driver rounds otherwise, kernels round by bits", async (device) => {
-  const { proxy, told } = altered(device, 0, 0x3e00, 1);
+  const { proxy, told } = altered(device, { kind: "halves", at: 0, value: 0x3e00 }, 1);
   await prepareHalves(proxy);
   assertEquals(told.roundings, 0);
-  for (const [at, value] of WRONG) {
-    const { proxy, told } = altered(device, at, value, 1);
+  for (const wrong of WRONG) {
+    const { proxy, told } = altered(device, wrong, 1);
     await prepareHalves(proxy);
     assertEquals(told.roundings, 1);
   }
 });
 
 gpuTest("half precision: an adapter whose halves are wrong either way is refused", async (device) => {
-  for (const [at, value, number] of WRONG) {
+  for (const wrong of WRONG) {
     await assertRejects(
-      () => prepareHalves(altered(device, at, value, 2).proxy),
+      () => prepareHalves(altered(device, wrong, 2).proxy),
       UserError,
-      `turns ${number} into another half than IEEE 754; use --precision f32`,
+      `turns ${wrong.named} into another half than IEEE 754; use --precision f32`,
     );
   }
 });

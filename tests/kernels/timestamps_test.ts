@@ -1,8 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
+import { openDevice } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { relu } from "../../kernels/elementwise.ts";
 import { Program } from "../../kernels/program.ts";
-import { passTimes } from "../../kernels/timestamps.ts";
+import { passTimes, tickNanoseconds } from "../../kernels/timestamps.ts";
 import { gpuTest } from "../support.ts";
 
 gpuTest("passes are timed by the device's clock: ten times the work takes longer", async (device) => {
@@ -29,3 +30,40 @@ gpuTest("passes are timed by the device's clock: ten times the work takes longer
     for (const buffer of buffers.values()) buffer.destroy();
   }
 });
+
+Deno.test("a device whose stamps are ticks of its own is timed in milliseconds all the same", async () => {
+  const device = await openDevice();
+  try {
+    if (!device.capabilities.timestamps) return;
+    const stamped = (ticksOf: (stamp: bigint) => bigint) =>
+      new Proxy(device, {
+        get(target, key) {
+          // Each with a clock of its own to measure.
+          if (key === "gpu") return gpu;
+          const found = Reflect.get(target, key, target);
+          if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
+          return async (...args: Parameters<typeof device.read>) =>
+            BigUint64Array.from(new BigUint64Array(await target.read(...args)), ticksOf).buffer;
+        },
+      });
+    let gpu = new Proxy(device.gpu, forwarding);
+    assertEquals(await tickNanoseconds(stamped((stamp) => stamp)), 1);
+    // A clock that stands still is not believed elsewhere; here it must do no harm.
+    gpu = new Proxy(device.gpu, forwarding);
+    assertEquals(await tickNanoseconds(stamped(() => 7n)), 1);
+    gpu = new Proxy(device.gpu, forwarding);
+    const slow = stamped((stamp) => stamp / 40n), tick = await tickNanoseconds(slow);
+    assert(tick > 20 && tick < 80, `${tick}`);
+    assertEquals(await tickNanoseconds(slow), tick);
+  } finally {
+    device.close();
+  }
+});
+
+/** An object whose methods run on the one that it stands for. */
+const forwarding: ProxyHandler<GPUDevice> = {
+  get(target, key) {
+    const found = Reflect.get(target, key, target);
+    return typeof found === "function" ? found.bind(target) : found;
+  },
+};
