@@ -5,9 +5,10 @@
  */
 
 import { metricsElements } from "../kernels/cross_entropy.ts";
-import type { Device } from "../kernels/device.ts";
+import { type Device, DeviceLostError } from "../kernels/device.ts";
 import { type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
+import { stepDone } from "../kernels/step_done.ts";
 import { encodeStepSettings, type StepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
@@ -62,7 +63,7 @@ export abstract class RingStep {
   readonly #metrics: GPUBuffer;
   readonly #more: MoreResults;
   #pending = 0;
-  #next = 0;
+  #runs = 0;
 
   /** @internal Use the functions that compile steps. */
   constructor(
@@ -93,11 +94,10 @@ export abstract class RingStep {
   }
 
   /** Submits the plan. */
-  protected send(settings: Omit<Partial<StepSettings>, "slot">, { before, after }: Around = {}): void {
-    const slot = this.#next;
-    this.#next = (slot + 1) % RING_SLOTS;
+  protected send(settings: Omit<Partial<StepSettings>, "slot" | "run">, { before, after }: Around = {}): void {
+    const slot = this.#runs++ % RING_SLOTS, run = this.#runs;
     if (!this.#more.silent) this.#pending++;
-    this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));
+    this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot, run }));
     const encoder = this.#device.gpu.createCommandEncoder();
     // What was found when the slot was used before: where steps overflow, that is no end.
     if (this.#more.found) encoder.clearBuffer(this.#more.found, slot * 4, 4);
@@ -108,9 +108,13 @@ export abstract class RingStep {
     this.#device.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** Results of all steps since the last call, oldest first. Waits for them. */
+  /**
+   * Results of all steps since the last call, oldest first. Waits for them.
+   *
+   * @throws {DeviceLostError} where a step did not run to its end.
+   */
   async collect(): Promise<StepResult[]> {
-    const count = this.#pending, first = this.#next - count;
+    const count = this.#pending, first = this.#runs - count;
     if (count === 0) return [];
     const { clips, scales, found, describe } = this.#more;
     // Both at once: where one fails, so does the other, and neither may fail unheard.
@@ -121,10 +125,16 @@ export abstract class RingStep {
     const ring = new Float32Array(bytes), findings = more && new Uint32Array(more);
     // Behind the metrics in the same buffer, as each reading costs time.
     const norms = ring.subarray(metricsElements(RING_SLOTS));
+    const done = new Uint32Array(bytes, bytes.byteLength - RING_SLOTS * 4);
     // Steps may have been submitted meanwhile.
     this.#pending -= count;
     return Array.from({ length: count }, (_, i) => {
-      const slot = (first + i + RING_SLOTS) % RING_SLOTS;
+      const slot = (first + i) % RING_SLOTS;
+      if (done[slot] !== first + i + 1) {
+        throw new DeviceLostError(
+          "The GPU device was lost: it left out a step, as systems end work that takes too long",
+        );
+      }
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
       const [gradientNorm, , lossScale, left] = norms.subarray(slot * 4, slot * 4 + 4);
       const anomaly = findings && describe?.(findings[slot]), skipped = left !== 0;
@@ -202,18 +212,19 @@ export interface MoreResults {
   readonly describe?: (found: number) => string | undefined;
 }
 
-/** @internal Operands that a step owns: what the host writes and reads around the plan. */
+/** @internal Operands that a step owns: what the host writes and reads around the plan; and the plan's last dispatch. */
 export async function stepBuffers(device: Device, label: string) {
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(RING_SLOTS));
-  const norms = operand("gradient norms", RING_SLOTS * 4);
+  const norms = operand("gradient norms", RING_SLOTS * 4), done = operand("steps done", RING_SLOTS);
   const buffers = {
     settings: await device.buffer(`${label} settings`, settings.byteLength),
-    metrics: await device.buffer(`${label} metrics`, metrics.byteLength + norms.byteLength),
+    metrics: await device.buffer(`${label} metrics`, metrics.byteLength + norms.byteLength + done.byteLength),
   };
   const places = new Map<Operand, Placement>([
     [settings, { buffer: buffers.settings, offset: 0 }],
     [metrics, { buffer: buffers.metrics, offset: 0 }],
     [norms, { buffer: buffers.metrics, offset: metrics.byteLength }],
+    [done, { buffer: buffers.metrics, offset: metrics.byteLength + norms.byteLength }],
   ]);
-  return { settings, metrics, norms, buffers, places };
+  return { settings, metrics, norms, buffers, places, last: stepDone({ done, settings }) };
 }

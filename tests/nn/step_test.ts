@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
-import type { Device } from "../../kernels/device.ts";
+import { type Device, DeviceLostError, openDevice } from "../../kernels/device.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
@@ -227,4 +227,25 @@ gpuTest("a batch beyond the device's limits is refused with the size that fits",
   await assertRejects(() => trainStep(limited, { source }), UserError, "Cannot run batches of 4:");
   await assertRejects(() => evalStep(limited, { source }), UserError, "use a batch size of");
   network.destroy();
+});
+
+Deno.test("a step that the device leaves out is a lost device, not an old result", async () => {
+  const device = await openDevice();
+  try {
+    const { network, source } = await open(device), { queue } = device.gpu;
+    for (const step of [await trainStep(network, { source }), await evalStep(network, { source })]) {
+      // The ring has been filled once: what an earlier step left lies in every slot.
+      for (let i = 0; i < RING_SLOTS; i++) step.run(batch(4), { learningRate: 0 });
+      assertEquals((await step.collect()).length, RING_SLOTS);
+      step.run(batch(4), { learningRate: 0 });
+      const submit = queue.submit.bind(queue);
+      queue.submit = () => {};
+      step.run(batch(4), { learningRate: 0 });
+      queue.submit = submit;
+      step.run(batch(4), { learningRate: 0 });
+      await assertRejects(() => step.collect(), DeviceLostError, "it left out a step");
+    }
+  } finally {
+    device.close();
+  }
 });
