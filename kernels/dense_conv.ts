@@ -69,7 +69,7 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
   let tap = k4 / C4;
   let row = r.row + i32(tap / KERNEL_W);
   let column = r.column + i32(tap % KERNEL_W);
-  let inside = row >= 0 && row < i32(H) && column >= 0 && column < i32(W);
+  let inside = (row >= 0) & (row < i32(H)) & (column >= 0) & (column < i32(W));
   let at = (r.image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + k4 % C4;
   ${loads.prepare("by", "k4 % C4")}
   return select(vec4f(), ${loads.apply("get_x(at)", "by")}, inside);
@@ -127,8 +127,8 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
   let column = r.column - i32(tap % KERNEL_W);
   let out_row = row / i32(STRIDE);
   let out_column = column / i32(STRIDE);
-  let inside = row >= 0 && column >= 0 && out_row < i32(OUT_H) && out_column < i32(OUT_W)
-    && row % i32(STRIDE) == 0 && column % i32(STRIDE) == 0;
+  let inside = (row >= 0) & (column >= 0) & (out_row < i32(OUT_H)) & (out_column < i32(OUT_W))
+    & (row % i32(STRIDE) == 0) & (column % i32(STRIDE) == 0);
   let at = (r.image + u32(clamp(out_row, 0, i32(OUT_H) - 1)) * OUT_W + u32(clamp(out_column, 0, i32(OUT_W) - 1))) * O4 + k4 % O4;
   return select(vec4f(), get_dy(at), inside);
 }`,
@@ -205,7 +205,7 @@ fn load_a(c: AColumn, k: u32) -> vec4f {
   let pixel = k % (OUT_H * OUT_W);
   let row = i32(pixel / OUT_W * STRIDE) + c.row;
   let column = i32(pixel % OUT_W * STRIDE) + c.column;
-  let inside = row >= 0 && row < i32(H) && column >= 0 && column < i32(W);
+  let inside = (row >= 0) & (row < i32(H)) & (column >= 0) & (column < i32(W));
   let image = k / (OUT_H * OUT_W) * (H * W);
   let at = (image + u32(clamp(row, 0, i32(H) - 1)) * W + u32(clamp(column, 0, i32(W) - 1))) * C4 + c.at;
   return select(vec4f(), ${loads.apply("get_x(at)", "c.by")}, inside);
@@ -313,7 +313,7 @@ ${eachItem(PIXEL_WORKGROUP)}
   let image = item / C4 / (H * W);
   let row = pixel / W;
   let column = pixel % W;
-  let used = row % STRIDE == 0u && column % STRIDE == 0u;
+  let used = (row % STRIDE == 0u) & (column % STRIDE == 0u);
   let at = ((image * OUT_H + min(row / STRIDE, OUT_H - 1u)) * OUT_W + min(column / STRIDE, OUT_W - 1u)) * C4 + item % C4;
   set_dx(item, select(vec4f(), get_compact(at), used)${addend ? " + get_addend(item)" : ""});
 }`,

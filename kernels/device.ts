@@ -75,7 +75,11 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   quietMesa();
   const gpu = globalThis.navigator?.gpu;
   if (!gpu) {
-    throw new UserError("This JavaScript runtime has no WebGPU: use Deno 2.9 or newer, or a browser that has it");
+    throw new UserError(
+      (globalThis as { isSecureContext?: boolean }).isSecureContext === false
+        ? "This page gets no WebGPU: browsers give it to pages from https:// and from localhost only"
+        : "This JavaScript runtime has no WebGPU: use Deno 2.9 or newer, or a browser that has it",
+    );
   }
   const request = { powerPreference: "high-performance", forceFallbackAdapter: options.software ?? false } as const;
   let adapter = await gpu.requestAdapter(request);
@@ -227,6 +231,15 @@ export class Device {
     return this.#failure ?? error;
   }
 
+  /** What the error scope opened last has found; a browser whose GPU process is gone refuses to say. */
+  async scopeError(): Promise<GPUError | null> {
+    try {
+      return await this.gpu.popErrorScope();
+    } catch (error) {
+      throw await this.explain(error);
+    }
+  }
+
   /** What kernels may rely on. */
   get capabilities(): Capabilities {
     return this.#capabilities;
@@ -292,7 +305,7 @@ export class Device {
   async #compile(label: string, code: string): Promise<GPUComputePipeline> {
     this.gpu.pushErrorScope("validation");
     const module = this.gpu.createShaderModule({ label, code: directives(code, "Deno" in globalThis) + code });
-    const invalid = this.gpu.popErrorScope();
+    const invalid = this.scopeError();
     const pipeline = this.gpu.createComputePipelineAsync({
       label,
       layout: "auto",
@@ -321,7 +334,7 @@ export class Device {
     usage ??= GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     this.gpu.pushErrorScope("out-of-memory");
     const buffer = this.gpu.createBuffer({ label, size: byteLength, usage });
-    if (await this.gpu.popErrorScope()) {
+    if (await this.scopeError()) {
       throw new OutOfMemoryError(
         `Cannot allocate ${
           mib(byteLength)

@@ -33,7 +33,7 @@ import {
 import type { Shape } from "./layout.ts";
 import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
 import { partialSums } from "./partial_sums.ts";
-import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, guarded, itemGrid } from "./wgsl.ts";
 
 /** Operands of a weight gradient. */
 export interface WeightGradientOperands {
@@ -272,8 +272,7 @@ function tileBody({ rows, columns, grouping, taps, outs, loads, bias }: Kernel):
       );
       for (const k of range(outs)) {
         const load = `get_dy(dy_at_${r}_${p} + ${k}u)`;
-        const value = guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load;
-        lines.push(`let d_${r}_${p}_${k} = ${value};`);
+        lines.push(`let d_${r}_${p}_${k} = ${guarded(load, guards)};`);
         if (bias) lines.push(`bias_${k} += d_${r}_${p}_${k};`);
       }
     }
@@ -290,7 +289,7 @@ function tileBody({ rows, columns, grouping, taps, outs, loads, bias }: Kernel):
       ];
       const load = loads.apply(`get_x(x_at_${y} + column_${x} * X_BLOCKS)`, "by");
       const value = `x_${y}_${x}`;
-      lines.push(`let ${value} = ${guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load};`);
+      lines.push(`let ${value} = ${guarded(load, guards)};`);
       for (const { offset: r, tap: ky } of row.uses) {
         for (const { offset: p, tap: kx } of column.uses) {
           for (const k of range(outs)) {

@@ -14,7 +14,7 @@ import { read, write } from "./dispatch.ts";
 import type { Axis, Grouping } from "./grouped_tiling.ts";
 import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
 import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
-import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, guarded, itemGrid } from "./wgsl.ts";
 
 /** What a gathering kernel computes, and how it is cut. */
 export interface Gather {
@@ -168,7 +168,7 @@ function tileBody(
           ];
           const load = loads.apply(`get_source(${at} + column_${x} * SOURCE_BLOCKS)`, `norm_${s}`);
           const value = `v_${s}_${b}_${y}_${x}`;
-          lines.push(`let ${value} = ${guards.length ? `select(vec4f(), ${load}, ${guards.join(" && ")})` : load};`);
+          lines.push(`let ${value} = ${guarded(load, guards)};`);
           for (const { offset: r, tap: ky } of row.uses) {
             for (const { offset: p, tap: kx } of column.uses) {
               for (const k of range(targets)) {
@@ -206,7 +206,7 @@ export function positions(name: "row" | "column", axis: Axis, reaches: readonly 
     if (!canMiss(axis, reach)) return [`let ${name}_${index} = u32(${base});`];
     return [
       `let ${name}_at_${index} = ${base};`,
-      `let ${name}_in_${index} = ${name}_at_${index} >= 0 && ${name}_at_${index} < ${axis.source};`,
+      `let ${name}_in_${index} = (${name}_at_${index} >= 0) & (${name}_at_${index} < ${axis.source});`,
       `let ${name}_${index} = u32(clamp(${name}_at_${index}, 0, ${axis.source - 1}));`,
     ];
   });

@@ -54,7 +54,7 @@ export class Program implements Suspect {
       });
       return { pipeline, bindGroup, workgroups: dispatch.workgroups };
     });
-    const error = await device.gpu.popErrorScope();
+    const error = await device.scopeError();
     if (error) throw new Error(`Cannot bind a kernel's operands: ${error.message}`);
     const program = new Program(dispatches, ready, uniforms?.buffer);
     const refusal = await refused(device, (encoder) => program.encode(encoder));
@@ -117,7 +117,7 @@ async function refused(
   encode(encoder);
   const commands = encoder.finish();
   if (submitted) device.gpu.queue.submit([commands]);
-  return await device.gpu.popErrorScope();
+  return await device.scopeError();
 }
 
 /** One buffer with the uniforms of all dispatches, equal ones once. */

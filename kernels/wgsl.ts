@@ -5,6 +5,14 @@ export function unroll(count: number, body: (index: number) => string): string {
   return Array.from({ length: count }, (_, index) => body(index)).join("\n");
 }
 
+/**
+ * A vec4 where all guards hold, else zeros. `&`, as a compiler may make a branch of each `&&`: SwiftShader's took seconds
+ * and gigabytes for unrolled loads.
+ */
+export function guarded(value: string, guards: readonly string[]): string {
+  return guards.length ? `select(vec4f(), ${value}, ${guards.map((guard) => `(${guard})`).join(" & ")})` : value;
+}
+
 /** The least number of `size`-sized pieces that cover `total`. */
 export function ceilDiv(total: number, size: number): number {
   return Math.ceil(total / size);

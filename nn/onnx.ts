@@ -4,11 +4,10 @@
  * Operators: https://onnx.ai/onnx/operators/
  */
 
-import protobuf from "protobufjs";
 import { UserError } from "../kernels/user_error.ts";
 import { trace, useCounts } from "./graph.ts";
 import type { Module } from "./module.ts";
-import { type Attribute, ATTRIBUTE_TYPES, type Dimension, FLOAT, ONNX_SCHEMA } from "./onnx_schema.ts";
+import { type Attribute, ATTRIBUTE_TYPES, type Dimension, encodeMessage, FLOAT } from "./onnx_schema.ts";
 import { BatchNormOperation } from "./ops/batch_norm.ts";
 import { Conv2dOperation } from "./ops/conv2d.ts";
 import { GlobalAvgPoolOperation, MaxPoolOperation } from "./ops/pool.ts";
@@ -76,7 +75,7 @@ export function encodeOnnx(module: Module, state: StateDict, options: OnnxOption
   const model = {
     irVersion: IR_VERSION,
     producerName: "resnext",
-    opsetImport: [{ domain: "", version: OPSET }],
+    opsetImport: [{ version: OPSET }],
     metadataProps: Object.entries(metadata).map(([key, value]) => ({ key, value })),
     graph: {
       name: "network",
@@ -86,8 +85,7 @@ export function encodeOnnx(module: Module, state: StateDict, options: OnnxOption
       output: [valueInfo(output, outputShape)],
     },
   };
-  const type = protobuf.Root.fromJSON(ONNX_SCHEMA).lookupType("ModelProto");
-  const bytes = type.encode(type.fromObject(model)).finish();
+  const bytes = encodeMessage("ModelProto", model).finish();
   return new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength);
 }
 

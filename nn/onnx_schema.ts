@@ -1,9 +1,13 @@
 /**
  * As much of ONNX's protocol buffers as a network for images needs, as protobufjs reads it. Names and numbers are those of
  * `onnx/onnx.proto` (IR version 8).
+ *
+ * Messages are written by protobufjs's smallest part: the whole of it makes code out of the schema, which a page with a
+ * content security policy may not, and is half as large as all of this library.
  */
 
-import type { INamespace } from "protobufjs";
+import type { INamespace, IType } from "protobufjs";
+import minimal from "protobufjs/minimal.js";
 
 const field = (id: number, type: string) => ({ id, type });
 const list = (id: number, type: string) => ({ id, type, rule: "repeated", options: { packed: false } });
@@ -79,3 +83,28 @@ export const ATTRIBUTE_TYPES = { f: 1, i: 2, ints: 7 } as const;
 
 /** `TensorProto.DataType.FLOAT`. */
 export const FLOAT = 1;
+
+/** Writes a message of {@linkcode ONNX_SCHEMA}; what is absent is left out. */
+export function encodeMessage(
+  type: string,
+  message: Readonly<Record<string, unknown>>,
+  writer: minimal.Writer = minimal.Writer.create(),
+): minimal.Writer {
+  const { fields } = ONNX_SCHEMA.nested![type] as IType;
+  for (const [name, { id, type }] of Object.entries(fields)) {
+    for (const value of [message[name] ?? []].flat()) {
+      if (type in ONNX_SCHEMA.nested!) {
+        encodeMessage(type, value as Record<string, unknown>, writer.uint32(id << 3 | 2).fork()).ldelim();
+      } else if (type === "int32" || type === "int64") {
+        writer.uint32(id << 3)[type](value as number);
+      } else if (type === "float") {
+        writer.uint32(id << 3 | 5).float(value as number);
+      } else if (type === "bytes") {
+        writer.uint32(id << 3 | 2).bytes(value as Uint8Array);
+      } else {
+        writer.uint32(id << 3 | 2).string(value as string);
+      }
+    }
+  }
+  return writer;
+}

@@ -77,6 +77,14 @@ withDevice("device: the loss of the device is told as such, whatever is being do
   await assertRejects(() => runOnce(device, [double("late", a, b)], new Map(), [b]), DeviceLostError);
 });
 
+withDevice("device: its loss is told where error scopes are lost with it, as in a browser", async (device) => {
+  const dropped = new DOMException("Instance dropped in popErrorScope", "OperationError");
+  device.gpu.popErrorScope = () => Promise.reject(dropped);
+  assertEquals(await assertRejects(() => device.buffer("early", 64)), dropped);
+  device.gpu.destroy();
+  await assertRejects(() => device.buffer("late", 64), DeviceLostError, "The GPU device was lost");
+});
+
 withDevice("device: closing it is no loss", async (device) => {
   device.close();
   await device.gpu.lost;

@@ -106,20 +106,32 @@ for (const [adapter, caps] of Object.entries(ADAPTERS)) {
   });
 }
 
-Deno.test("where there are barriers, no control flow hangs on a private variable: browsers refuse such shaders", () => {
-  const texts = new Set(
-    NETWORKS.flatMap(([arch, side]) =>
-      stepDispatches(resnext(arch), { n: 4, c: 3, h: side, w: side }, LEAST_GPU, "f32").map((dispatch) =>
-        shaderText(dispatch)
-      )
-    ).filter((text) => text.includes("workgroupBarrier")),
+/** The shaders of all networks' training steps, each once. */
+function stepTexts(caps: Capabilities): string[] {
+  const texts = NETWORKS.flatMap(([arch, side]) =>
+    stepDispatches(resnext(arch), { n: 4, c: 3, h: side, w: side }, caps, "f32").map((dispatch) => shaderText(dispatch))
   );
-  assert(texts.size > 10, `${texts.size} shaders with barriers`);
+  return [...new Set(texts)];
+}
+
+Deno.test("where there are barriers, no control flow hangs on a private variable: browsers refuse such shaders", () => {
+  const texts = stepTexts(LEAST_GPU).filter((text) => text.includes("workgroupBarrier"));
+  assert(texts.length > 10, `${texts.length} shaders with barriers`);
   for (const text of texts) {
     const main = text.slice(text.indexOf("fn main(")).replaceAll(/\/\/.*/g, "");
     for (const [, name] of text.matchAll(/var<private> (\w+)/g)) {
       const reads = [...main.matchAll(new RegExp(`\\b${name}\\b(?!\\s*=[^=])`, "g"))];
       assertEquals(reads.length, 0, `main reads the private variable "${name}":\n${text}`);
     }
+  }
+});
+
+Deno.test("what is loaded at a border hangs on no branch: compilers would make one of each `&&`", () => {
+  for (const software of [false, true]) {
+    const selects = stepTexts({ ...LEAST_GPU, software }).flatMap((text) =>
+      text.match(/select\(vec4f\(\), .*\);/g) ?? []
+    );
+    assert(selects.some((text) => text.includes(") & (")));
+    assertEquals(selects.filter((text) => text.includes("&&")), []);
   }
 });
