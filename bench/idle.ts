@@ -5,7 +5,7 @@
  */
 
 import type { Device } from "../kernels/device.ts";
-import { tickNanoseconds } from "../kernels/timestamps.ts";
+import { tickNanoseconds, TimestampSet } from "../kernels/timestamps.ts";
 import { RING_SLOTS } from "../nn/step.ts";
 import { submit } from "./limits.ts";
 import { spread, timed } from "./measure.ts";
@@ -145,19 +145,10 @@ async function hostRound(device: Device, workload: Workload, steps: number, late
 
 /** Timestamps between steps. */
 class Stamps {
-  private constructor(
-    private readonly device: Device,
-    private readonly queries: GPUQuerySet,
-    private readonly resolved: GPUBuffer,
-  ) {}
+  private constructor(private readonly device: Device, private readonly set: TimestampSet) {}
 
   static async create(device: Device, count: number): Promise<Stamps> {
-    const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
-    return new Stamps(
-      device,
-      device.gpu.createQuerySet({ type: "timestamp", count }),
-      await device.buffer("timestamps", count * 8, usage),
-    );
+    return new Stamps(device, await TimestampSet.create(device, count));
   }
 
   /**
@@ -167,25 +158,20 @@ class Stamps {
   mark({ plan }: Workload, index: number, at: "beginning" | "end"): void {
     const place = at === "end" ? { endOfPassWriteIndex: index } : { beginningOfPassWriteIndex: index };
     const encoder = this.device.gpu.createCommandEncoder();
-    plan.program.encodeOne(encoder, 0, 1, { querySet: this.queries, ...place });
+    plan.program.encodeOne(encoder, 0, 1, { querySet: this.set.querySet, ...place });
     this.device.gpu.queue.submit([encoder.finish()]);
   }
 
   /** Milliseconds from the first on; undefined where they are out of order, or not a good part of what the host waited. */
   async read(hostMs: number): Promise<number[] | undefined> {
-    const { queries, resolved, device } = this;
-    const encoder = device.gpu.createCommandEncoder();
-    encoder.resolveQuerySet(queries, 0, queries.count, resolved, 0);
-    device.gpu.queue.submit([encoder.finish()]);
-    const stamps = new BigUint64Array(await device.read(resolved, 0, queries.count * 8));
-    const tick = await tickNanoseconds(device);
+    const stamps = await this.set.submit(this.device.gpu.createCommandEncoder());
+    const tick = await tickNanoseconds(this.device);
     const ms = Array.from(stamps, (stamp) => Number(stamp - stamps[0]) * tick / 1e6), whole = ms.at(-1)!;
     const inOrder = ms.every((each, i) => i === 0 || each >= ms[i - 1]);
     return inOrder && whole < hostMs * 1.05 && whole > hostMs * 0.3 ? ms : undefined;
   }
 
   destroy(): void {
-    this.queries.destroy();
-    this.resolved.destroy();
+    this.set.destroy();
   }
 }

@@ -280,14 +280,18 @@ export class Device {
     this.#capabilities = Object.freeze({ ...this.#capabilities, ...limits });
   }
 
-  /** Whether there is room for a buffer. */
   async #gives(bytes: number): Promise<boolean> {
+    const buffer = await this.#probe(bytes);
+    buffer?.destroy();
+    return buffer !== undefined;
+  }
+
+  /** A buffer, if there is room for it. */
+  async #probe(bytes: number): Promise<GPUBuffer | undefined> {
     try {
-      (await this.buffer("probe", bytes)).destroy();
-      return true;
+      return await this.buffer("probe", bytes);
     } catch (error) {
       if (!(error instanceof OutOfMemoryError)) throw error;
-      return false;
     }
   }
 
@@ -354,12 +358,11 @@ export class Device {
     try {
       let room = 0, piece = Math.min(this.capabilities.maxBufferBytes, TRIED_BYTES);
       while (room < most && piece >= PROBE_BYTES) {
-        const bytes = Math.ceil(Math.min(piece, most - room) / 4) * 4;
-        try {
-          taken.push(await this.buffer("probe", bytes));
+        const bytes = Math.ceil(Math.min(piece, most - room) / 4) * 4, buffer = await this.#probe(bytes);
+        if (buffer) {
+          taken.push(buffer);
           room += bytes;
-        } catch (error) {
-          if (!(error instanceof OutOfMemoryError)) throw error;
+        } else {
           piece = Math.floor(piece / 2);
         }
       }

@@ -11,6 +11,39 @@ const WAITING = 30;
 /** A query set holds 4096 timestamps, two a pass; but Metal takes no more passes than this in one piece. */
 const PASSES_A_SET = 1024;
 
+/** Timestamps, and the memory that they are read from. */
+export class TimestampSet {
+  private constructor(
+    private readonly device: Device,
+    /** For passes to write to. */
+    readonly querySet: GPUQuerySet,
+    private readonly resolved: GPUBuffer,
+  ) {}
+
+  /** Of `count` timestamps. */
+  static async create(device: Device, count: number): Promise<TimestampSet> {
+    const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
+    return new TimestampSet(
+      device,
+      device.gpu.createQuerySet({ type: "timestamp", count }),
+      await device.buffer("timestamps", count * 8, usage),
+    );
+  }
+
+  /** Submits commands and reads the first `count` timestamps after them, in ticks. Waits. */
+  async submit(encoder: GPUCommandEncoder, count = this.querySet.count): Promise<BigUint64Array> {
+    encoder.resolveQuerySet(this.querySet, 0, count, this.resolved, 0);
+    this.device.gpu.queue.submit([encoder.finish()]);
+    return new BigUint64Array(await this.device.read(this.resolved, 0, count * 8));
+  }
+
+  /** Frees its memory. */
+  destroy(): void {
+    this.querySet.destroy();
+    this.resolved.destroy();
+  }
+}
+
 /** Host milliseconds by which a clock is measured. */
 const MEASURED = 200;
 
@@ -28,28 +61,25 @@ export function tickNanoseconds(device: Device): Promise<number> {
 
 /** From two stamps of a device that has nothing else to do: its clock runs on meanwhile. */
 async function measureTick(device: Device): Promise<number> {
-  const querySet = device.gpu.createQuerySet({ type: "timestamp", count: 2 });
-  const resolved = await device.buffer("timestamps", 16, GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC);
+  const stamps = await TimestampSet.create(device, 2), { querySet } = stamps;
+  const mark = (endOfPassWriteIndex: number) => {
+    const encoder = device.gpu.createCommandEncoder();
+    encoder.beginComputePass({ timestampWrites: { querySet, endOfPassWriteIndex } }).end();
+    return encoder;
+  };
   try {
-    const mark = async (index: number) => {
-      await device.gpu.queue.onSubmittedWorkDone();
-      const encoder = device.gpu.createCommandEncoder();
-      encoder.beginComputePass({ timestampWrites: { querySet, endOfPassWriteIndex: index } }).end();
-      if (index === 1) encoder.resolveQuerySet(querySet, 0, 2, resolved, 0);
-      const at = performance.now();
-      device.gpu.queue.submit([encoder.finish()]);
-      return at;
-    };
-    const first = await mark(0);
+    await device.gpu.queue.onSubmittedWorkDone();
+    const started = performance.now();
+    device.gpu.queue.submit([mark(0).finish()]);
     await new Promise((resolve) => setTimeout(resolve, MEASURED));
-    const hostMs = await mark(1) - first;
-    const [from, to] = new BigUint64Array(await device.read(resolved, 0, 16));
+    await device.gpu.queue.onSubmittedWorkDone();
+    const encoder = mark(1), hostMs = performance.now() - started;
+    const [from, to] = await stamps.submit(encoder);
     const nanoseconds = hostMs * 1e6 / Number(to - from);
     // No device has ticks of 2 ns. A clock that stands still or runs backwards is not made better by this.
     return nanoseconds > 2 && Number.isFinite(nanoseconds) ? nanoseconds : 1;
   } finally {
-    querySet.destroy();
-    resolved.destroy();
+    stamps.destroy();
   }
 }
 
@@ -62,9 +92,7 @@ export async function passTimes(device: Device, passes: readonly TimedPass[]): P
   if (passes.length === 0) return [];
   const tick = await tickNanoseconds(device);
   const count = Math.min(passes.length, PASSES_A_SET);
-  const querySet = device.gpu.createQuerySet({ type: "timestamp", count: count * 2 });
-  const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
-  const resolved = await device.buffer("timestamps", count * 16, usage);
+  const set = await TimestampSet.create(device, count * 2), { querySet } = set;
   try {
     const all: number[] = [];
     for (let first = 0; first < passes.length; first += count) {
@@ -74,17 +102,14 @@ export async function passTimes(device: Device, passes: readonly TimedPass[]): P
       some.forEach((pass, i) =>
         pass(encoder, { querySet, beginningOfPassWriteIndex: i * 2, endOfPassWriteIndex: i * 2 + 1 })
       );
-      encoder.resolveQuerySet(querySet, 0, some.length * 2, resolved, 0);
-      device.gpu.queue.submit([encoder.finish()]);
-      const stamps = new BigUint64Array(await device.read(resolved, 0, some.length * 16));
+      const stamps = await set.submit(encoder, some.length * 2);
       const ms = (from: number, to: number) => Number(stamps[to] - stamps[from]) * tick / 1e6;
       if (!plausible(stamps, ms(0, some.length * 2 - 1), performance.now() - started)) return undefined;
       for (const i of some.keys()) all.push(ms(i * 2, i * 2 + 1));
     }
     return all;
   } finally {
-    querySet.destroy();
-    resolved.destroy();
+    set.destroy();
   }
 }
 

@@ -224,10 +224,10 @@ function copyPixels(device: Device, buffer: GPUBuffer, pixels: StoredPixels, cou
   }
 }
 
-/** Copies bytes of any count, in pieces that a queue takes easily. */
+/** Copies bytes of any count. */
 function writeBytes(device: Device, buffer: GPUBuffer, bytes: Uint8Array<ArrayBuffer>): void {
-  const piece = 16 * 2 ** 20, whole = Math.floor(bytes.length / 4) * 4;
-  for (let at = 0; at < whole; at += piece) device.write(buffer, at, bytes.subarray(at, Math.min(whole, at + piece)));
+  const whole = Math.floor(bytes.length / 4) * 4;
+  device.write(buffer, 0, bytes.subarray(0, whole));
   if (whole < bytes.length) {
     const tail = new Uint8Array(4);
     tail.set(bytes.subarray(whole));

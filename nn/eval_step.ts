@@ -115,7 +115,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
   const { device, module, weights } = network;
   const { source, precision = "f32" } = options;
   const caps = device.capabilities;
-  const { settings, metrics, buffers, places, last: done } = await stepBuffers(device, "eval");
+  const { settings, metrics, buffers, places, done } = await stepBuffers(device, "eval");
   const { x, labels, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
   const halves = precision === "f16" ? (await weights.prepareHalves()).dispatches(caps) : [];

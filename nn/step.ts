@@ -95,7 +95,7 @@ export abstract class RingStep {
 
   /** Submits the plan. */
   protected send(settings: Omit<Partial<StepSettings>, "slot" | "run">, { before, after }: Around = {}): void {
-    const slot = this.#runs++ % RING_SLOTS, run = this.#runs;
+    const slot = this.#runs % RING_SLOTS, run = ++this.#runs;
     if (!this.#more.silent) this.#pending++;
     this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot, run }));
     const encoder = this.#device.gpu.createCommandEncoder();
@@ -226,5 +226,5 @@ export async function stepBuffers(device: Device, label: string) {
     [norms, { buffer: buffers.metrics, offset: metrics.byteLength }],
     [done, { buffer: buffers.metrics, offset: metrics.byteLength + norms.byteLength }],
   ]);
-  return { settings, metrics, norms, buffers, places, last: stepDone({ done, settings }) };
+  return { settings, metrics, norms, buffers, places, done: stepDone({ done, settings }) };
 }

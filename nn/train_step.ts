@@ -186,8 +186,7 @@ async function compile<B>(
   const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
   const half = precision === "f16";
   const lossScale = half ? (await weights.prepareLossScale()).operand : undefined;
-  const step = await stepBuffers(device, gradients ? "train" : "update"),
-    { settings, metrics, norms, buffers, places } = step;
+  const { settings, metrics, norms, buffers, places, done } = await stepBuffers(device, gradients ? "train" : "update");
   const emitted: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
   if (gradients) {
@@ -214,7 +213,7 @@ async function compile<B>(
   if (gradients) checkBindings(device, dispatches, gradients.source.shape.n);
   const plan = new Plan(
     device,
-    [...dispatches, step.last],
+    [...dispatches, done],
     (o) => weights.place(o) ?? gradients?.source.place(o) ?? places.get(o),
   );
   if (gradients) await allocate(network, plan, gradients.source.shape, { training: true, precision });

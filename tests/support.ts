@@ -97,3 +97,14 @@ export function formula(count: number, stream: number, scale = 1): Float32Array<
   }
   return out;
 }
+
+/** An object that behaves as another, but for what it has of its own. */
+export function standIn<T extends object>(target: T, own: Partial<T>): T {
+  return new Proxy(target, {
+    get(target, key) {
+      if (key in own) return Reflect.get(own, key);
+      const found = Reflect.get(target, key, target);
+      return typeof found === "function" ? found.bind(target) : found;
+    },
+  });
+}

@@ -91,23 +91,25 @@ withDevice("device: closing it is no loss", async (device) => {
   device.check();
 });
 
+/** Has a device refuse buffers that `take` refuses, and tells `free` of those that are freed. None takes any room. */
+function ration({ gpu }: Device, take: (bytes: number) => boolean, free = (_bytes: number) => {}): void {
+  const createBuffer = gpu.createBuffer.bind(gpu);
+  let refusal: GPUError | null = null;
+  gpu.createBuffer = (descriptor) => {
+    refusal = take(descriptor.size) ? null : new GPUOutOfMemoryError("no room");
+    const buffer = createBuffer({ ...descriptor, size: 4 });
+    if (!refusal) buffer.destroy = () => void free(descriptor.size);
+    return buffer;
+  };
+  gpu.popErrorScope = () => Promise.resolve(refusal);
+}
+
 withDevice("device: no room is told with what was asked; room is measured", async (device) => {
   const tooLarge = device.capabilities.maxBufferBytes + 4;
   await assertRejects(() => device.buffer("weights", tooLarge), UserError, "for weights: a buffer of");
   // A device of 100 MB, as software adapters promise any amount.
-  const { gpu } = device;
   let left = 100e6;
-  const oom = new GPUOutOfMemoryError("no room");
-  const createBuffer = gpu.createBuffer.bind(gpu);
-  let refusal: GPUError | null = null;
-  gpu.createBuffer = (descriptor) => {
-    refusal = descriptor.size > left ? oom : null;
-    if (!refusal) left -= descriptor.size;
-    const buffer = createBuffer({ ...descriptor, size: 4 });
-    if (!refusal) buffer.destroy = () => void (left += descriptor.size);
-    return buffer;
-  };
-  gpu.popErrorScope = () => Promise.resolve(refusal);
+  ration(device, (bytes) => bytes <= left && (left -= bytes, true), (bytes) => void (left += bytes));
   const error = await assertRejects(() => device.buffer("slab", 200e6), OutOfMemoryError);
   assertEquals(error.byteLength, 200e6);
   assertStringIncludes(error.message, "Cannot allocate 191 MiB for slab");
@@ -118,15 +120,10 @@ withDevice("device: no room is told with what was asked; room is measured", asyn
 });
 
 withDevice("device: where it gives no large buffers, the limits say so", async (device) => {
-  const before = device.capabilities, { maxBufferBytes: _, ...withoutBuffers } = before, { gpu } = device;
+  const before = device.capabilities, { maxBufferBytes: _, ...withoutBuffers } = before;
   // As Deno 2.9 does on a GPU of which the host sees 256 MiB.
-  let given = 240 * 2 ** 20, refusal: GPUError | null = null;
-  const createBuffer = gpu.createBuffer.bind(gpu);
-  gpu.createBuffer = (descriptor) => {
-    refusal = descriptor.size > given ? new GPUOutOfMemoryError("no room") : null;
-    return createBuffer({ ...descriptor, size: 4 });
-  };
-  gpu.popErrorScope = () => Promise.resolve(refusal);
+  let given = 240 * 2 ** 20;
+  ration(device, (bytes) => bytes <= given);
   await device.findLargestBuffer();
   const { maxBufferBytes, ...others } = device.capabilities;
   assert(maxBufferBytes > 200 * 2 ** 20 && maxBufferBytes < given, `${maxBufferBytes}`);

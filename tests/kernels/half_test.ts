@@ -30,7 +30,7 @@ import {
 import { runOnce } from "../../kernels/program.ts";
 import { encodeStepSettings, stepSettingsOperand } from "../../kernels/step_settings.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { formula, gpuTest } from "../support.ts";
+import { formula, gpuTest, standIn } from "../support.ts";
 import { capabilityVariants, POINTWISE } from "./conv_support.ts";
 
 /** A test of a device that stores halves as IEEE 754 says. */
@@ -369,17 +369,13 @@ const WRONG: readonly Wrong[] = [
 /** The device, but that it is wrong `times` times; and how often it was told to round. */
 function altered(device: Device, { kind, at, value }: Omit<Wrong, "named">, times: number) {
   const told = { roundings: 0 };
-  const proxy = new Proxy(device, {
-    get(target, key) {
-      const found = Reflect.get(target, key, target);
-      if (key === "roundHalvesByBits") return () => void told.roundings++;
-      if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
-      return async (...args: Parameters<Device["read"]>) => {
-        const bytes = await target.read(...args);
-        const numbers = kind === "halves" ? new Uint16Array(bytes) : new Float32Array(bytes);
-        if (numbers.length === 12 && times-- > 0) numbers[at] = value;
-        return bytes;
-      };
+  const proxy = standIn(device, {
+    roundHalvesByBits: () => void told.roundings++,
+    read: async (...args) => {
+      const bytes = await device.read(...args);
+      const numbers = kind === "halves" ? new Uint16Array(bytes) : new Float32Array(bytes);
+      if (numbers.length === 12 && times-- > 0) numbers[at] = value;
+      return bytes;
     },
   });
   return { proxy, told };

@@ -4,7 +4,7 @@ import { operand } from "../../kernels/dispatch.ts";
 import { relu } from "../../kernels/elementwise.ts";
 import { Program } from "../../kernels/program.ts";
 import { passTimes, tickNanoseconds } from "../../kernels/timestamps.ts";
-import { gpuTest } from "../support.ts";
+import { gpuTest, standIn } from "../support.ts";
 
 gpuTest("passes are timed by the device's clock: ten times the work takes longer", async (device) => {
   if (!device.capabilities.timestamps) return;
@@ -35,23 +35,15 @@ Deno.test("a device whose stamps are ticks of its own is timed in milliseconds a
   const device = await openDevice();
   try {
     if (!device.capabilities.timestamps) return;
+    /** With a clock of its own to measure. */
     const stamped = (ticksOf: (stamp: bigint) => bigint) =>
-      new Proxy(device, {
-        get(target, key) {
-          // Each with a clock of its own to measure.
-          if (key === "gpu") return gpu;
-          const found = Reflect.get(target, key, target);
-          if (key !== "read") return typeof found === "function" ? found.bind(target) : found;
-          return async (...args: Parameters<typeof device.read>) =>
-            BigUint64Array.from(new BigUint64Array(await target.read(...args)), ticksOf).buffer;
-        },
+      standIn(device, {
+        gpu: standIn(device.gpu, {}),
+        read: async (...args) => BigUint64Array.from(new BigUint64Array(await device.read(...args)), ticksOf).buffer,
       });
-    let gpu = new Proxy(device.gpu, forwarding);
     assertEquals(await tickNanoseconds(stamped((stamp) => stamp)), 1);
     // A clock that stands still is not believed elsewhere; here it must do no harm.
-    gpu = new Proxy(device.gpu, forwarding);
     assertEquals(await tickNanoseconds(stamped(() => 7n)), 1);
-    gpu = new Proxy(device.gpu, forwarding);
     const slow = stamped((stamp) => stamp / 40n), tick = await tickNanoseconds(slow);
     assert(tick > 20 && tick < 80, `${tick}`);
     assertEquals(await tickNanoseconds(slow), tick);
@@ -59,11 +51,3 @@ Deno.test("a device whose stamps are ticks of its own is timed in milliseconds a
     device.close();
   }
 });
-
-/** An object whose methods run on the one that it stands for. */
-const forwarding: ProxyHandler<GPUDevice> = {
-  get(target, key) {
-    const found = Reflect.get(target, key, target);
-    return typeof found === "function" ? found.bind(target) : found;
-  },
-};
