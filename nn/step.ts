@@ -98,14 +98,14 @@ export abstract class RingStep {
     const slot = this.#runs % RING_SLOTS, run = ++this.#runs;
     if (!this.#more.silent) this.#pending++;
     this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot, run }));
-    const encoder = this.#device.gpu.createCommandEncoder();
-    // What was found when the slot was used before: where steps overflow, that is no end.
-    if (this.#more.found) encoder.clearBuffer(this.#more.found, slot * 4, 4);
-    before?.(encoder);
-    this.plan.encode(encoder);
-    after?.(encoder, slot);
-    this.#device.suspect(this.plan.program);
-    this.#device.gpu.queue.submit([encoder.finish()]);
+    this.plan.program.submit(this.#device, {
+      before: (encoder) => {
+        // What was found when the slot was used before: where steps overflow, that is no end.
+        if (this.#more.found) encoder.clearBuffer(this.#more.found, slot * 4, 4);
+        before?.(encoder);
+      },
+      after: (encoder) => after?.(encoder, slot),
+    });
   }
 
   /**

@@ -58,10 +58,7 @@ withDevice(
       offset: 0,
     }));
     places.get(c)!.destroy();
-    device.suspect(program);
-    const encoder = device.gpu.createCommandEncoder();
-    program.encode(encoder);
-    device.gpu.queue.submit([encoder.finish()]);
+    program.submit(device);
     const error = await assertRejects(() => device.read(places.get(b)!, 0, 16), Error);
     assertStringIncludes(error.message, 'WebGPU refuses kernel "second"');
     assertThrows(() => device.check(), Error, "second");
