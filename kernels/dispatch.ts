@@ -8,7 +8,7 @@
 
 /**
  * How the numbers of an operand lie in memory. Arithmetic is float32 always: `f16` halves (IEEE binary16, four in a
- * `vec2u`) are widened when loaded and rounded to nearest when stored, by WGSL's own packing, which every adapter has.
+ * `vec2u`) are widened when loaded and rounded to nearest when stored, by the driver's packing or by {@linkcode HALF_BITS}.
  */
 export type ElementType = "f32" | "f16";
 
@@ -58,6 +58,8 @@ export interface Dispatch {
   readonly bytes: number;
   /** Dispatches of one number belong together: to one pass of one operation of a network. */
   readonly group?: number;
+  /** What follows is submitted by itself. */
+  readonly endsSubmission?: boolean;
 }
 
 /** A new operand of `elements` elements, of 4 bytes unless `type` says otherwise, its size rounded up to whole vec4s. */

@@ -17,25 +17,24 @@ interface Ready {
   readonly workgroups: readonly [number, number, number];
 }
 
-/**
- * What dispatches of one submission come to at most. Systems end what keeps a screen waiting for some seconds, Windows after
- * two; a GPU without memory of its own makes 100 GFLOP/s and moves 10 GB/s at least, so takes a second for either. A fast
- * one loses microseconds by each submission, and has twelve of them in a step of ResNeXt-50 on 64 images of 224x224.
- */
-const SUBMISSION = { flops: 100e9, bytes: 10e9 };
+/** What may be encoded around a program's dispatches. */
+export interface Around {
+  /** What has to be done first. */
+  readonly before?: (encoder: GPUCommandEncoder) => void;
+  /** What takes what they made. */
+  readonly after?: (encoder: GPUCommandEncoder) => void;
+}
 
 /** A list of dispatches ready to be encoded. Encoding allocates nothing on the device. */
 export class Program implements Suspect {
   /** In the order in which they run. */
   readonly dispatches: readonly Dispatch[];
   readonly #ready: readonly Ready[];
-  readonly #submissions: readonly Range[];
   readonly #uniforms: GPUBuffer | undefined;
 
   private constructor(dispatches: readonly Dispatch[], ready: readonly Ready[], uniforms: GPUBuffer | undefined) {
     this.dispatches = dispatches;
     this.#ready = ready;
-    this.#submissions = submissions(dispatches);
     this.#uniforms = uniforms;
   }
 
@@ -105,16 +104,12 @@ export class Program implements Suspect {
     pass.end();
   }
 
-  /** Submits all dispatches, in order, in as many submissions as keep each short; `before` and `after` go with them. */
-  submit(
-    device: Device,
-    { before, after }: {
-      readonly before?: (encoder: GPUCommandEncoder) => void;
-      readonly after?: (encoder: GPUCommandEncoder) => void;
-    } = {},
-  ): void {
+  /** Submits all dispatches, in order, once; `before` and `after` are encoded around them. */
+  submit(device: Device, { before, after }: Around = {}): void {
     device.suspect(this);
-    for (const [from, to] of this.#submissions) {
+    for (let from = 0, to = 0; from < this.#ready.length; from = to) {
+      const end = this.dispatches.findIndex(({ endsSubmission }, index) => index >= from && endsSubmission);
+      to = end < 0 ? this.#ready.length : end + 1;
       const encoder = device.gpu.createCommandEncoder();
       if (from === 0) before?.(encoder);
       const pass = encoder.beginComputePass();
@@ -135,24 +130,6 @@ function dispatch(pass: GPUComputePassEncoder, { pipeline, bindGroup, workgroups
   pass.setPipeline(pipeline);
   pass.setBindGroup(0, bindGroup);
   pass.dispatchWorkgroups(...workgroups);
-}
-
-type Range = readonly [from: number, to: number];
-
-/** Cuts a list where what is gathered would be more than one submission; a single dispatch is never cut. */
-function submissions(dispatches: readonly Dispatch[]): Range[] {
-  const ranges: Range[] = [];
-  let from = 0, share = 0;
-  for (const [index, { flops, bytes }] of dispatches.entries()) {
-    const more = Math.max(flops / SUBMISSION.flops, bytes / SUBMISSION.bytes);
-    if (index > from && share + more > 1) {
-      ranges.push([from, index]);
-      from = index;
-      share = 0;
-    }
-    share += more;
-  }
-  return [...ranges, [from, dispatches.length]];
 }
 
 /** What the device has against commands, which it runs only if it has nothing and `submitted` is set. */

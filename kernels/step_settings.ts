@@ -15,8 +15,6 @@ export interface StepSettings {
   readonly learningRate: number;
   /** What the loss's gradient is multiplied by: a batch's share of the group whose gradients are summed; else 1. */
   readonly gradientScale: number;
-  /** Counts the runs of a plan; see `step_done.ts`. */
-  readonly run: number;
 }
 
 /** WGSL of the operand's type, in the order that {@linkcode encodeStepSettings} writes. */
@@ -26,12 +24,11 @@ struct StepSettings {
   slot: u32,
   learning_rate: f32,
   gradient_scale: f32,
-  run: u32,
 }`;
 
 /** A new operand of the right size. */
 export function stepSettingsOperand(): Operand {
-  return operand("step settings", 5);
+  return operand("step settings", 4);
 }
 
 /** Binds step settings; the kernel's source includes {@linkcode STEP_SETTINGS}. */
@@ -41,12 +38,11 @@ export function readStepSettings(settings: Operand): Binding {
 
 /** The operand's bytes. Missing values are 0, a missing scale is 1. */
 export function encodeStepSettings(settings: Partial<StepSettings>): Uint8Array<ArrayBuffer> {
-  const { validRows = 0, slot = 0, learningRate = 0, gradientScale = 1, run = 0 } = settings;
-  const view = new DataView(new ArrayBuffer(20));
+  const { validRows = 0, slot = 0, learningRate = 0, gradientScale = 1 } = settings;
+  const view = new DataView(new ArrayBuffer(16));
   view.setUint32(0, validRows, true);
   view.setUint32(4, slot, true);
   view.setFloat32(8, learningRate, true);
   view.setFloat32(12, gradientScale, true);
-  view.setUint32(16, run, true);
   return new Uint8Array(view.buffer);
 }

@@ -31,8 +31,6 @@ export interface TunerOptions {
 const ROUND = 25;
 const STAMPED_GPU_ROUND = 1;
 const ROUNDS = 3;
-/** What a submission should not exceed, in milliseconds. */
-const SUBMISSION = 200;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
 
@@ -93,7 +91,7 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[]):
   }
 }
 
-/** Several rounds in a submission; undefined where the device has no clock that can be believed. */
+/** All rounds at once; undefined where the device has no clock that can be believed. */
 async function byDeviceClock(device: Device, programs: readonly Program[]): Promise<number[] | undefined> {
   const pass = (program: Program, times: number): TimedPass => (encoder, stamps) =>
     program.encode(encoder, times, stamps);
@@ -106,16 +104,10 @@ async function byDeviceClock(device: Device, programs: readonly Program[]): Prom
   // Each round begins with another variant: clocks rise while a device that was idle works.
   const order = Array.from({ length: ROUNDS }, (_, round) => programs.map((_, i) => (i + round) % programs.length))
     .flat();
+  const times = await passTimes(device, order.map((i) => pass(programs[i], repeats[i])));
+  if (!times?.every((ms) => ms > 0)) return undefined;
   const least = programs.map(() => Infinity);
-  while (order.length > 0) {
-    // A long submission may count as a device that hangs.
-    let expected = 0;
-    const cut = order.findIndex((i) => (expected += rough[i] * repeats[i]) > SUBMISSION);
-    const some = order.splice(0, cut < 0 ? order.length : Math.max(1, cut));
-    const times = await passTimes(device, some.map((i) => pass(programs[i], repeats[i])));
-    if (!times?.every((ms) => ms > 0)) return undefined;
-    some.forEach((i, at) => least[i] = Math.min(least[i], times[at] / repeats[i]));
-  }
+  for (const [at, i] of order.entries()) least[i] = Math.min(least[i], times[at] / repeats[i]);
   return least;
 }
 
@@ -134,7 +126,9 @@ async function byHostClock(device: Device, programs: readonly Program[], probe: 
   const rough: number[] = [];
   for (const program of programs) {
     await run(program, 1);
-    rough.push((await run(program, 4) - idle) / 4);
+    const once = await run(program, 1) - idle;
+    // What is short is better told by several; many of what is long may count as a device that hangs.
+    rough.push(once < ROUND ? (await run(program, 4) - idle) / 4 : once);
   }
   const repeats = repeatsOf(rough, ROUND, 2);
   const least = programs.map(() => Infinity);

@@ -3,6 +3,7 @@
 import type { Device } from "../kernels/device.ts";
 import { type ElementType, operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
+import { inSubmissions } from "../kernels/submissions.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
@@ -115,7 +116,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
   const { device, module, weights } = network;
   const { source, precision = "f32" } = options;
   const caps = device.capabilities;
-  const { settings, metrics, buffers, places, done } = await stepBuffers(device, "eval");
+  const { settings, metrics, buffers, places, counted } = await stepBuffers(device, "eval");
   const { x, labels, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
   const halves = precision === "f16" ? (await weights.prepareHalves()).dispatches(caps) : [];
@@ -126,7 +127,7 @@ export async function evalStep<B>(network: Network, options: EvalStepOptions<B>)
     weights,
     { caps, precision },
   );
-  const dispatches = [...source.dispatches(caps), ...halves, ...forward, done];
+  const dispatches = inSubmissions([...source.dispatches(caps), ...halves, ...forward], counted);
   checkBindings(device, dispatches, rows);
   const classes = output.c, elements = storedElements(output);
   const logitsBuffer = await device.buffer("logits", logits.byteLength);

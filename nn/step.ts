@@ -8,8 +8,8 @@ import { metricsElements } from "../kernels/cross_entropy.ts";
 import { type Device, DeviceLostError } from "../kernels/device.ts";
 import { type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
-import { stepDone } from "../kernels/step_done.ts";
 import { encodeStepSettings, type StepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
+import { countSubmission } from "../kernels/submissions.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import type { Arena, Plan } from "./plan.ts";
@@ -62,6 +62,7 @@ export abstract class RingStep {
   readonly #settings: GPUBuffer;
   readonly #metrics: GPUBuffer;
   readonly #more: MoreResults;
+  readonly #submissions: number;
   #pending = 0;
   #runs = 0;
 
@@ -77,6 +78,7 @@ export abstract class RingStep {
     this.#device = device;
     this.#arena = arena;
     this.plan = plan;
+    this.#submissions = plan.dispatches.filter(({ endsSubmission }) => endsSubmission).length;
     this.#settings = own.settings;
     this.#metrics = own.metrics;
     this.#buffers = [own.settings, own.metrics, ...more];
@@ -94,10 +96,10 @@ export abstract class RingStep {
   }
 
   /** Submits the plan. */
-  protected send(settings: Omit<Partial<StepSettings>, "slot" | "run">, { before, after }: Around = {}): void {
-    const slot = this.#runs % RING_SLOTS, run = ++this.#runs;
+  protected send(settings: Omit<Partial<StepSettings>, "slot">, { before, after }: Around = {}): void {
+    const slot = this.#runs++ % RING_SLOTS;
     if (!this.#more.silent) this.#pending++;
-    this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot, run }));
+    this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));
     this.plan.program.submit(this.#device, {
       before: (encoder) => {
         // What was found when the slot was used before: where steps overflow, that is no end.
@@ -125,14 +127,14 @@ export abstract class RingStep {
     const ring = new Float32Array(bytes), findings = more && new Uint32Array(more);
     // Behind the metrics in the same buffer, as each reading costs time.
     const norms = ring.subarray(metricsElements(RING_SLOTS));
-    const done = new Uint32Array(bytes, bytes.byteLength - RING_SLOTS * 4);
+    const counts = new Uint32Array(bytes, bytes.byteLength - RING_SLOTS * 4);
     // Steps may have been submitted meanwhile.
     this.#pending -= count;
     return Array.from({ length: count }, (_, i) => {
-      const slot = (first + i) % RING_SLOTS;
-      if (done[slot] !== first + i + 1) {
+      const slot = (first + i) % RING_SLOTS, runs = Math.floor((first + i) / RING_SLOTS) + 1;
+      if (counts[slot] !== runs * this.#submissions) {
         throw new DeviceLostError(
-          "The GPU device was lost: it left out a step, as systems end work that takes too long",
+          "The GPU device was lost: it left out work of a step, as systems end what takes too long",
         );
       }
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
@@ -212,19 +214,19 @@ export interface MoreResults {
   readonly describe?: (found: number) => string | undefined;
 }
 
-/** @internal Operands that a step owns: what the host writes and reads around the plan; and the plan's last dispatch. */
+/** @internal Operands that a step owns: what the host writes and reads around the plan; and what counts submissions. */
 export async function stepBuffers(device: Device, label: string) {
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(RING_SLOTS));
-  const norms = operand("gradient norms", RING_SLOTS * 4), done = operand("steps done", RING_SLOTS);
+  const norms = operand("gradient norms", RING_SLOTS * 4), counts = operand("submissions", RING_SLOTS);
   const buffers = {
     settings: await device.buffer(`${label} settings`, settings.byteLength),
-    metrics: await device.buffer(`${label} metrics`, metrics.byteLength + norms.byteLength + done.byteLength),
+    metrics: await device.buffer(`${label} metrics`, metrics.byteLength + norms.byteLength + counts.byteLength),
   };
   const places = new Map<Operand, Placement>([
     [settings, { buffer: buffers.settings, offset: 0 }],
     [metrics, { buffer: buffers.metrics, offset: 0 }],
     [norms, { buffer: buffers.metrics, offset: metrics.byteLength }],
-    [done, { buffer: buffers.metrics, offset: metrics.byteLength + norms.byteLength }],
+    [counts, { buffer: buffers.metrics, offset: metrics.byteLength + norms.byteLength }],
   ]);
-  return { settings, metrics, norms, buffers, places, done: stepDone({ done, settings }) };
+  return { settings, metrics, norms, buffers, places, counted: countSubmission({ counts, settings }) };
 }

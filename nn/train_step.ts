@@ -5,6 +5,7 @@
 
 import { accumulate } from "../kernels/accumulate.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
+import { inSubmissions } from "../kernels/submissions.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
@@ -186,7 +187,10 @@ async function compile<B>(
   const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
   const half = precision === "f16";
   const lossScale = half ? (await weights.prepareLossScale()).operand : undefined;
-  const { settings, metrics, norms, buffers, places, done } = await stepBuffers(device, gradients ? "train" : "update");
+  const { settings, metrics, norms, buffers, places, counted } = await stepBuffers(
+    device,
+    gradients ? "train" : "update",
+  );
   const emitted: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
   if (gradients) {
@@ -213,7 +217,7 @@ async function compile<B>(
   if (gradients) checkBindings(device, dispatches, gradients.source.shape.n);
   const plan = new Plan(
     device,
-    [...dispatches, done],
+    inSubmissions(dispatches, counted),
     (o) => weights.place(o) ?? gradients?.source.place(o) ?? places.get(o),
   );
   if (gradients) await allocate(network, plan, gradients.source.shape, { training: true, precision });
