@@ -13,9 +13,8 @@ export interface AccumulateOperands {
 
 /** `sums += gradients`, over contiguous parameters. `elements` are floats, padding included. */
 export function accumulate({ sums, gradients }: AccumulateOperands, elements: number, caps: Capabilities): Dispatch[] {
-  const dispatch = each("accumulate", { sums: write(sums), gradients: read(gradients) }, {
+  return [each("accumulate", { sums: write(sums), gradients: read(gradients) }, {
     load: (k) => `let s${k} = sums[at${k}]; let g${k} = gradients[at${k}];`,
     use: (k) => `sums[at${k}] = s${k} + g${k};`,
-  }, { elements, flops: elements, caps });
-  return [{ ...dispatch, bytes: elements * 12 }];
+  }, { elements, flops: elements, bytes: elements * 12, caps })];
 }

@@ -10,9 +10,8 @@ export function average(
   { elements, decay }: { readonly elements: number; readonly decay: number },
   caps: Capabilities,
 ): Dispatch[] {
-  const dispatch = each("average", { x: read(x), y: write(y) }, {
+  return [each("average", { x: read(x), y: write(y) }, {
     load: (k) => `let x${k} = x[at${k}]; let y${k} = y[at${k}];`,
     use: (k) => `y[at${k}] = y${k} + RATE * (x${k} - y${k});`,
-  }, { elements, flops: elements * 3, caps, constants: { RATE: f32(1 - decay) } });
-  return [{ ...dispatch, bytes: elements * 12 }];
+  }, { elements, flops: elements * 3, bytes: elements * 12, caps, constants: { RATE: f32(1 - decay) } })];
 }

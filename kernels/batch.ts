@@ -1,4 +1,4 @@
-/** Makes a batch on the GPU from a data set's bytes: gather, augment, scale, resize, normalize. */
+/** Makes a batch on the GPU from a data set's bytes: gather, scale, resize, normalize. */
 
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
@@ -14,13 +14,9 @@ export interface BatchOperands {
   /** One u32 a row of the batch: which image it is. */
   readonly indices: Operand;
   /**
-   * One `vec4f(flip, top, left, unused)` a row: mirror when `flip` is not 0, then a window of the image's own size whose
-   * corner lies at (`top`, `left`), whole numbers, either sign; outside the image is black. Absent: images as they are.
-   */
-  readonly augment?: Operand;
-  /**
-   * Instead of `augment`: one `vec4f(top, left, height, width)` a row, a rectangle of the image in its own pixels that is
+   * One `vec4f(top, left, height, width)` a row, a rectangle of the image in its own pixels that is
    * resized to the batch's size, bilinearly without antialias. A negative width runs to the left of `left`: mirrored.
+   * Absent: images as they are.
    */
   readonly window?: Operand;
   /** Written: [rows, outHeight, outWidth, 4] floats, the fourth channel zero. */
@@ -45,28 +41,15 @@ export interface BatchSpec {
   readonly labelBytes: 1 | 4;
 }
 
-/**
- * The augmentation of `RandomCrop(size, padding)` then `RandomHorizontalFlip()`: for one row, as
- * {@linkcode BatchOperands.augment} wants it, from where the window lies in the padded image.
- */
-export function cropAndFlip(
-  top: number,
-  left: number,
-  padding: number,
-  flip: boolean,
-): [number, number, number, number] {
-  return [flip ? 1 : 0, top - padding, left - padding, 0];
-}
-
 /** A rectangle of an image in its own pixels: top, left, height, width; see {@linkcode BatchOperands.window}. */
 export type ImageWindow = readonly [top: number, left: number, height: number, width: number];
 
 /**
- * `x[row] = (resize(augment(images[indices[row]] / 255)) - mean) / std` and `y[row] = labels[indices[row]]`: what
- * torchvision's `ToTensor`, crop and flip, `Resize` and `Normalize` give for tensors.
+ * `x[row] = (resize(images[indices[row]] / 255) - mean) / std` and `y[row] = labels[indices[row]]`: what
+ * torchvision's `ToTensor`, `Resize` and `Normalize` give for tensors.
  */
 export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabilities): Dispatch[] {
-  const { images, labels, indices, augment, window, x, y } = operands;
+  const { images, labels, indices, window, x, y } = operands;
   const { rows, height, width, outHeight, outWidth, mean, std, labelBytes } = spec;
   const resized = window !== undefined || outHeight !== height || outWidth !== width;
   const items = rows * outHeight * outWidth;
@@ -77,7 +60,6 @@ export function makeBatch(operands: BatchOperands, spec: BatchSpec, caps: Capabi
       images: read(images, "array<u32>"),
       labels: read(labels, "array<u32>"),
       indices: read(indices, "array<u32>"),
-      ...(augment && { augment: read(augment) }),
       ...(window && { windows: read(window) }),
       x: write(x),
       y: write(y, "array<u32>"),
@@ -105,25 +87,11 @@ fn stored(image: u32, row: u32, column: u32) -> vec3f {
   if (shift > 8u) { bits |= images[word + 1u] << (32u - shift); }
   return vec3f((vec3u(bits) >> vec3u(0u, 8u, 16u)) & vec3u(255u));
 }
-${
-      augment
-        ? /* wgsl */ `
-fn texel(image: u32, row: u32, column: u32, change: vec4f) -> vec3f {
-  let mirrored = select(column, WIDTH - 1u - column, change.x != 0.0);
-  // Above and left of the image wraps to a large number.
-  let from_row = row + bitcast<u32>(i32(change.y));
-  let from_column = mirrored + bitcast<u32>(i32(change.z));
-  if (from_row >= HEIGHT || from_column >= WIDTH) { return vec3f(); }
-  return stored(image, from_row, from_column);
-}`
-        : ""
-    }
 ${eachItem(size)}
   let batch_row = item / OUT_WIDTH / OUT_HEIGHT;
   let image = indices[batch_row];
-  ${augment ? "let change = augment[batch_row];" : ""}
   ${window ? "let window = windows[batch_row];" : ""}
-  ${pixel(resized, augment !== undefined, window !== undefined)}
+  ${pixel(resized, window !== undefined)}
   let normal = (value / 255.0 - vec3f(MEAN_0, MEAN_1, MEAN_2)) / vec3f(STD_0, STD_1, STD_2);
   x[item] = vec4f(normal, 0.0);
   if (item % (OUT_WIDTH * OUT_HEIGHT) == 0u) {
@@ -132,7 +100,7 @@ ${eachItem(size)}
 }`,
     workgroups: itemGrid(items, size, caps.maxWorkgroupsPerDimension),
     flops: items * 3 * (resized ? 12 : 3),
-    bytes: rows * height * width * 3 + items * 16 + rows * (8 + labelBytes + (augment || window ? 16 : 0)),
+    bytes: rows * height * width * 3 + items * 16 + rows * (8 + labelBytes + (window ? 16 : 0)),
   }];
 }
 
@@ -144,9 +112,8 @@ fn window_tap(out: u32, count: u32, start: f32, extent: f32, length: u32) -> Tap
   return Tap(low, min(low + 1u, length - 1u), at - f32(low));
 }`;
 
-function pixel(resized: boolean, augmented: boolean, windowed: boolean): string {
-  const texel = (row: string, column: string) =>
-    augmented ? `texel(image, ${row}, ${column}, change)` : `stored(image, ${row}, ${column})`;
+function pixel(resized: boolean, windowed: boolean): string {
+  const texel = (row: string, column: string) => `stored(image, ${row}, ${column})`;
   const row = "item / OUT_WIDTH % OUT_HEIGHT", column = "item % OUT_WIDTH";
   if (!resized) return `let value = ${texel(row, column)};`;
   const taps = windowed

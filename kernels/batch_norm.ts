@@ -101,20 +101,29 @@ function momentsOf(
   return reduceColumns({
     label: "batch_norm.statistics",
     bindings: { x: read(x), partials: write(partials) },
+    functions: SQUARES_ABOUT_MEAN,
     setup: "let shift = get_x(begin * COLUMNS + column);",
     load: (k) => `let d${k} = get_x(at${k}) - shift;`,
     use: (k) => `sum0 += d${k}; sum1 += d${k} * d${k};`,
     sums: 2,
     finish: /* wgsl */ `
     partials[partial(column, chunk, 0u)] = get_x(begin * COLUMNS + column) + sum0 / count;
-    partials[partial(column, chunk, 1u)] = max(sum1 - sum0 * sum0 / count, vec4f());`,
+    partials[partial(column, chunk, 1u)] = squares_about_mean(sum0, sum1, count);`,
     flops: 4 * rows * channels,
     bytes: x.byteLength + partials.byteLength,
   }, tiling);
 }
 
+/** From sums about any shift. Rounding may take them below 0; NaN stays, which `max` may drop. */
+const SQUARES_ABOUT_MEAN = /* wgsl */ `
+fn squares_about_mean(sum: vec4f, squares: vec4f, count: f32) -> vec4f {
+  let about_mean = squares - sum * sum / count;
+  return select(about_mean, vec4f(), about_mean < vec4f());
+}`;
+
 /** What a reduction over chunks needs of each: its deviation from the first one, its squares, its rows. */
-const CHUNK_MOMENTS: Pick<ColumnReduction, "load" | "use" | "sums"> = {
+const CHUNK_MOMENTS: Pick<ColumnReduction, "functions" | "load" | "use" | "sums"> = {
+  functions: SQUARES_ABOUT_MEAN,
   load: (k) => `let d${k} = partials[at${k}] - shift; let m${k} = partials[at${k} + ROWS * COLUMNS];`,
   // The last chunk may be short.
   use: (k) =>
@@ -137,7 +146,7 @@ function merge(from: RowChunks, to: RowChunks, { rows, channels }: BatchNormSpec
     finish: /* wgsl */ `
     let values = f32(min(end * ROWS_OF_CHUNK, VALUES) - begin * ROWS_OF_CHUNK);
     merged[partial(column, chunk, 0u)] = partials[begin * COLUMNS + column] + sum0 / values;
-    merged[partial(column, chunk, 1u)] = max(sum1 - sum0 * sum0 / values, vec4f());`,
+    merged[partial(column, chunk, 1u)] = squares_about_mean(sum0, sum1, values);`,
     flops: 8 * from.chunks * channels,
     bytes: from.partials.byteLength + to.partials.byteLength,
   }, tiling);
@@ -169,7 +178,7 @@ function combine(
     finish: /* wgsl */ `
     let from_first = sum0 / f32(VALUES);
     let batch_mean = bitcast<vec4f>(bitcast<vec4u>(partials[column] + from_first) ^ vec4u(ZERO));
-    let squares = max(sum1 - sum0 * sum0 / f32(VALUES), vec4f());
+    let squares = squares_about_mean(sum0, sum1, f32(VALUES));
     let invstd = 1.0 / sqrt(squares / f32(VALUES) + EPS);
     statistics[column] = batch_mean;
     statistics[COLUMNS + column] = invstd;

@@ -12,6 +12,7 @@ import {
 } from "./columns.ts";
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "./dispatch.ts";
+import { reluGradient } from "./elementwise.ts";
 import { padded } from "./layout.ts";
 import { type RowChunks, rowChunks } from "./row_sums.ts";
 import { unroll } from "./wgsl.ts";
@@ -82,8 +83,8 @@ function masked(mask: Mask): (k: number) => string {
   return (k) =>
     ({
       none: `let g${k} = dy${k};`,
-      output: `let g${k} = select(vec4f(), dy${k}, y${k} > vec4f());`,
-      recomputed: `let g${k} = select(vec4f(), dy${k}, d${k} * scale + offset > vec4f());`,
+      output: `let g${k} = ${reluGradient(`dy${k}`, `y${k}`)};`,
+      recomputed: `let g${k} = ${reluGradient(`dy${k}`, `d${k} * scale + offset`)};`,
     })[mask];
 }
 

@@ -138,7 +138,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let target_logit = ${
       mixes ? "weight * label_logit + (1.0 - weight) * logits[first + min(other, CLASSES - 1u)]" : "label_logit"
     };
-    let loss = (1.0 - SMOOTHING) * (log_sum - (target_logit - largest)) + uniform_ * (f32(CLASSES) * log_sum - shifted);
+    let loss = (1.0 - SMOOTHING) * (log_sum - (target_logit - largest))${
+      labelSmoothing ? " + uniform_ * (f32(CLASSES) * log_sum - shifted)" : ""
+    };
     let result = vec4f(loss, f32(u32(prediction == label)), f32(u32(rank < 5u)), 1.0);
     results[row] = select(vec4f(), result, valid);
     ${predictions ? "predictions[row] = select(0u, prediction, valid);" : ""}

@@ -108,8 +108,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     adapter ??= await gpu.requestAdapter(request);
     if (!adapter) throw new NoAdapterError();
     try {
-      const gpu = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
-      const device = new Device(adapter.info, gpu);
+      const opened = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
+      const device = new Device(adapter.info, opened);
       if ("Deno" in globalThis && !device.capabilities.software) await device.findLargestBuffer();
       return device;
     } catch (error) {
@@ -357,13 +357,15 @@ export class Device {
     const taken: GPUBuffer[] = [];
     try {
       let room = 0, piece = Math.min(this.capabilities.maxBufferBytes, TRIED_BYTES);
-      while (room < most && piece >= PROBE_BYTES) {
+      while (room < most) {
         const bytes = Math.ceil(Math.min(piece, most - room) / 4) * 4, buffer = await this.#probe(bytes);
         if (buffer) {
           taken.push(buffer);
           room += bytes;
+        } else if (piece <= PROBE_BYTES) {
+          break;
         } else {
-          piece = Math.floor(piece / 2);
+          piece = Math.max(PROBE_BYTES, Math.floor(piece / 2));
         }
       }
       return room;
@@ -435,8 +437,8 @@ export function directives(code: string, inDeno: boolean): string {
   return !inDeno && /\bsubgroup[A-Z]/.test(code) ? "enable subgroups;\n" : "";
 }
 
-/** The largest buffer that is tried for; no network needs a larger one. */
-const TRIED_BYTES = 2 ** 30;
+/** The largest buffer that is tried for: what most GPUs bind at most. */
+const TRIED_BYTES = 2 ** 31;
 /** Bytes that are on their way to or from the device at a time. */
 const STAGED_BYTES = 2 ** 24;
 /** The least that {@linkcode Device.roomFor} tells apart. */

@@ -167,11 +167,6 @@ export function directWeightGradient(
   return [gradient, ...partialSums(partial, chunks, outputs, caps)];
 }
 
-/** Whether these kernels take a convolution: they take any whose groups divide both channel counts. */
-export function directSupports({ input, outChannels, groups }: ConvGeometry): boolean {
-  return input.c % groups === 0 && outChannels % groups === 0;
-}
-
 /** A dispatch of one invocation for four elements of `result`, with the geometry's sizes as constants. */
 function directDispatch(
   kernel: {

@@ -14,6 +14,11 @@ fn relu(v: vec4f) -> vec4f {
   return select(v, vec4f(), bitcast<vec4i>(v) <= bitcast<vec4i>(vec4u(0xff800000u)));
 }`;
 
+/** WGSL of ReLU's gradient at `y`, its result or what it was made of: `dy` where that is NaN, too, as in PyTorch. */
+export function reluGradient(dy: string, y: string): string {
+  return `select(${dy}, vec4f(), ${y} <= vec4f())`;
+}
+
 /** `y = max(x, 0)`. */
 export function relu(
   { x, y }: { readonly x: Operand; readonly y: Operand },
@@ -26,7 +31,7 @@ export function relu(
   }, { elements, flops: elements, caps })];
 }
 
-/** `dx = dy where y > 0, else 0`. */
+/** `dx = 0 where y <= 0, else dy`. */
 export function reluBackward(
   { y, dy, dx }: { readonly y: Operand; readonly dy: Operand; readonly dx: Operand },
   elements: number,
@@ -34,7 +39,7 @@ export function reluBackward(
 ): Dispatch[] {
   return [each("relu.backward", { y: read(y), dy: read(dy), dx: write(dx) }, {
     load: (k) => `let y${k} = get_y(at${k}); let g${k} = get_dy(at${k});`,
-    use: (k) => `set_dx(at${k}, select(vec4f(), g${k}, y${k} > vec4f()));`,
+    use: (k) => `set_dx(at${k}, ${reluGradient(`g${k}`, `y${k}`)});`,
   }, { elements, flops: elements, caps })];
 }
 
@@ -56,9 +61,11 @@ export function each(
   label: string,
   bindings: Readonly<Record<string, Binding>>,
   body: { readonly load: (k: number) => string; readonly use: (k: number) => string },
-  { elements, flops, caps, constants, functions = "", setup = "" }: {
+  { elements, flops, bytes, caps, constants, functions = "", setup = "" }: {
     readonly elements: number;
     readonly flops: number;
+    /** Default: every operand once. */
+    readonly bytes?: number;
     readonly caps: Capabilities;
     readonly constants?: Dispatch["constants"];
     /** WGSL that the body calls or the bindings name. */
@@ -100,6 +107,7 @@ fn main(
 }`,
     workgroups: itemGrid(vectors, size * perThread, caps.maxWorkgroupsPerDimension),
     flops,
-    bytes: Object.values(bindings).reduce((sum, { operand }) => sum + elements * (operand.type === "f16" ? 2 : 4), 0),
+    bytes: bytes ??
+      Object.values(bindings).reduce((sum, { operand }) => sum + elements * (operand.type === "f16" ? 2 : 4), 0),
   };
 }

@@ -24,7 +24,7 @@ import { columnEpilogue, type EpilogueText } from "./column_epilogue.ts";
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, type Operand, operand, write } from "./dispatch.ts";
 import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
-import { hasColumns } from "./gemm_step.ts";
+import { loadsColumns } from "./gemm_step.ts";
 import { registerTile, registerVariants } from "./gemm_registers.ts";
 import { ENOUGH_TILES, SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_shared.ts";
 import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
@@ -194,7 +194,7 @@ ${problem.a.wgsl}
 ${problem.b.wgsl}
 ${tile.declarations}
 var<private> split: u32;
-${storeFunction(epilogue, rowSums, hasColumns(problem))}
+${storeFunction(epilogue, rowSums, loadsColumns(problem))}
 ${storeSums}
 @compute @workgroup_size(${tile.workgroupSize})
 fn main(

@@ -57,7 +57,7 @@ export function addColumnSums({ columnSums }: Gemm, columns4: number, b: (j: num
 }
 
 /** Whether storing needs something of each column: loaded once, not once a row. */
-export function hasColumns({ bias, norm, rowSums }: Gemm): boolean {
+export function loadsColumns({ bias, norm, rowSums }: Gemm): boolean {
   return bias !== undefined || norm !== undefined || rowSums?.kind === "gradient";
 }
 
@@ -75,7 +75,7 @@ export interface Block {
 
 /** WGSL that stores the accumulators, and sums over them where the problem asks for that. */
 export function stores(problem: Gemm, { rows, row, columns4, column4, sums }: Block): string {
-  const loaded = hasColumns(problem);
+  const loaded = loadsColumns(problem);
   const store = (i: number, j: number) => `store(${row(i)}, n4, acc_${i}_${j}${loaded ? ", column" : ""});`;
   const summed = problem.rowSums && sums;
   const chunk = ({ rows, text }: NonNullable<Block["sums"]>, c: number) => {

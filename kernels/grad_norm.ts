@@ -61,7 +61,7 @@ export function gradNorm(
       },
       { load: (k) => `let g${k} = gradients[at${k}];`, use: (k) => `gradients[at${k}] = g${k} * scale[0].x;` },
       {
-        ...{ elements, caps, flops: elements },
+        ...{ elements, caps, flops: elements, bytes: elements * 8 },
         // Between parameters is padding, which nothing would write again: no NaN may get there.
         ...(lossScale && { functions: LOSS_SCALE, setup: "if (loss_scale.found != 0u) { return; }" }),
       },
@@ -70,7 +70,7 @@ export function gradNorm(
   return dispatches;
 }
 
-/** Each invocation adds the squares of {@linkcode RUN} vec4s that lie side by side. */
+/** Each invocation adds the squares of {@linkcode RUN} vec4s; neighbours load neighbours. */
 function squares(gradients: Operand, vecs: number, partial: Operand, rows: number, caps: Capabilities): Dispatch {
   const workgroupSize = caps.software ? 8 : 64;
   return {
@@ -80,8 +80,7 @@ function squares(gradients: Operand, vecs: number, partial: Operand, rows: numbe
     source: /* wgsl */ `
 ${eachItem(workgroupSize)}
   var sum = vec4f();
-  let end = min(item * ${RUN}u + ${RUN}u, VECS);
-  for (var at = item * ${RUN}u; at < end; at++) {
+  for (var at = item; at < VECS; at += ITEMS) {
     let g = gradients[at];
     sum += g * g;
   }

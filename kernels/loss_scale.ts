@@ -74,7 +74,7 @@ export function unscale(
   elements: number,
   caps: Capabilities,
 ): Dispatch[] {
-  const dispatch = each("unscale", { gradients: write(gradients), loss_scale: write(lossScale, "LossScale") }, {
+  return [each("unscale", { gradients: write(gradients), loss_scale: write(lossScale, "LossScale") }, {
     load: (k) => `let g${k} = gradients[at${k}];`,
     use: (k) =>
       `if (any((bitcast<vec4u>(g${k}) & vec4u(0x7f800000u)) == vec4u(0x7f800000u))) { atomicMax(&loss_scale.found, 1u); }
@@ -82,11 +82,11 @@ export function unscale(
   }, {
     elements,
     flops: elements,
+    bytes: elements * 8 + lossScale.byteLength,
     caps,
     functions: lossScaleType("atomic<u32>"),
     setup: "let inverse = loss_scale.inverse;",
-  });
-  return [{ ...dispatch, bytes: elements * 8 + 16 }];
+  })];
 }
 
 /**

@@ -46,28 +46,33 @@ export class Program implements Suspect {
   ): Promise<Program> {
     const pipelines = await Promise.all(dispatches.map((dispatch) => device.pipeline(dispatch)));
     const uniforms = await uniformBuffer(device, dispatches);
-    device.gpu.pushErrorScope("validation");
-    const ready = dispatches.map((dispatch, index): Ready => {
-      const entries: GPUBindGroupEntry[] = Object.values(dispatch.bindings).map(({ operand }, binding) => {
-        const { buffer, offset } = place(operand);
-        return { binding, resource: { buffer, offset, size: operand.byteLength } };
+    try {
+      device.gpu.pushErrorScope("validation");
+      const ready = dispatches.map((dispatch, index): Ready => {
+        const entries: GPUBindGroupEntry[] = Object.values(dispatch.bindings).map(({ operand }, binding) => {
+          const { buffer, offset } = place(operand);
+          return { binding, resource: { buffer, offset, size: operand.byteLength } };
+        });
+        const range = uniforms?.ranges.get(dispatch);
+        if (range) entries.push({ binding: entries.length, resource: { buffer: uniforms!.buffer, ...range } });
+        const pipeline = pipelines[index];
+        const bindGroup = device.gpu.createBindGroup({
+          label: dispatch.label,
+          layout: pipeline.getBindGroupLayout(0),
+          entries,
+        });
+        return { pipeline, bindGroup, workgroups: dispatch.workgroups };
       });
-      const range = uniforms?.ranges.get(dispatch);
-      if (range) entries.push({ binding: entries.length, resource: { buffer: uniforms!.buffer, ...range } });
-      const pipeline = pipelines[index];
-      const bindGroup = device.gpu.createBindGroup({
-        label: dispatch.label,
-        layout: pipeline.getBindGroupLayout(0),
-        entries,
-      });
-      return { pipeline, bindGroup, workgroups: dispatch.workgroups };
-    });
-    const error = await device.scopeError();
-    if (error) throw new Error(`Cannot bind a kernel's operands: ${error.message}`);
-    const program = new Program(dispatches, ready, uniforms?.buffer);
-    const refusal = await refused(device, (encoder) => program.encode(encoder));
-    if (refusal) throw new Error(`WebGPU refuses kernel "${await program.culprit(device)}": ${refusal.message}`);
-    return program;
+      const error = await device.scopeError();
+      if (error) throw new Error(`Cannot bind a kernel's operands: ${error.message}`);
+      const program = new Program(dispatches, ready, uniforms?.buffer);
+      const refusal = await refused(device, (encoder) => program.encode(encoder));
+      if (refusal) throw new Error(`WebGPU refuses kernel "${await program.culprit(device)}": ${refusal.message}`);
+      return program;
+    } catch (error) {
+      uniforms?.buffer.destroy();
+      throw error;
+    }
   }
 
   /** The label of the first dispatch that the device refuses to encode or, where it takes them all, to submit. */

@@ -6,6 +6,7 @@
  */
 
 import { type Binding, type Operand, operand, read, write } from "./dispatch.ts";
+import { reluGradient } from "./elementwise.ts";
 import { ceilDiv } from "./wgsl.ts";
 
 /** Two sums of each column and chunk of rows, laid out [sum, chunk, column]. */
@@ -73,7 +74,7 @@ export function rowSumsText(sums: RowSums): RowSumsText {
     };
   }
   const { x, statistics, mask } = sums;
-  const open = mask === "recomputed" ? "deviation * column.scale + column.offset" : "get_mask(at)";
+  const activated = mask === "recomputed" ? "deviation * column.scale + column.offset" : "get_mask(at)";
   return {
     bindings: {
       ...bindings,
@@ -88,7 +89,7 @@ fn load_column(n4: u32) -> Column {
 }`,
     store: (result) =>
       /* wgsl */ `let deviation = get_norm_x(at) - column.center;
-let stored = ${mask === "none" ? result : `select(vec4f(), ${result}, ${open} > vec4f())`};
+let stored = ${mask === "none" ? result : reluGradient(result, activated)};
 set_out(at, stored);
 return Terms(stored, stored * deviation);`,
   };

@@ -54,7 +54,7 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
   const decay = (k: number) =>
     decayed < elements ? `select(0.0, WEIGHT_DECAY, at${k} < DECAYED) * p${k}` : `WEIGHT_DECAY * p${k}`;
   const buffer = momentum !== 0 ? momentumBuffer : undefined;
-  const dispatch = each(
+  return [each(
     "sgd",
     {
       parameters: write(parameters),
@@ -88,7 +88,7 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
       functions: STEP_SETTINGS + (lossScale ? LOSS_SCALE : ""),
       setup: `${lossScale ? "if (loss_scale.found != 0u) { return; }\n  " : ""}let rate = settings.learning_rate;`,
       flops: elements * (2 + (decays ? 2 : 0) + (buffer ? 2 : 0) + (nesterov ? 2 : 0)),
+      bytes: elements * 4 * (buffer ? 5 : 3) + settings.byteLength,
     },
-  );
-  return [{ ...dispatch, bytes: elements * 4 * (buffer ? 5 : 3) + 16 }];
+  )];
 }

@@ -1,6 +1,5 @@
-import { assertEquals } from "@std/assert";
 import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
-import { directForward, directInputGradient, directSupports, directWeightGradient } from "../../kernels/direct_conv.ts";
+import { directForward, directInputGradient, directWeightGradient } from "../../kernels/direct_conv.ts";
 import { goldens, gpuTest } from "../support.ts";
 import { capabilityVariants, checkConv, type ConvKernels, goldenConv, referenceConv } from "./conv_support.ts";
 
@@ -73,10 +72,4 @@ gpuTest("direct convolution folds a grid past the limit of one dimension", async
   const wanted = referenceConv(CASES["depthwise with a multiplier of 3"]);
   const caps = { ...device.capabilities, software: false, maxWorkgroupsPerDimension: 2 };
   await checkConv(device, KERNELS, wanted, caps, "folded");
-});
-
-Deno.test("direct kernels take any grouping that divides the channels", () => {
-  const geometry = CASES["depthwise with a multiplier of 3"];
-  assertEquals(directSupports(geometry), true);
-  assertEquals(directSupports({ ...geometry, groups: 4 }), false);
 });
