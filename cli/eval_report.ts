@@ -3,6 +3,7 @@
 import type { ElementType } from "../kernels/dispatch.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import type { EvaluationReport } from "../nn/evaluator.ts";
+import { byClass, commonestMistakes, type Confusion } from "./confusion.ts";
 
 /** What was evaluated. */
 export interface EvaluationSubject {
@@ -18,14 +19,6 @@ export interface EvaluationSubject {
 const COLUMNS = 80;
 /** How many of the commonest mistakes are listed. */
 const MISTAKES = 10;
-
-/** Accuracy by class, in the order of the labels; NaN where the test set has none of a class. */
-function byClass(confusion: EvaluationReport["confusion"]): { images: number; correct: number; accuracy: number }[] {
-  return confusion.map((row, label) => {
-    const images = row.reduce((sum, count) => sum + count, 0);
-    return { images, correct: row[label], accuracy: row[label] / images };
-  });
-}
 
 /** For people. */
 export function evaluationText(
@@ -50,7 +43,7 @@ export function evaluationText(
   return lines.join("\n");
 }
 
-function classTable(confusion: EvaluationReport["confusion"], classNames: readonly string[]): string[] {
+function classTable(confusion: Confusion, classNames: readonly string[]): string[] {
   const width = Math.max(5, ...classNames.map(({ length }) => length));
   return [
     `${"Class".padEnd(width)}  Accuracy   Right  Images`,
@@ -66,8 +59,9 @@ function classTable(confusion: EvaluationReport["confusion"], classNames: readon
 }
 
 /** The whole matrix where it fits, else the commonest mistakes. */
-function confusionTable(confusion: EvaluationReport["confusion"], classNames: readonly string[]): string[] {
-  const most = Math.max(...confusion.flat());
+function confusionTable(confusion: Confusion, classNames: readonly string[]): string[] {
+  // A row at a time: all cells are more arguments than a call may have.
+  const most = confusion.reduce((most, row) => Math.max(most, ...row), 0);
   const cell = Math.max(String(most).length, String(classNames.length - 1).length) + 1;
   const number = String(classNames.length - 1).length;
   const names = Math.max(...classNames.map(({ length }) => length));
@@ -83,14 +77,10 @@ function confusionTable(confusion: EvaluationReport["confusion"], classNames: re
   ];
 }
 
-function mistakes(confusion: EvaluationReport["confusion"], classNames: readonly string[]): string[] {
-  const all = confusion.flatMap((row, label) =>
-    row.map((count, taken) => ({ count, label, taken })).filter(({ count, taken }) => count > 0 && taken !== label)
-  );
-  all.sort((a, b) => b.count - a.count);
+function mistakes(confusion: Confusion, classNames: readonly string[]): string[] {
   return [
     "Commonest mistakes",
-    ...all.slice(0, MISTAKES).map(({ count, label, taken }) =>
+    ...commonestMistakes(confusion, MISTAKES).map(({ count, label, taken }) =>
       `${String(count).padStart(6)}  ${classNames[label]} taken for ${classNames[taken]}`
     ),
   ];

@@ -2,6 +2,7 @@
 
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
+import type { Confusion } from "../confusion.ts";
 import type { EpochRecord } from "../run_files.ts";
 
 const WIDTH = 560, HEIGHT = 260;
@@ -187,22 +188,23 @@ export function classChart(classes: readonly ClassAccuracy[]): string {
 }
 
 /** Who was taken for whom: a row is a class, a column what it was taken for, its shade the share of the row. */
-export function confusionChart(confusion: readonly (readonly number[])[], names: readonly string[]): string {
+export function confusionChart(confusion: Confusion, names: readonly string[]): string {
+  // A cell without images is the background, drawn once: most cells of many classes are.
   const cells = confusion.flatMap((row, label) => {
     const total = row.reduce((sum, count) => sum + count, 0);
     return row.map((count, taken) => ({
       label: names[label],
       taken: names[taken],
       count,
-      share: total > 0 ? count / total : 0,
+      share: count / total,
       right: label === taken,
-    }));
+    })).filter(({ count }) => count > 0);
   });
   type Cell = typeof cells[number];
   const few = names.length <= 20,
     size = few ? Math.max(26, Math.min(46, 480 / names.length)) : Math.max(4, 640 / names.length);
   const longest = Math.min(150, 14 + Math.max(...names.map(({ length }) => length)) * 7);
-  const shade = (cell: Cell) => cell.share === 0 ? 0 : 0.12 + 0.88 * cell.share;
+  const shade = (cell: Cell) => 0.12 + 0.88 * cell.share;
   return draw("Confusion matrix", {
     width: longest + size * names.length + 20,
     height: size * names.length + (few ? longest + 24 : 40),
@@ -212,8 +214,8 @@ export function confusionChart(confusion: readonly (readonly number[])[], names:
     x: { domain: names, axis: few ? "top" : null, label: null, tickRotate: -45, tickSize: 0, padding: few ? 0.04 : 0 },
     y: { domain: names, axis: few ? "left" : null, label: null, tickSize: 0, padding: few ? 0.04 : 0 },
     marks: [
-      Plot.cell(cells, { x: "taken", y: "label", fill: "var(--track)", inset: 0, rx: few ? 3 : 0 }),
-      Plot.cell(cells.filter(({ count }) => count > 0), {
+      Plot.frame({ fill: "var(--track)", stroke: "none", rx: few ? 3 : 0 }),
+      Plot.cell(cells, {
         x: "taken",
         y: "label",
         fill: ({ right }: Cell) => right ? TEST : "var(--wrong)",
@@ -222,7 +224,7 @@ export function confusionChart(confusion: readonly (readonly number[])[], names:
         title: ({ label, taken, count }: Cell) => `${label} taken for ${taken}: ${count}`,
       }),
       ...(few
-        ? [Plot.text(cells.filter(({ count }) => count > 0), {
+        ? [Plot.text(cells, {
           x: "taken",
           y: "label",
           text: ({ count }: Cell) => String(count),

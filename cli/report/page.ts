@@ -1,15 +1,8 @@
 /** A report as one HTML file that needs nothing else: no script, no address outside. */
 
+import { byClass, commonestMistakes, type Confusion } from "../confusion.ts";
 import type { EpochRecord, RecordedRun } from "../run_files.ts";
-import {
-  accuracyChart,
-  type ClassAccuracy,
-  classChart,
-  confusionChart,
-  lossChart,
-  rateChart,
-  throughputChart,
-} from "./charts.ts";
+import { accuracyChart, classChart, confusionChart, lossChart, rateChart, throughputChart } from "./charts.ts";
 import STYLE from "./style.ts";
 
 /** A picture inside the page. */
@@ -32,7 +25,7 @@ export interface Verdict {
   readonly images: number;
   readonly correct: number;
   readonly classNames: readonly string[];
-  readonly confusion: readonly (readonly number[])[];
+  readonly confusion: Confusion;
   readonly wrong: readonly WrongPicture[];
 }
 
@@ -55,6 +48,8 @@ export interface ReportData {
 
 /** How many of the commonest mistakes are listed where the matrix has no numbers. */
 const MISTAKES = 12;
+/** Of more classes a matrix is megabytes of cells smaller than a dot: the mistakes stand for it. */
+const MATRIX_CLASSES = 100;
 
 /** The page. */
 export function reportPage(data: ReportData): string {
@@ -114,22 +109,20 @@ function subtitle({ config, description }: RecordedRun): string {
 }
 
 function verdictCards({ images, correct, classNames, confusion, wrong }: Verdict): string[] {
-  const classes: ClassAccuracy[] = confusion.map((row, label) => {
-    const images = row.reduce((sum, count) => sum + count, 0);
-    return { name: classNames[label], images, accuracy: images > 0 ? row[label] / images : 0 };
-  });
+  const classes = byClass(confusion).map((result, label) => ({ name: classNames[label], ...result }));
   const share = (correct / images * 100).toFixed(2);
   const shown = wrong.map((each) =>
     `<figure>${picture(each, "", `A picture of ${each.label}`)}<figcaption><b>${text(each.prediction)}</b> ` +
     `${percent(each.confidence)}<br>is ${text(each.label)} ${percent(each.labelProbability)}</figcaption></figure>`
   );
-  const matrix = card(
-    "Confusion",
-    `<p>${correct.toLocaleString("en-US")} of ${images.toLocaleString("en-US")} test images are right: ${share} %. ` +
-      "A row is a class, a column what it was taken for.</p>" +
-      `<div class="scroll">${confusionChart(confusion, classNames)}</div>` +
-      (classNames.length > 20 ? mistakes(confusion, classNames) : ""),
-  );
+  const right = `${correct.toLocaleString("en-US")} of ${
+    images.toLocaleString("en-US")
+  } test images are right: ${share} %.`;
+  const chart = classNames.length > MATRIX_CLASSES
+    ? `<p>${right}</p>`
+    : `<p>${right} A row is a class, a column what it was taken for.</p>` +
+      `<div class="scroll">${confusionChart(confusion, classNames)}</div>`;
+  const matrix = card("Confusion", chart + (classNames.length > 20 ? mistakes(confusion, classNames) : ""));
   const bars = card(
     "Accuracy by class",
     (classes.length > 30 ? "<p>The 30 weakest classes.</p>" : "") + classChart(classes),
@@ -145,11 +138,10 @@ function verdictCards({ images, correct, classNames, confusion, wrong }: Verdict
   ];
 }
 
-function mistakes(confusion: Verdict["confusion"], names: readonly string[]): string {
-  const all = confusion.flatMap((row, label) =>
-    row.map((count, taken) => ({ count, label, taken })).filter(({ count, taken }) => count > 0 && taken !== label)
-  ).sort((a, b) => b.count - a.count).slice(0, MISTAKES);
-  const rows = all.map(({ count, label, taken }) => [names[label], names[taken], String(count)]);
+function mistakes(confusion: Confusion, names: readonly string[]): string {
+  const rows = commonestMistakes(confusion, MISTAKES).map((
+    { count, label, taken },
+  ) => [names[label], names[taken], String(count)]);
   return `<h3>Commonest mistakes</h3>${table([["Class", "taken for", "Images"], ...rows], 2)}`;
 }
 

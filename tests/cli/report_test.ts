@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
-import { reportPage } from "../../cli/report/page.ts";
+import { reportPage, type Verdict } from "../../cli/report/page.ts";
 import { resnext, withFolder, writeNarrow } from "./support.ts";
 
 const history = [1, 2, 3].map((epoch) => ({
@@ -62,15 +62,17 @@ Deno.test("a report does without the test set, and a run without an epoch has no
   });
 });
 
+const nasty = '<img src="x" onerror=alert(1)>&';
+
 /** A page of made-up numbers, with names that are no good HTML. */
-function page(): string {
-  const best = history[1], nasty = '<img src="x" onerror=alert(1)>&';
+function page(verdict: Partial<Verdict> = {}): string {
+  const best = history[1];
   return reportPage({
     run: { path: "runs/a", name: nasty, epochs: history, bytes: 1 },
     best,
     facts: [["a", nasty]],
     headline: [["Best", "60 %"]],
-    verdict: { images: 4, correct: 2, classNames: [nasty, "b"], confusion: [[1, 1], [1, 1]], wrong: [] },
+    verdict: { images: 4, correct: 2, classNames: [nasty, "b"], confusion: [[1, 1], [1, 1]], wrong: [], ...verdict },
     layers: [["Layer", "Operation", "Output"], ["conv1", "conv2d", "1 x 1 x 1"]],
     made: "now",
   });
@@ -79,6 +81,22 @@ function page(): string {
 Deno.test("names are text, never HTML", () => {
   assert(!page().includes("<img"));
   assertStringIncludes(page(), "<h1>&lt;img src=&quot;x&quot; onerror=alert(1)&gt;&amp;</h1>");
+});
+
+Deno.test("of many classes the matrix draws its mistakes alone; of very many a list stands for it", () => {
+  const verdictOf = (classes: number): Partial<Verdict> => {
+    const classNames = Array.from({ length: classes }, (_, i) => `class ${i}`);
+    return { classNames, confusion: classNames.map((_, i) => classNames.map((_, j) => j === 1 && i !== 2 ? 1 : 0)) };
+  };
+  const cells = (html: string) => [...html.matchAll(/<title>class \d+ taken for class \d+: 1<\/title>/g)].length;
+  const rects = (html: string) => [...html.matchAll(/<rect/g)].length;
+  const hundred = page(verdictOf(100));
+  assertEquals(cells(hundred), 99);
+  assert(rects(hundred) < 250, `${rects(hundred)}`);
+  const thousand = page(verdictOf(1000));
+  assertEquals(cells(thousand), 0);
+  assert(thousand.length < 100_000, `${thousand.length}`);
+  for (const html of [hundred, thousand]) assertStringIncludes(html, "Commonest mistakes");
 });
 
 Deno.test({
