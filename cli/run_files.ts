@@ -78,9 +78,13 @@ export async function findRun(path: string): Promise<RecordedRun | undefined> {
   return { path, name: basename(path), config, description, epochs, bytes };
 }
 
-/** The lines of `metrics.jsonl`; a last line that was cut off is left out. */
+/** The lines of a folder's `metrics.jsonl`; none where there is no such file. */
 export async function readEpochs(folder: string): Promise<EpochRecord[]> {
-  const text = await readText(join(folder, METRICS_FILE)) ?? "";
+  return parseEpochs(await readText(join(folder, METRICS_FILE)) ?? "");
+}
+
+/** The epochs that lines tell; a line that was cut off is left out. */
+export function parseEpochs(text: string): EpochRecord[] {
   // An epoch that was done again, as after the device was lost, counts as it was the last time.
   const epochs = new Map<number, EpochRecord>();
   for (const line of text.split("\n")) {
@@ -88,7 +92,7 @@ export async function readEpochs(folder: string): Promise<EpochRecord[]> {
       const value = JSON.parse(line);
       if (Number.isSafeInteger(value?.epoch)) epochs.set(value.epoch, value);
     } catch {
-      // Empty, or cut off by a crash.
+      // Empty, or cut off by a crash or a full disk.
     }
   }
   return [...epochs.values()];

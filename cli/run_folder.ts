@@ -1,13 +1,13 @@
 /**
  * The folder of a run: `last.safetensors` to go on from, `best.safetensors` to use, and while it is trained into a lock.
- * Nothing of another run is touched.
+ * No other run's checkpoint is overwritten, nor one that is further than what is gone on from.
  */
 
 import { dirname, join, resolve } from "@std/path";
 import { touching } from "../data/files.ts";
 import { HeldLock } from "../data/lock.ts";
 import { exists, readCheckpoint } from "./files.ts";
-import { type Checkpoint, encodeCheckpoint } from "../nn/checkpoint.ts";
+import { type Checkpoint, encodeCheckpoint, type RunProgress } from "../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../nn/checkpoint_file.ts";
 import { UserError } from "../kernels/user_error.ts";
 
@@ -56,8 +56,8 @@ export class RunFolder implements AsyncDisposable {
   /**
    * The folder that the user named, made where there is none.
    *
-   * @param resumed The checkpoint that the run goes on from: the only one that may be overwritten.
-   * @throws {UserError} when it holds another run.
+   * @param resumed The checkpoint that the run goes on from: the only run that may be overwritten.
+   * @throws {UserError} when it holds another run, or this one further on.
    */
   static async open(path: string, resumed?: string): Promise<RunFolder> {
     const folder = new RunFolder(path);
@@ -82,11 +82,16 @@ export class RunFolder implements AsyncDisposable {
 
   async #prepare(resumed: string | undefined): Promise<void> {
     const own = resumed !== undefined && (await sameFile(resumed, this.last) || await sameFile(resumed, this.best));
-    if (!own && await exists(this.last)) {
+    const refuse = (holds: string, file: string): never => {
       throw new UserError(
-        `Cannot train into "${this.path}": it holds a run already; go on with it by --resume ${this.last}, or choose another --out`,
+        `Cannot train into "${this.path}": it holds ${holds}; go on with it by --resume ${file}, or choose another --out`,
         { exitCode: 2 },
       );
+    };
+    if (own) {
+      if (await this.#lastIsFurther(resumed)) refuse("a checkpoint further on than that", this.last);
+    } else {
+      for (const file of [this.last, this.best]) if (await exists(file)) refuse("a run already", file);
     }
     await touching(`clear "${this.path}"`, () => removeUnfinished(this.path));
     // The best so far goes along with a run that moves.
@@ -94,6 +99,13 @@ export class RunFolder implements AsyncDisposable {
     if (best && !await exists(this.best) && await exists(best)) {
       await touching(`copy "${best}"`, async () => saveFile(this.best, await Deno.readFile(best)));
     }
+  }
+
+  /** Whether `last` is whole and of a later step than a checkpoint of the same run. */
+  async #lastIsFurther(resumed: string): Promise<boolean> {
+    if (await sameFile(resumed, this.last) || !await exists(this.last)) return false;
+    const [last, other] = await Promise.all([progressOf(this.last).catch(() => undefined), progressOf(resumed)]);
+    return last !== undefined && (!other || isFurther(last, other));
   }
 
   /** The last checkpoint. @throws {UserError} where it cannot be read. */
@@ -140,16 +152,12 @@ export class RunFolder implements AsyncDisposable {
    */
   static async newestCheckpoint(path: string): Promise<{ newest: string | undefined; damaged: string[] }> {
     const folder = new RunFolder(path), damaged: string[] = [];
-    let newest: { file: string; epoch: number; step: number } | undefined;
+    let newest: { file: string; progress: RunProgress } | undefined;
     for (const file of [folder.last, folder.best]) {
       if (!await exists(file)) continue;
       try {
-        const { description: { progress }, momenta } = await readCheckpoint(file);
-        if (!progress || !momenta) continue;
-        const { epoch, step } = progress;
-        if (!newest || epoch > newest.epoch || (epoch === newest.epoch && step > newest.step)) {
-          newest = { file, epoch, step };
-        }
+        const progress = await progressOf(file);
+        if (progress && (!newest || isFurther(progress, newest.progress))) newest = { file, progress };
       } catch (error) {
         if (!(error instanceof UserError)) throw error;
         damaged.push(error.message);
@@ -163,6 +171,16 @@ export class RunFolder implements AsyncDisposable {
     await this[Symbol.asyncDispose]();
     await Deno.remove(this.path).catch(() => {});
   }
+}
+
+/** How far the run of a checkpoint has got; undefined where it holds none to go on with. @throws {UserError} */
+async function progressOf(file: string): Promise<RunProgress | undefined> {
+  const { description: { progress }, momenta } = await readCheckpoint(file);
+  return momenta && progress;
+}
+
+function isFurther(a: RunProgress, b: RunProgress): boolean {
+  return a.epoch > b.epoch || (a.epoch === b.epoch && a.step > b.step);
 }
 
 async function sameFile(a: string, b: string): Promise<boolean> {

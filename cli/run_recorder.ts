@@ -1,11 +1,11 @@
 /** Writes what a run is and how it goes beside its checkpoints; see `run_files.ts`. */
 
-import { join } from "@std/path";
+import { dirname, join } from "@std/path";
 import config from "../deno.json" with { type: "json" };
 import type { Device } from "../kernels/device.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { SilentReport } from "./reports.ts";
-import { CONFIG_FILE, type EpochRecord, METRICS_FILE, type RunConfig } from "./run_files.ts";
+import { CONFIG_FILE, type EpochRecord, METRICS_FILE, parseEpochs, type RunConfig } from "./run_files.ts";
 import type { TrainPlan } from "./train_plan.ts";
 
 /**
@@ -19,10 +19,12 @@ export class RunRecorder extends SilentReport {
   #known: readonly EpochRecord[] = [];
   #rates: { readonly lr?: number; readonly images_per_second?: number } = {};
   #warned = false;
+  /** The last write of the epochs' lines failed, perhaps within one. */
+  #cut = false;
 
   override start(plan: TrainPlan, device: Device, folder: string): void {
     this.#folder = folder;
-    const { description, data, parameters, from } = plan;
+    const { description, data, parameters, from, resumed } = plan;
     this.#config = {
       ...description,
       class_names: data.classNames,
@@ -36,7 +38,7 @@ export class RunRecorder extends SilentReport {
       started: new Date().toISOString(),
     };
     // Lines of epochs that the run will do again are not its any more.
-    const told = readLines(join(folder, METRICS_FILE));
+    const told = resumed === undefined ? [] : readLines(join(dirname(resumed), METRICS_FILE));
     this.#known = (from?.description.progress?.history ?? []).map((metrics) =>
       told.find(({ epoch, test_loss }) => epoch === metrics.epoch && test_loss === metrics.test_loss) ?? metrics
     );
@@ -51,7 +53,7 @@ export class RunRecorder extends SilentReport {
     this.#begun = true;
     this.#try(CONFIG_FILE, (path) => Deno.writeTextFileSync(path, `${JSON.stringify(this.#config, null, 2)}\n`));
     const lines = this.#known.map((line) => `${JSON.stringify(line)}\n`).join("");
-    this.#try(METRICS_FILE, (path) => Deno.writeTextFileSync(path, lines));
+    this.#cut = !this.#try(METRICS_FILE, (path) => Deno.writeTextFileSync(path, lines));
   }
 
   override event(event: TrainEvent): void {
@@ -60,23 +62,28 @@ export class RunRecorder extends SilentReport {
     }
     if (event.type !== "epoch") return;
     const record: EpochRecord = { ...event.metrics, seconds: Number(event.seconds.toFixed(3)), ...this.#rates };
-    this.#try(METRICS_FILE, (path) => Deno.writeTextFileSync(path, `${JSON.stringify(record)}\n`, { append: true }));
+    // A line that a full disk cut off is ended, so that it takes no other with it.
+    const line = `${this.#cut ? "\n" : ""}${JSON.stringify(record)}\n`;
+    this.#cut = !this.#try(METRICS_FILE, (path) => Deno.writeTextFileSync(path, line, { append: true }));
   }
 
-  #try(name: string, write: (path: string) => void): void {
+  /** Whether a file was written. */
+  #try(name: string, write: (path: string) => void): boolean {
     try {
       write(join(this.#folder, name));
+      return true;
     } catch (error) {
-      if (this.#warned) return;
+      if (this.#warned) return false;
       this.#warned = true;
       console.error(`warning: Cannot write ${name} in "${this.#folder}": ${(error as Error).message.split("\n")[0]}`);
+      return false;
     }
   }
 }
 
 function readLines(path: string): EpochRecord[] {
   try {
-    return Deno.readTextFileSync(path).split("\n").filter(Boolean).map((line) => JSON.parse(line));
+    return parseEpochs(Deno.readTextFileSync(path));
   } catch {
     return [];
   }

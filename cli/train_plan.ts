@@ -146,6 +146,8 @@ export interface TrainPlan {
   readonly data: TrainingData;
   /** The state to go on from. */
   readonly from?: Checkpoint;
+  /** The file that it was read from. */
+  readonly resumed?: string;
   /** The weights to begin with, and what was done to them, for people. */
   readonly weights?: { readonly checkpoint: Checkpoint; readonly notes: readonly string[] };
   /** Pictures that could not be used. */
@@ -290,6 +292,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
     data,
     skipped: data.skipped,
     from,
+    resumed: file,
     parameters: describedNetwork(network).parameterCount,
     foundDataset: false,
     batchSizeChosen: true,

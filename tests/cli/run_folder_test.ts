@@ -29,6 +29,33 @@ Deno.test("another run's folder is refused and left unlocked; the run's own is g
   });
 });
 
+Deno.test("a folder whose best checkpoint alone is left is another run's too", async () => {
+  await withFolder(async (path) => {
+    await using first = await RunFolder.open(path);
+    await first.save(smallCheckpoint(), true);
+    await Deno.remove(first.last);
+    await first[Symbol.asyncDispose]();
+    await assertRejects(
+      () => RunFolder.open(path),
+      UserError,
+      `it holds a run already; go on with it by --resume ${first.best}`,
+    );
+    await (await RunFolder.open(path, first.best))[Symbol.asyncDispose]();
+  });
+});
+
+Deno.test("going on from the best checkpoint never overwrites a later one that is whole", async () => {
+  await withFolder(async (path) => {
+    await using first = await RunFolder.open(path);
+    await first.save(smallCheckpoint(1, 0), true);
+    await first.save(smallCheckpoint(1, 7), false);
+    await first[Symbol.asyncDispose]();
+    await assertRejects(() => RunFolder.open(path, first.best), UserError, `go on with it by --resume ${first.last}`);
+    await Deno.truncate(first.last, 1000);
+    await (await RunFolder.open(path, first.best))[Symbol.asyncDispose]();
+  });
+});
+
 Deno.test("the newest checkpoint is the furthest whole one", async () => {
   await withFolder(async (path) => {
     assertEquals(await RunFolder.newestCheckpoint(join(path, "nowhere")), { newest: undefined, damaged: [] });
