@@ -183,7 +183,8 @@ export function readArguments(
   const flags = new Map(specs.map((entry) => [entry.flag, entry]));
   const complain = (message: string) => usageError(message, path);
 
-  const parsed = parseArgs(attachValues(args, flags, complain), {
+  const { joined, written } = attachValues(args, flags, complain);
+  const parsed = parseArgs(joined, {
     string: ["_", ...specs.filter(({ spec }) => spec.type !== "boolean").map(({ flag }) => flag)],
     boolean: specs.filter(({ spec }) => spec.type === "boolean").map(({ flag }) => flag),
     negatable: specs.filter(({ spec }) => spec.type === "boolean").map(({ flag }) => flag),
@@ -199,11 +200,10 @@ export function readArguments(
   const options: Record<string, unknown> = {};
   const given = new Set<string>();
   for (const { key, flag, spec } of specs) {
-    const written: unknown = parsed[flag];
-    const absent = spec.type === "boolean" ? written === (spec.default ?? false) : written === undefined;
-    if (!absent) given.add(key);
-    if (spec.type === "boolean") options[key] = written;
-    else if (!absent) options[key] = readValue(String(written), flag, spec, complain);
+    const value: unknown = parsed[flag];
+    if (written.has(flag)) given.add(key);
+    if (spec.type === "boolean") options[key] = value;
+    else if (value !== undefined) options[key] = readValue(String(value), flag, spec, complain);
     else if (spec.required) throw complain(`Missing option --${flag}: it is required`);
     else options[key] = spec.default;
   }
@@ -215,14 +215,22 @@ type Complain = (message: string) => UserError;
 
 /**
  * Joins each `--name value` to `--name=value`, so that parseArgs takes a negative number for a value and no flag for a
- * positional argument's switch, and refuses options whose value is missing or has no meaning.
+ * positional argument's switch, and refuses options whose value is missing or has no meaning. Tells the flags written too.
  */
-function attachValues(args: readonly string[], flags: Flags, complain: Complain): string[] {
-  const joined: string[] = [];
+function attachValues(
+  args: readonly string[],
+  flags: Flags,
+  complain: Complain,
+): { joined: string[]; written: ReadonlySet<string> } {
+  const joined: string[] = [], written = new Set<string>();
   for (let i = 0; i < args.length; i++) {
-    if (args[i] === "--") return [...joined, ...args.slice(i)];
+    if (args[i] === "--") {
+      joined.push(...args.slice(i));
+      break;
+    }
     const [, flag, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(args[i]) ?? [];
     const spec = flags.get(flag)?.spec;
+    if (flag !== undefined) written.add(spec ? flag : flag.replace(/^no-/, ""));
     if (!spec) {
       joined.push(args[i]);
     } else if (spec.type === "boolean") {
@@ -237,7 +245,7 @@ function attachValues(args: readonly string[], flags: Flags, complain: Complain)
       joined.push(`--${flag}=${value}`);
     }
   }
-  return joined;
+  return { joined, written };
 }
 
 function readValue(

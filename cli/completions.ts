@@ -38,8 +38,9 @@ interface Flag {
 function flagsOf(command: Command | undefined): Flag[] {
   const options: [string, OptionSpec][] = Object.entries(command?.options ?? {});
   const flags = options.map(([key, spec]): Flag => ({
-    flag: spec.type === "boolean" && spec.default ? `--no-${flagName(key)}` : `--${flagName(key)}`,
-    doc: spec.doc,
+    ...(spec.type === "boolean" && spec.default
+      ? { flag: `--no-${flagName(key)}`, doc: `Turn off: ${spec.doc}` }
+      : { flag: `--${flagName(key)}`, doc: spec.doc }),
     choices: spec.type === "choice" ? spec.choices : spec.type === "integer" ? spec.words : undefined,
     takesValue: spec.type !== "boolean",
     file: spec.type === "string" && /FILE|DIR|OUT|PATH/.test(spec.placeholder ?? ""),

@@ -37,7 +37,7 @@ export const doctorCommand = defineCommand({
   name: "doctor",
   summary: "Check this machine: GPU, its speed, Deno, data sets, disk; say what mends what",
   options: {
-    measure: { type: "boolean", default: true, doc: "Do not measure the GPU's speed" },
+    measure: { type: "boolean", default: true, doc: "Measure the GPU's speed" },
     dataDir: {
       type: "string",
       placeholder: "DIR",

@@ -68,7 +68,7 @@ export function section(heading: string, lines: readonly string[]): string | und
 
 function optionHead(key: string, spec: OptionSpec): string {
   const flag = flagName(key);
-  if (spec.type === "boolean") return spec.default ? `--no-${flag}` : `--${flag}`;
+  if (spec.type === "boolean") return spec.default ? `--[no-]${flag}` : `--${flag}`;
   const placeholders = { string: "TEXT", number: "X", integer: "N", choice: "NAME" };
   return `--${flag} ${spec.placeholder ?? placeholders[spec.type]}`;
 }

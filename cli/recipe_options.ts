@@ -3,7 +3,7 @@
 import { type AugmentSettings, checkAugment, isAugmented } from "../nn/augment.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
 import { checkSchedule, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "../nn/schedule.ts";
-import { type OptionSpecs, usageError } from "./command.ts";
+import { flagName, type OptionSpecs, usageError } from "./command.ts";
 
 /** Of schedules, weight decay, averaging and early stopping. */
 export const scheduleOptions = {
@@ -35,7 +35,7 @@ export const scheduleOptions = {
   },
   gamma: { type: "number", above: 0, default: 0.1, doc: "Of multistep" },
   minLr: { type: "number", min: 0, default: 0, doc: "The rate that cosine ends at" },
-  vectorDecay: { type: "boolean", default: true, doc: "No weight decay for batch norm and biases" },
+  vectorDecay: { type: "boolean", default: true, doc: "Weight decay of batch norm and biases too" },
   ema: {
     type: "number",
     min: 0,
@@ -93,7 +93,10 @@ export interface AugmentOptionValues {
  * @throws {UserError} with exit code 2.
  */
 export function recipeSettings(
-  options: ScheduleOptionValues & AugmentOptionValues,
+  { options, given }: {
+    readonly options: ScheduleOptionValues & AugmentOptionValues;
+    readonly given: ReadonlySet<string>;
+  },
   epochs: number,
   standard: { readonly schedule?: ScheduleKind },
   path: string,
@@ -109,6 +112,15 @@ export function recipeSettings(
     ...(kind === "cosine" && minLr > 0 && { min_lr: minLr }),
   };
   const scheduled = kind !== "constant" || warmup > 0;
+  const meant: Partial<Record<keyof ScheduleOptionValues, readonly [used: boolean, by: string]>> = {
+    gamma: [kind === "multistep", "--schedule multistep"],
+    minLr: [kind === "cosine", "--schedule cosine"],
+    warmupStart: [warmup > 0, "--warmup"],
+    scheduleBy: [scheduled, "a --schedule other than constant, or --warmup"],
+  };
+  for (const [key, [used, by]] of Object.entries(meant)) {
+    if (given.has(key) && !used) throw usageError(`Option --${flagName(key)} has no use without ${by}`, path);
+  }
   if (scheduled || milestones) checkSchedule(schedule, epochs);
   const augment = augmentSettings(options);
   return {

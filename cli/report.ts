@@ -43,7 +43,7 @@ export const reportCommand = defineCommand({
       doc: "The file to write",
     },
     dir: { type: "string", placeholder: "DIR", default: "runs", doc: "The folder that holds the runs" },
-    judge: { type: "boolean", default: true, doc: "Leave out what needs the test set" },
+    judge: { type: "boolean", default: true, doc: "Show what needs the test set: confusion, the most wrong pictures" },
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
     dataDir: {
       type: "string",

@@ -213,7 +213,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     test_limit: testLimit,
     val_split: valSplit,
     frozen: readStages(options.freeze, network),
-    ...recipeSettings(options, options.epochs ?? standard.epochs, standard, PATH),
+    ...recipeSettings(invocation, options.epochs ?? standard.epochs, standard, PATH),
   };
   if (settings.nesterov && settings.momentum === 0) {
     throw usageError("Option --nesterov needs a momentum above 0", PATH);
@@ -304,6 +304,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
   const begun = {
     dataset: settings.dataset,
     arch: network.arch,
+    numClasses: network.num_classes,
     imageSize: input.image_size,
     batchSize: settings.batch_size,
     accumulate: settings.accumulate ?? 1,
@@ -337,9 +338,11 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
       ? readDatasetName(options.dataset!, PATH)
       : String(options[key]).replaceAll(" ", "");
     if (chosen === String(value)) continue;
-    const was = value === undefined ? "without it" : value === false ? "without" : `with ${value}`;
+    const was = value === undefined || value === false ? "without it" : value === true ? "with it" : `with ${value}`;
     throw usageError(
-      `Cannot resume with --${flagName(key)}: the run was begun ${was}; leave the option out or start anew`,
+      `Cannot resume with --${options[key] === false ? "no-" : ""}${
+        flagName(key)
+      }: the run was begun ${was}; leave the option out or start anew`,
       PATH,
     );
   }

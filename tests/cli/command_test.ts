@@ -52,6 +52,21 @@ Deno.test("values come behind a space or an equal sign, negative and with expone
   });
 });
 
+Deno.test("a flag written counts as given, whatever it says", async () => {
+  const { out } = await call([
+    "train",
+    "--no-nesterov",
+    "--shuffle",
+    "--batch-size",
+    "64",
+    "--lr",
+    "1",
+    "--no-shuffle",
+  ]);
+  const { nesterov, shuffle, given } = JSON.parse(out);
+  assertEquals([nesterov, shuffle, given], [false, false, ["batchSize", "lr", "nesterov", "shuffle"]]);
+});
+
 Deno.test("the last of a repeated option counts, and a flag takes no word that follows it", async () => {
   assertEquals(JSON.parse((await call(["train", "--lr", "1", "--lr", "-0", "--lr=2"])).out).lr, 2);
   await refused(["train", "--nesterov", "true"], 'Unexpected argument "true" (see prog train --help)');
@@ -145,7 +160,7 @@ Options:
   --momentum X    Momentum (a number of at least 0 and below 1; default: 0.9)
   --shift X       Any number (default: none)
   --nesterov      Nesterov's momentum (default: off)
-  --no-shuffle    Take the images in their order (default: on)
+  --[no-]shuffle  Take the images in an order drawn (default: on)
   --out DIR       Where the checkpoints go (default: a new folder in runs/)
   --help          Show this help
 

@@ -11,7 +11,7 @@ const options = {
   lr: { type: "number", above: 0, otherwise: "the data set's", doc: "Rate" },
   layers: { type: "string", placeholder: "N,N,...", otherwise: "the network's", doc: "Blocks" },
   nesterov: { type: "boolean", doc: "Nesterov" },
-  shuffle: { type: "boolean", default: true, doc: "In their order" },
+  shuffle: { type: "boolean", default: true, doc: "In an order drawn" },
 } as const satisfies OptionSpecs;
 
 const read = (args: string[]) => readArguments({ options, positionals: [] }, args, "prog train");
@@ -31,7 +31,7 @@ Deno.test("a config's values count as written, and flags win", async () => {
     await Deno.writeTextFile(file, JSON.stringify(values));
     const found = read(await withConfig(["--lr", "2", `--config=${file}`, "--no-nesterov"], options, "prog train"));
     assertEquals(found.options, { arch: "b", batchSize: 16, lr: 2, layers: "3,4", nesterov: false, shuffle: false });
-    assertEquals([...found.given], ["arch", "batchSize", "lr", "layers", "shuffle"]);
+    assertEquals([...found.given], ["arch", "batchSize", "lr", "layers", "nesterov", "shuffle"]);
     assertEquals(await withConfig(["--lr", "1"], options, "prog train"), ["--lr", "1"]);
     assertEquals(await withConfig(["--", "--config", file], options, "prog train"), ["--", "--config", file]);
   });
@@ -77,6 +77,6 @@ Deno.test("the schema says what the declarations say", () => {
       description: "Blocks (default: the network's).",
     },
     nesterov: { type: "boolean", description: "Nesterov.", default: false },
-    shuffle: { type: "boolean", description: "In their order.", default: true },
+    shuffle: { type: "boolean", description: "In an order drawn.", default: true },
   });
 });

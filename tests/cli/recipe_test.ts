@@ -49,6 +49,16 @@ Deno.test("a recipe out of a config file: checkpoints, folder, TensorBoard's fil
     const contradiction = await resnext(["train", "--resume", join(out, "last.safetensors"), "--mixup", "0.4"]);
     assertEquals(contradiction.code, 2);
     assertMatch(contradiction.stderr, /Cannot resume with --mixup: the run was begun with 0\.2/);
+    for (
+      const [option, was] of [["--vector-decay", "without it"], ["--no-flip", "with it"], [
+        "--num-classes=7",
+        "with 10",
+      ]]
+    ) {
+      const { code, stderr } = await resnext(["train", "--resume", join(out, "last.safetensors"), option]);
+      assertEquals(code, 2);
+      assertStringIncludes(stderr, `Cannot resume with ${option.split("=")[0]}: the run was begun ${was};`);
+    }
     const more = await resnext(["train", "--resume", join(out, "last.safetensors"), "--epochs", "4"]);
     assertEquals(more.code, 0, more.stderr);
     assertMatch(more.stdout, /^Rate {6}cosine after warm-up of 1 epoch$/m);
@@ -71,6 +81,10 @@ Deno.test("recipes that are none are a wrong call", async () => {
   await refused(["--schedule", "multistep"], "it needs milestones");
   await refused(["--milestones", "2"], "milestones belong to multistep");
   await refused(["--reflect"], "reflect needs a crop");
+  await refused(["--schedule", "cosine", "--gamma", "0.1"], "--gamma has no use without --schedule multistep");
+  await refused(["--schedule", "one-cycle", "--min-lr", "0"], "--min-lr has no use without --schedule cosine");
+  await refused(["--schedule", "cosine", "--warmup-start", "0.1"], "--warmup-start has no use without --warmup");
+  await refused(["--schedule", "constant", "--schedule-by", "step"], "--schedule-by has no use without a --schedule");
   await withFolder(async (folder) => {
     const config = join(folder, "x.json");
     await Deno.writeTextFile(config, '{"shedule": "cosine"}');
