@@ -1,6 +1,6 @@
 /** `resnext augment`: a sheet of augmented images, to be looked at. */
 
-import { type Device, openDevice } from "../kernels/device.ts";
+import { type Capabilities, type Device, openDevice } from "../kernels/device.ts";
 import type { Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
 import { AugmentedSource, type AugmentSettings, drawChanges, type Normalization } from "../nn/augment.ts";
@@ -63,6 +63,21 @@ export const augmentCommand = defineCommand({
   },
 });
 
+/** Pixels of the largest sheet: half a gigabyte of them. */
+const MOST_PIXELS = 2 ** 27;
+
+/** @throws {UserError} where the images are more than a binding of the device or a sheet holds. */
+function checkRoom(images: number, { imageSize, epochs }: SheetOptions, { maxBindingBytes }: Capabilities): void {
+  const pixels = imageSize ** 2, binding = maxBindingBytes / (pixels * 4 * Float32Array.BYTES_PER_ELEMENT);
+  const most = Math.floor(Math.min(binding, MOST_PIXELS / (pixels * (epochs + 1))));
+  if (images <= most) return;
+  throw usageError(
+    `Cannot make a sheet of ${images} images of ${imageSize}x${imageSize} pixels in ${epochs} epochs: ` +
+      `${most === 0 ? "not one fits" : `${most} fit at most`}; choose fewer or smaller ones`,
+    PATH,
+  );
+}
+
 /** What is drawn of each image. */
 export interface SheetOptions {
   readonly imageSize: number;
@@ -70,7 +85,11 @@ export interface SheetOptions {
   readonly seed: number;
 }
 
-/** A row for each training image: as it is, then augmented, an epoch each. */
+/**
+ * A row for each training image: as it is, then augmented, an epoch each.
+ *
+ * @throws {UserError} where they are too large.
+ */
 export async function contactSheet(
   device: Device,
   data: TrainingData & Normalization,
@@ -78,18 +97,20 @@ export async function contactSheet(
   { imageSize, epochs, seed }: SheetOptions,
 ): Promise<Sheet> {
   const { count } = data.train, normalization = { mean: data.mean, std: data.std };
+  checkRoom(count, { imageSize, epochs, seed }, device.capabilities);
   const images = await DeviceImages.create(device, data.train);
   const input = imageInput(data, { ...normalization, image_size: imageSize }, data.train);
   const plain = await ImageSource.create(images, input, count);
   const source = await AugmentedSource.create(device, plain, settings, normalization);
   try {
     const indices = Uint32Array.from({ length: count }, (_, i) => i);
-    const columns = [await made(device, plain, indices)];
+    const tilesOf = (pixels: Float32Array) => Array.from(indices, (row) => tile(pixels, row, imageSize, data));
+    const columns = [tilesOf(await made(device, plain, indices))];
     for (let epoch = 0; epoch < epochs; epoch++) {
       const changes = drawChanges(settings, indices, { seed, epoch, count }, [imageSize, imageSize]);
-      columns.push(await made(device, source, { batch: indices, changes }));
+      columns.push(tilesOf(await made(device, source, { batch: indices, changes })));
     }
-    const tiles = Array.from(indices, (row) => columns.map((pixels) => tile(pixels, row, imageSize, data))).flat();
+    const tiles = Array.from(indices, (row) => columns.map((column) => column[row])).flat();
     const scale = Math.max(1, Math.floor(96 / imageSize));
     return tiled(tiles, { width: imageSize, height: imageSize, columns: columns.length, gap: 4, scale });
   } finally {

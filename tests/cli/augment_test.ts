@@ -1,8 +1,10 @@
-import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import sharp from "sharp";
-import { contactSheet } from "../../cli/augment.ts";
+import { contactSheet, type SheetOptions } from "../../cli/augment.ts";
 import { shapes } from "../../data/shapes.ts";
+import type { Device } from "../../kernels/device.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { gpuTest } from "../support.ts";
 import { resnext, withFolder } from "./support.ts";
 
@@ -22,6 +24,20 @@ gpuTest("a sheet shows each image as it is, then augmented, the same for the sam
   assertEquals((await contactSheet(device, data, { flip: true, crop: 4 }, options)).rgba, sheet.rgba);
   const other = await contactSheet(device, data, { flip: true, crop: 4 }, { ...options, seed: 4 });
   assertNotEquals(other.rgba, sheet.rgba);
+});
+
+Deno.test("images that no binding or no sheet holds are refused, with how many it would", async () => {
+  const refused = async (maxBindingBytes: number, more: Partial<SheetOptions>, why: RegExp) => {
+    const device = { capabilities: { maxBindingBytes } } as Device;
+    const error = await assertRejects(
+      () => contactSheet(device, data, { flip: true }, { ...options, ...more }),
+      UserError,
+    );
+    assertMatch(error.message, why);
+  };
+  await refused(32 * 32 * 16 * 2 - 1, {}, /^Cannot make a sheet of 2 images of 32x32 .*: 1 fit at most; choose fewer/);
+  await refused(2 ** 40, { imageSize: 1024, epochs: 127 }, /in 127 epochs: 1 fit at most;/);
+  await refused(2 ** 40, { imageSize: 2 ** 14 }, /: not one fits; choose fewer or smaller ones/);
 });
 
 Deno.test("augment writes a picture, and says what is missing", async () => {
