@@ -148,6 +148,8 @@ launcherTest("a new enough Deno on the PATH is used, from any folder, with the a
 launcherTest("each command may do what it needs, and no more", async () => {
   await onMachine({ deno: "2.9.6", tools: [] }, async (run, { root }) => {
     await Deno.writeTextFile(join(root, "elsewhere", "c.json"), '{"epochs": 3, "out" : "runs/by config"}');
+    await Deno.writeTextFile(join(root, "elsewhere", "t.json"), '{ "out": "o", "tensorboard": true, "epochs": 3 }');
+    await Deno.mkdir(join(root, "elsewhere", "a run"));
     const described = (dataset: string) => `{"__metadata__":{"run":"{\\"dataset\\":\\"${dataset}\\"}"}}`;
     await Deno.writeTextFile(join(root, "elsewhere", "own.safetensors"), described("folder:/pictures"));
     await Deno.writeTextFile(join(root, "elsewhere", "drawn.safetensors"), described("shapes"));
@@ -170,6 +172,10 @@ launcherTest("each command may do what it needs, and no more", async () => {
         ["download", "cifar10", "--url", "http://me@host:81/x?y"],
         `--no-prompt --allow-read --allow-write=${cache} --allow-net=host:81 ${VARIABLES}`,
       ],
+      [["train", "--config=t.json"], decoding(`o,${cache},${cache}`)],
+      [["report", "name"], decoding(`runs,${cache}`)],
+      [["report", "--no-judge", "a run", "--dir=d"], decoding(`d,a run,${cache}`)],
+      [["report", "a run", "--out", "x/y.html"], decoding(`x,${cache}`)],
       [["eval", "drawn.safetensors"], least],
       [["eval", "own.safetensors"], decoding(cache)],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
