@@ -3,6 +3,7 @@
  * what is told is ratios of medians. Only here are the peers' packages downloaded.
  */
 
+import { fromFileUrl } from "@std/path";
 import { convFilter, type ConvGeometry, convOutput } from "../kernels/conv_geometry.ts";
 import { convFlops } from "../kernels/conv_geometry.ts";
 import { convKernels } from "../kernels/conv2d.ts";
@@ -51,7 +52,7 @@ export const PEERS: readonly string[] = ["jax-js", "onnxruntime-web", "tfjs", "P
 /** The peers that this machine can try; PyTorch where some python3 has it. */
 export async function findPeers(settings: PeerSettings, only?: readonly string[]): Promise<Peer[]> {
   const json = JSON.stringify(settings);
-  const script = (file: string) => new URL(`peers/${file}`, import.meta.url).pathname;
+  const script = (file: string) => fromFileUrl(new URL(`peers/${file}`, import.meta.url));
   const deno = (name: string, file: string): Peer => ({
     name,
     command: Deno.execPath(),

@@ -1,6 +1,6 @@
 /** Results kept in the repository: one file a device, the last run of each command in it. */
 
-import { join } from "@std/path";
+import { fromFileUrl, join } from "@std/path";
 
 /** What one measurement gave, as it is printed with `--json`. */
 export interface Result {
@@ -19,9 +19,9 @@ interface Run {
 
 /** Writes a run into the device's file, in place of an earlier one of the same command. Returns the file's path. */
 export function saveResults(device: string, command: readonly string[], results: readonly Result[]): string {
-  const directory = new URL("results/", import.meta.url);
+  const directory = fromFileUrl(new URL("results", import.meta.url));
   Deno.mkdirSync(directory, { recursive: true });
-  const path = join(directory.pathname, `${fileName(device)}.json`);
+  const path = join(directory, `${fileName(device)}.json`);
   const run: Run = {
     command: command.join(" "),
     date: new Date().toISOString(),

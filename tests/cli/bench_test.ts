@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { fromFileUrl } from "@std/path";
+import { dirname, fromFileUrl, join, toFileUrl } from "@std/path";
 import { type Idle, measureIdle } from "../../bench/idle.ts";
 import { digits, interleave, mapSpread, spread, table } from "../../bench/measure.ts";
 import { networkSpec } from "../../bench/peers/protocol.ts";
@@ -10,6 +10,7 @@ import { openWorkload } from "../../bench/throughput.ts";
 import { openDevice } from "../../kernels/device.ts";
 import { type Dispatch, operand, read } from "../../kernels/dispatch.ts";
 import { ResNeXt, resnext } from "../../nn/resnext.ts";
+import { withFolder } from "./support.ts";
 
 const NARROW = [
   "--layers",
@@ -137,6 +138,17 @@ Deno.test("numbers keep three digits, tables their columns", () => {
 
 Deno.test("a device's file is named after it", () => {
   assertEquals(fileName("llvmpipe (LLVM 15.0.6, 256 bits)"), "llvmpipe-llvm-15-0-6-256-bits");
+});
+
+Deno.test("results are kept beside the program, whatever its folder is called", async () => {
+  await withFolder(async (folder) => {
+    const moved = join(folder, "größer 100 %", "results.ts");
+    await Deno.mkdir(dirname(moved));
+    await Deno.copyFile(new URL("../../bench/results.ts", import.meta.url), moved);
+    const { saveResults }: typeof import("../../bench/results.ts") = await import(toFileUrl(moved).href);
+    assertEquals(saveResults("X", ["bench"], []), join(dirname(moved), "results", "x.json"));
+    assertEquals([...Deno.readDirSync(join(dirname(moved), "results"))].map(({ name }) => name), ["x.json"]);
+  });
 });
 
 function dispatch(label: string, names: string[], flops: number, bytes: number): Dispatch {
