@@ -4,7 +4,6 @@ import type { Capabilities } from "./device.ts";
 import { type Dispatch, type Operand, read, write } from "./dispatch.ts";
 import { padded, type Shape, storedElements } from "./layout.ts";
 import { type LoadNorm, normalizedLoads } from "./load_norm.ts";
-import { UserError } from "./user_error.ts";
 import { eachItem, itemGrid } from "./wgsl.ts";
 
 /** A square max pooling. */
@@ -32,7 +31,7 @@ export function maxPoolIndexElements(spec: MaxPoolSpec): number {
  * `y` = the largest value of each window; `indices`, when given, keeps which tap (row * kernel + column) it was, for
  * the gradient. PyTorch's rule: of equal values the first; NaN is larger than all.
  *
- * @throws {UserError} for a kernel that does not fit.
+ * @throws {RangeError} for a kernel that does not fit.
  */
 export function maxPoolForward(
   { x, y, indices, loadNorm }: {
@@ -126,13 +125,17 @@ fn first_window(position: u32) -> u32 {
   }, caps)];
 }
 
-function checkMaxPool({ input, kernel, stride, padding }: MaxPoolSpec): void {
+/** Refuses a kernel that does not fit. @throws {RangeError} */
+export function checkMaxPool({ input, kernel, stride, padding }: MaxPoolSpec): void {
   const refuse = (why: string): never => {
-    throw new UserError(`Cannot pool ${input.h}x${input.w} with kernel ${kernel}, padding ${padding}: ${why}`);
+    throw new RangeError(
+      `Cannot pool ${input.h}x${input.w} with kernel ${kernel}, stride ${stride}, padding ${padding}: ${why}`,
+    );
   };
+  if (![kernel, stride, padding].every(Number.isInteger)) refuse("all must be whole numbers");
   if (!(kernel >= 1 && kernel <= 15 && stride >= 1)) refuse("a kernel is 1 to 15, a stride at least 1");
   if (!(padding >= 0 && padding * 2 <= kernel)) refuse("the padding is at most half of the kernel");
-  if (Math.min(input.h, input.w) + 2 * padding < kernel) refuse("the input is smaller; use a larger image size");
+  if (Math.min(input.h, input.w) + 2 * padding < kernel) refuse("the input is smaller");
 }
 
 function maxPoolConstants(spec: MaxPoolSpec): Record<string, number> {

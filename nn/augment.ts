@@ -106,7 +106,8 @@ export function drawChange(
 ): RowChange {
   const random = new Random(seed, AUGMENT_STREAM + epoch * count + image);
   const { crop = 0, cutout = 0, erasing = 0, mixup = 0, cutmix = 0 } = settings;
-  // All is drawn in one order whether used or not, so that switching one thing on leaves the others as they are.
+  // All is drawn in one order whether used or not, so that switching one thing on leaves the others as they are; but an
+  // erased rectangle takes draws of its own, and what is mixed comes after it.
   const flip = random.uniform() < 0.5 && settings.flip === true;
   const top = random.below(2 * crop + 1) - crop, left = random.below(2 * crop + 1) - crop;
   const jitter = (most = 0) => {
@@ -222,7 +223,11 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     if (mixesLabels(settings)) this.mixes = operand("mixes", inner.shape.n * 4);
   }
 
-  /** Augments batches of `inner`, which is freed with this source. */
+  /**
+   * Augments batches of `inner`, which is freed with this source.
+   *
+   * @throws {RangeError} where they have other channels than red, green and blue.
+   */
   static async create<B>(
     device: Device,
     inner: BatchSource<B>,
@@ -230,6 +235,8 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     normalization: Normalization,
   ): Promise<AugmentedSource<B>> {
     checkAugment(settings);
+    const { c: channels } = inner.shape;
+    if (channels !== 3) throw new RangeError(`Cannot augment images of ${channels} channels: they must be RGB`);
     const buffer = await device.buffer("changes", inner.shape.n * AUGMENT_VECTORS * 16);
     return new AugmentedSource(device, inner, settings, normalization, buffer);
   }
@@ -257,8 +264,8 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     return [...this.inner.dispatches(caps), ...augmentBatch(operands, { ...spec, colour }, caps)];
   }
 
-  load({ batch, changes }: AugmentedBatch<B>): number {
-    const rows = this.inner.load(batch);
+  load({ batch, changes }: AugmentedBatch<B>, classes?: number): number {
+    const rows = this.inner.load(batch, classes);
     if (changes.length !== rows) throw new RangeError(`Cannot augment ${rows} rows by ${changes.length} changes`);
     changes.forEach((change, row) => encodeChange(change, row, this.#staging));
     this.device.write(this.buffer, 0, this.#staging);

@@ -26,8 +26,12 @@ export interface BatchSource<B> {
   place(operand: Operand): Placement | undefined;
   /** What makes the input. */
   dispatches(caps: Capabilities): readonly Dispatch[];
-  /** Writes what describes a batch; returns how many rows it has, at most `shape.n`. */
-  load(batch: B): number;
+  /**
+   * Writes what describes a batch; returns how many rows it has, at most `shape.n`.
+   *
+   * @param classes Of the network: labels that come with the batch are below.
+   */
+  load(batch: B, classes?: number): number;
   /** Frees the device's memory. */
   destroy(): void;
 }
@@ -100,14 +104,18 @@ export class FloatSource implements BatchSource<FloatBatch> {
   /**
    * Writes a batch.
    *
-   * @throws {RangeError} when the batch has another size.
+   * @throws {RangeError} when the batch has another size, or a label is none of the classes.
    */
-  load({ images, labels }: FloatBatch): number {
+  load({ images, labels }: FloatBatch, classes = Infinity): number {
     const rows = labels.length, wanted = rows * this.shape.c * this.shape.h * this.shape.w;
     if (rows < 1 || rows > this.shape.n || images.length !== wanted) {
       throw new RangeError(
         `Cannot load a batch of ${rows} labels and ${images.length} values: up to ${this.shape.n} rows, ${wanted} values`,
       );
+    }
+    const wrong = Array.from(labels).find((label) => !(Number.isInteger(label) && label >= 0 && label < classes));
+    if (wrong !== undefined) {
+      throw new RangeError(`Cannot load a batch with label ${wrong}: the classes are 0 to ${classes - 1}`);
     }
     this.buffers.write(this.x, toNhwc(images, { ...this.shape, n: rows }));
     this.buffers.write(this.labels, Uint32Array.from(labels));

@@ -23,8 +23,7 @@ export function describedNetwork(
     );
   }
   try {
-    const given = Object.entries({ layers, channels, baseWidth, stem }).filter(([, value]) => value !== undefined);
-    return resnext(arch, { numClasses, cardinality, ...Object.fromEntries(given) });
+    return resnext(arch, { numClasses, cardinality, layers, channels, baseWidth, stem });
   } catch (error) {
     if (error instanceof RangeError) throw new UserError(`Cannot build ${arch}: ${error.message}`, { cause: error });
     throw error;
@@ -38,11 +37,7 @@ export function describedNetwork(
  */
 export function fittedState(module: Module, tensors: StateDict): StateDict {
   const entries = [...module.stateEntries()];
-  checkNames(
-    tensors,
-    entries.flatMap(([name, entry]) => entry instanceof Counter ? [] : [[name, entry.shape] as const]),
-    entries.flatMap(([name, entry]) => entry instanceof Counter ? [name] : []),
-  );
+  checkNames(tensors, entries);
   return new Map(entries.map(([name, entry]): [string, TensorData] => {
     const tensor = tensors.get(name);
     if (entry instanceof Counter) return [name, tensor ?? int64Scalar(0)];

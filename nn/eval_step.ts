@@ -2,13 +2,13 @@
 
 import type { Device } from "../kernels/device.ts";
 import { type ElementType, operand } from "../kernels/dispatch.ts";
-import { storedElements } from "../kernels/layout.ts";
+import { padded } from "../kernels/layout.ts";
 import { inSubmissions } from "../kernels/submissions.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { Plan } from "./plan.ts";
-import { RING_SLOTS, Step, stepBuffers, type StepResult } from "./step.ts";
+import { RING_SLOTS, Step, StepBuffers, type StepResult } from "./step.ts";
 import { evaluationDispatches } from "./step_dispatches.ts";
 
 /** What {@linkcode evalStep} needs beside the network. */
@@ -19,7 +19,7 @@ export interface EvalStepOptions<B> {
   readonly precision?: ElementType;
 }
 
-/** What one evaluated row turned out to be. */
+/** What evaluated batches came to. */
 export interface Evaluation {
   /** A step each, in order. */
   readonly results: readonly StepResult[];
@@ -30,53 +30,49 @@ export interface Evaluation {
 /** Forward pass and loss with running statistics; a batch may have fewer rows than the step's. */
 export class EvalStep<B> extends Step<B> {
   readonly #device: Device;
-  readonly #logits: { buffer: GPUBuffer; elements: number; classes: number; stride: number };
+  readonly #logits: GPUBuffer;
   readonly #predictions: { last: GPUBuffer; ring: GPUBuffer };
-  #rows: number[] = [];
-  #slots: number[] = [];
+  /** Steps whose results have not been collected. */
+  #ran: { rows: number; slot: number }[] = [];
 
   /** @internal Use {@linkcode evalStep}. */
   constructor(
     network: Network,
     source: BatchSource<B>,
+    classes: number,
     plan: Plan,
-    buffers: { settings: GPUBuffer; metrics: GPUBuffer },
-    logits: { buffer: GPUBuffer; elements: number; classes: number; stride: number },
+    own: StepBuffers,
+    logits: GPUBuffer,
     predictions: { last: GPUBuffer; ring: GPUBuffer },
   ) {
-    super(network, source, plan, buffers, [logits.buffer, predictions.last, predictions.ring]);
+    super(network, source, classes, plan, own);
     this.#device = network.device;
     this.#logits = logits;
     this.#predictions = predictions;
   }
 
-  /** Classes of the network. */
-  get classes(): number {
-    return this.#logits.classes;
-  }
-
   /** Submits one step and returns at once. */
   run(batch: B): void {
-    this.submit(batch, {}, {
-      after: (encoder, slot) => {
-        const { last, ring } = this.#predictions;
+    const { last, ring } = this.#predictions;
+    let slot = 0;
+    const rows = this.submit(batch, {}, {
+      after: (encoder, at) => {
+        slot = at;
         encoder.copyBufferToBuffer(last, 0, ring, slot * last.size, last.size);
-        this.#slots.push(slot);
       },
     });
+    this.#ran.push({ rows, slot });
   }
 
   /** Takes any number of rows. */
-  protected checkRows(rows: number): void {
-    this.#rows.push(rows);
-  }
+  protected checkRows(): void {}
 
   /** Logits of the step that ran last, `[batchSize, classes]`. Waits for it. */
   async logits(): Promise<Float32Array> {
-    const { buffer, elements, classes, stride } = this.#logits;
-    const stored = new Float32Array(await this.#device.read(buffer, 0, elements * 4));
-    const out = new Float32Array(elements / stride * classes);
-    for (let row = 0; row < elements / stride; row++) {
+    const { batchSize, classes } = this, stride = padded(classes);
+    const stored = new Float32Array(await this.#device.read(this.#logits, 0, batchSize * stride * 4));
+    const out = new Float32Array(batchSize * classes);
+    for (let row = 0; row < batchSize; row++) {
       out.set(stored.subarray(row * stride, row * stride + classes), row * classes);
     }
     return out;
@@ -84,24 +80,22 @@ export class EvalStep<B> extends Step<B> {
 
   /** As every step's; their predictions are let go. */
   override collect(): Promise<StepResult[]> {
-    this.#rows = [];
-    this.#slots = [];
+    this.#ran = [];
     return super.collect();
   }
 
   /** Results and predictions of all steps since the last call. Waits for them. */
   async evaluations(): Promise<Evaluation> {
-    const { last, ring } = this.#predictions;
-    const rows = this.#rows, slots = this.#slots;
+    const { last, ring } = this.#predictions, ran = this.#ran;
     // Both at once: where one fails, so does the other, and neither may fail unheard.
     const [results, bytes] = await Promise.all([this.collect(), this.#device.read(ring, 0, ring.size)]);
     const all = new Uint32Array(bytes);
-    const predictions = new Uint32Array(rows.reduce((sum, count) => sum + count, 0));
+    const predictions = new Uint32Array(ran.reduce((sum, { rows }) => sum + rows, 0));
     let at = 0;
-    for (const [i, slot] of slots.entries()) {
+    for (const { rows, slot } of ran) {
       const from = slot * last.size / 4;
-      predictions.set(all.subarray(from, from + rows[i]), at);
-      at += rows[i];
+      predictions.set(all.subarray(from, from + rows), at);
+      at += rows;
     }
     return { results, predictions };
   }
@@ -112,31 +106,33 @@ export class EvalStep<B> extends Step<B> {
  *
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
  */
-export async function evalStep<B>(network: Network, options: EvalStepOptions<B>): Promise<EvalStep<B>> {
-  const { device, module, weights } = network;
-  const { source, precision = "f32" } = options;
-  const caps = device.capabilities;
-  const { settings, metrics, buffers, places, counted } = await stepBuffers(device, "eval");
+export function evalStep<B>(network: Network, options: EvalStepOptions<B>): Promise<EvalStep<B>> {
+  return StepBuffers.use(network.device, "eval", (own) => evalStepWith(own, network, options));
+}
+
+async function evalStepWith<B>(
+  own: StepBuffers,
+  network: Network,
+  { source, precision = "f32" }: EvalStepOptions<B>,
+): Promise<EvalStep<B>> {
+  const { device, module, weights } = network, caps = device.capabilities;
+  const { settings, metrics } = own;
   const { x, labels, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
   const halves = precision === "f16" ? (await weights.prepareHalves()).dispatches(caps) : [];
-  const { dispatches: forward, logits, output } = evaluationDispatches(
+  const { dispatches: forward, logits, classes } = evaluationDispatches(
     module,
     source.shape,
     { x, labels, metrics, settings, predictions },
     weights,
     { caps, precision },
   );
-  const dispatches = inSubmissions([...source.dispatches(caps), ...halves, ...forward], counted);
+  const dispatches = inSubmissions([...source.dispatches(caps), ...halves, ...forward], own.counted);
   checkBindings(device, dispatches, rows);
-  const classes = output.c, elements = storedElements(output);
-  const logitsBuffer = await device.buffer("logits", logits.byteLength);
-  const last = await device.buffer("predictions", predictions.byteLength);
-  const ring = await device.buffer("predictions ring", last.size * RING_SLOTS);
-  places.set(logits, { buffer: logitsBuffer, offset: 0 });
-  places.set(predictions, { buffer: last, offset: 0 });
-  const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? places.get(o));
+  const kept = await own.add("logits", logits);
+  const last = await own.add("predictions", predictions);
+  const ring = await own.add("predictions ring", operand("predictions ring", last.size / 4 * RING_SLOTS));
+  const plan = new Plan(device, dispatches, (o) => weights.place(o) ?? source.place(o) ?? own.place(o));
   await allocate(network, plan, source.shape, { training: false, precision });
-  const shape = { buffer: logitsBuffer, elements, classes, stride: elements / rows };
-  return new EvalStep(network, source, plan, buffers, shape, { last, ring });
+  return new EvalStep(network, source, classes, plan, own, kept, { last, ring });
 }

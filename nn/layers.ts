@@ -1,4 +1,4 @@
-/** Layers: modules of one operation, with PyTorch's names, shapes and defaults. */
+/** Layers: modules of one operation, with PyTorch's names and shapes and, but for the first weights, its defaults. */
 
 import { Module } from "./module.ts";
 import { batchNorm, type BatchNormSettings } from "./ops/batch_norm.ts";

@@ -10,7 +10,7 @@ import {
   lossScaleOperand,
   type LossScaleState,
 } from "../kernels/loss_scale.ts";
-import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
+import { float32Tensor, int64Scalar, scalarOf, type TensorData } from "./safetensors.ts";
 
 /**
  * A step left out although the scale is so small has gradients that no scale will help: training has diverged. `GradScaler`
@@ -64,8 +64,7 @@ export function lossScaleOf(
 ): LossScaleState {
   const [scale, goodSteps] = ["scale", "growth_tracker"].map((name) => {
     const tensor = tensors.get(name);
-    const values = tensor && tensor.dtype !== "BOOL" ? toFloat32(tensor, name) : [];
-    return values.length === 1 ? values[0] : NaN;
+    return tensor ? scalarOf(tensor) : NaN;
   });
   const state = { scale, goodSteps };
   return isLossScale(state) ? state : refuse("its loss scale is none");

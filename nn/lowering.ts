@@ -1,5 +1,6 @@
 /** From a graph to dispatches: forward, and backward in the opposite order. */
 
+import { accumulate } from "../kernels/accumulate.ts";
 import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { storedElements } from "../kernels/layout.ts";
@@ -30,11 +31,11 @@ export interface Lowered {
 export interface LowerOptions {
   readonly caps: Capabilities;
   readonly training: boolean;
-  /** Also compute the gradient of the graph's input. Default false. */
+  /** Also compute the gradient of the graph's input: for tests. Default false. */
   readonly inputGradient?: boolean;
   /**
    * Parameters that stay as they are: their operations run as in evaluation, with running statistics, and nothing before
-   * them learns either. They must come before all that learns.
+   * them learns either. They must come before all that learns, and be all of their operations' parameters.
    */
   readonly frozen?: (parameter: Parameter) => boolean;
   /**
@@ -61,6 +62,8 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     ),
   );
   const gradients = new Map<Tensor, Operand>();
+  /** Parameters that have a gradient, and parts of it by operations that use them too. */
+  const learned = new Set<Parameter>(), parts: { sums: Operand; gradients: Operand; elements: number }[] = [];
   const { precision = "f32" } = options;
   const learns = new Set<Tensor>(options.inputGradient ? [graph.input] : []);
   const lowering: Lowering = {
@@ -76,7 +79,16 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     activation: (label, shape) => operand(label, storedElements(shape), precision),
     state: (entry) => places.state(entry),
     weight: (parameter) => precision === "f16" ? places.half!(parameter) : places.state(parameter),
-    parameterGradient: (parameter) => places.gradient(parameter),
+    parameterGradient(parameter) {
+      const sums = places.gradient(parameter), elements = parameter.storedElements;
+      if (!learned.has(parameter)) {
+        learned.add(parameter);
+        return sums;
+      }
+      const part = { sums, gradients: operand("gradient.part", elements), elements };
+      parts.push(part);
+      return part.gradients;
+    },
     needsGradient: (tensor) => learns.has(tensor),
     wantsMoments: (y) => wanted.has(y),
     noteMoments: (y, chunks) => void moments.set(y, chunks),
@@ -102,6 +114,7 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     const type = output === graph.output ? "f32" : precision;
     const y = operand(operation.name, storedElements(output.shape), type);
     const frozen = isFrozen({ operation }, options);
+    if (frozen) refuseLearning(operation, places, options);
     if (options.training && normalized.has(output)) wanted.add(y);
     const learnsBefore = inputs.some((tensor) => learns.has(tensor));
     if (frozen && learnsBefore) throw new UserError(`Cannot freeze ${operation.name} after layers that learn`);
@@ -120,6 +133,7 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
       for (const { output, back } of ways.reverse()) {
         group++;
         back(known(gradients, output));
+        for (const part of parts.splice(0)) lowering.emit(accumulate(part, part.elements, options.caps));
       }
       return gradients.get(graph.input);
     },
@@ -128,6 +142,15 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
 
 function isFrozen({ operation }: { readonly operation: Operation }, { frozen }: LowerOptions): boolean {
   return operation.parameters.some((parameter) => frozen?.(parameter));
+}
+
+/** An operation in part frozen would neither learn what is left nor leave it alone. */
+function refuseLearning({ name, parameters }: Operation, places: StatePlaces, { frozen }: LowerOptions): void {
+  const learning = parameters.find((parameter) => !frozen?.(parameter));
+  if (!learning) return;
+  throw new UserError(
+    `Cannot freeze a part of ${name}: "${places.state(learning).label}" learns; freeze all of a layer or none`,
+  );
 }
 
 function known(map: ReadonlyMap<Tensor, Operand>, tensor: Tensor): Operand {

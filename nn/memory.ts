@@ -61,7 +61,7 @@ export function stepMemory(
   const halves = new Map<Parameter, Operand>();
   let stateBytes = 0;
   for (const [name, entry] of module.stateEntries()) {
-    if (entry instanceof Counter) continue;
+    if (entry instanceof Counter || places.has(entry)) continue;
     const place = operand(name, entry.storedElements);
     places.set(entry, place);
     stateBytes += place.byteLength;
@@ -84,7 +84,7 @@ export function stepMemory(
     half: (parameter: Parameter) => halves.get(parameter)!,
   };
   const dispatches = training
-    ? trainingDispatches(module, input, operands, state, { caps, precision })
+    ? trainingDispatches(module, input, operands, state, { caps, precision }).dispatches
     : evaluationDispatches(module, input, operands, state, { caps, precision }).dispatches;
   const kept = [...places.values(), ...gradients.values(), ...halves.values()];
   const placed = new Set<Operand>([x, labels, settings, metrics, ...kept]);

@@ -31,7 +31,7 @@ export abstract class Module {
     for (const [name, value] of Object.entries(this)) if (value instanceof Module) yield [name, value];
   }
 
-  /** All entries of the `state_dict`, in its order, by their full names. */
+  /** All entries of the `state_dict`, in its order, by their full names: what has several comes with each of them. */
   *stateEntries(prefix = ""): Generator<[string, StateEntry]> {
     for (const [name, value] of Object.entries(this)) {
       if (value instanceof Parameter || value instanceof StateBuffer || value instanceof Counter) {
@@ -41,10 +41,12 @@ export abstract class Module {
     for (const [name, child] of this.children()) yield* child.stateEntries(`${prefix}${name}.`);
   }
 
-  /** How many numbers are learned. */
+  /** How many numbers are learned; what has several names counts once. */
   get parameterCount(): number {
     let count = 0;
-    for (const [, entry] of this.stateEntries()) if (entry instanceof Parameter) count += entry.elements;
+    for (const entry of new Set([...this.stateEntries()].map(([, entry]) => entry))) {
+      if (entry instanceof Parameter) count += entry.elements;
+    }
     return count;
   }
 }

@@ -178,10 +178,10 @@ class GraphWriter {
     const inputs = [this.#value(input)];
     if (norm) {
       const folded = this.#fold(values, bias && this.#entry(bias)[1], norm);
-      // A convolution may stand before several batch norms: each makes other weights of it.
-      const suffix = this.#written.has(name) ? `.${this.#written.size}` : "";
+      // A convolution may stand before several batch norms, each of which makes other weights of it, and before none.
+      const suffix = this.#written.has(`${name}.folded`) ? `.folded.${this.#written.size}` : ".folded";
       inputs.push(this.#constant(name + suffix, weight.shape, folded.weight));
-      inputs.push(this.#constant(`${name.replace(/weight$/, "bias")}.folded${suffix}`, [weight.shape[0]], folded.bias));
+      inputs.push(this.#constant(name.replace(/weight$/, "bias") + suffix, [weight.shape[0]], folded.bias));
     } else {
       inputs.push(this.#constant(name, weight.shape, values));
       if (bias) inputs.push(this.#vector(bias));

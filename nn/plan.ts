@@ -10,6 +10,7 @@
 import type { Device } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
+import { Turns } from "./turns.ts";
 
 /** Where a transient operand lies. */
 export interface SlabPlace {
@@ -135,6 +136,7 @@ function peak(lives: readonly Life[], steps: number): number {
 export class Arena {
   readonly #device: Device;
   readonly #plans: Plan[] = [];
+  readonly #adding = new Turns();
   #buffers: GPUBuffer[] = [];
 
   /** An empty arena. */
@@ -152,8 +154,12 @@ export class Arena {
     return this.#buffers[index];
   }
 
-  /** Makes room for a plan and binds it. */
-  async add(plan: Plan): Promise<void> {
+  /** Makes room for a plan and binds it: plans that come at the same time, one after another. */
+  add(plan: Plan): Promise<void> {
+    return this.#adding.take(() => this.#add(plan));
+  }
+
+  async #add(plan: Plan): Promise<void> {
     const wanted = plan.assignment.slabBytes;
     const sizes = Array.from(
       { length: Math.max(wanted.length, this.#buffers.length) },
@@ -166,7 +172,13 @@ export class Arena {
       for (const [i, bytes] of sizes.entries()) this.#buffers.push(await this.#device.buffer(`slab ${i}`, bytes));
     }
     this.#plans.push(plan);
-    for (const each of grows ? this.#plans : [plan]) await each.bind(this.#device, this);
+    try {
+      for (const each of grows ? this.#plans : [plan]) await each.bind(this.#device, this);
+    } catch (error) {
+      this.remove(plan);
+      plan.destroy();
+      throw error;
+    }
   }
 
   /** Forgets a plan that will not run any more: growing slabs must not bind what it has freed. */

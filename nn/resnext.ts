@@ -153,7 +153,7 @@ export class ResNeXt extends Module {
     if (channels.length !== layers.length) {
       throw new RangeError(`Cannot build a ResNeXt: ${layers.length} stages have ${channels.length} widths`);
     }
-    for (const size of [...layers, ...channels, cardinality, numClasses, baseWidth ?? 1]) {
+    for (const size of [...layers, ...channels, cardinality, numClasses, inChannels, baseWidth ?? 1]) {
       if (!Number.isInteger(size) || size < 1) {
         throw new RangeError(`Cannot build a ResNeXt: ${size} is not a positive whole number`);
       }
@@ -233,7 +233,9 @@ export function isArchitecture(name: string): name is Architecture {
 }
 
 /**
- * A network by its name, with any of its settings changed.
+ * A network by its name, with any of its settings changed; those that are undefined stay the name's.
+ *
+ * @throws {RangeError} for an unknown name, and for sizes that make no network.
  *
  * @example
  * ```ts
@@ -244,7 +246,11 @@ export function isArchitecture(name: string): name is Architecture {
  * ```
  */
 export function resnext(name: Architecture, options: ResNeXtOptions = {}): ResNeXt {
-  return new ResNeXt({ ...ARCHITECTURES[name], ...options });
+  if (!isArchitecture(name)) {
+    throw new RangeError(`Cannot build "${name}": the networks are ${Object.keys(ARCHITECTURES).join(", ")}`);
+  }
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return new ResNeXt({ ...ARCHITECTURES[name], ...Object.fromEntries(given) });
 }
 
 /** The notebook's ResNeXt-50: 12,591,434 parameters with 10 classes. */

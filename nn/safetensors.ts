@@ -219,6 +219,14 @@ export function int64Scalar(value: number): TensorData {
   return { dtype: "I64", shape: [], bytes: new Uint8Array(new BigInt64Array([BigInt(value)]).buffer) };
 }
 
+/** The number that a tensor of one element holds; NaN where it is none. */
+export function scalarOf(tensor: TensorData): number {
+  const { dtype, bytes } = tensor;
+  if (dtype === "BOOL") return NaN;
+  const values = dtype === "I64" ? new BigInt64Array(bytes.slice().buffer) : toFloat32(tensor);
+  return values.length === 1 ? Number(values[0]) : NaN;
+}
+
 /**
  * The values as float32: F32 as they are, F16 and BF16 widened, F64 rounded, integers converted.
  *

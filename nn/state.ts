@@ -12,12 +12,25 @@ export abstract class Entry {
   readonly shape: readonly number[];
   /** How its first values are drawn. */
   readonly initial: Initial;
+  /** Of the convolution that a weight is for: it lies on the device by them. */
+  readonly groups: number;
   readonly #filter: FilterShape | undefined;
 
-  /** A 4-d shape is a convolution's weight, OIHW, of `groups` groups; a 2-d one a linear layer's, OI; a 1-d one a vector. */
+  /**
+   * A 4-d shape is a convolution's weight, OIHW, of `groups` groups; a 2-d one a linear layer's, OI; a 1-d one a vector.
+   *
+   * @throws {RangeError} for sizes that are no positive whole numbers, and groups that do not divide the first.
+   */
   constructor(shape: readonly number[], initial: Initial, groups = 1) {
+    if (![...shape, groups].every((size) => Number.isInteger(size) && size > 0)) {
+      throw new RangeError(`Cannot keep [${shape}] in ${groups} groups: all must be positive whole numbers`);
+    }
+    if (groups > 1 && shape[0] % groups !== 0) {
+      throw new RangeError(`Cannot split the ${shape[0]} outputs of a weight into ${groups} groups`);
+    }
     this.shape = shape;
     this.initial = initial;
+    this.groups = groups;
     if (shape.length > 1) {
       const [o, i, h = 1, w = 1] = shape;
       this.#filter = { o, i, h, w, groups };
@@ -60,10 +73,10 @@ export class Parameter extends Entry {}
 /** What a forward pass changes: a running statistic. */
 export class StateBuffer extends Entry {}
 
-/** A count of training steps, kept on the host alone; PyTorch's `num_batches_tracked`. */
+/** A count of training steps, PyTorch's `num_batches_tracked`; a network on a device keeps the number. */
 export class Counter {
-  /** The count. */
-  value = 0;
+  /** Where it begins. */
+  readonly initial = 0;
 }
 
 /** Anything a `state_dict` has an entry for. */

@@ -6,7 +6,7 @@
 
 import { metricsElements } from "../kernels/cross_entropy.ts";
 import { type Device, DeviceLostError } from "../kernels/device.ts";
-import { type Operand, operand } from "../kernels/dispatch.ts";
+import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
 import { encodeStepSettings, type StepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
 import { countSubmission } from "../kernels/submissions.ts";
@@ -58,7 +58,7 @@ export abstract class RingStep {
   readonly plan: Plan;
   readonly #device: Device;
   readonly #arena: Arena;
-  readonly #buffers: readonly GPUBuffer[];
+  readonly #own: StepBuffers;
   readonly #settings: GPUBuffer;
   readonly #metrics: GPUBuffer;
   readonly #more: MoreResults;
@@ -67,21 +67,15 @@ export abstract class RingStep {
   #runs = 0;
 
   /** @internal Use the functions that compile steps. */
-  constructor(
-    { device, arena }: Network,
-    plan: Plan,
-    own: { settings: GPUBuffer; metrics: GPUBuffer },
-    more: readonly GPUBuffer[],
-    results: MoreResults = {},
-  ) {
+  constructor({ device, arena }: Network, plan: Plan, own: StepBuffers, results: MoreResults = {}) {
     this.#more = results;
     this.#device = device;
     this.#arena = arena;
     this.plan = plan;
     this.#submissions = plan.dispatches.filter(({ endsSubmission }) => endsSubmission).length;
-    this.#settings = own.settings;
-    this.#metrics = own.metrics;
-    this.#buffers = [own.settings, own.metrics, ...more];
+    this.#own = own;
+    this.#settings = own.place(own.settings)!.buffer;
+    this.#metrics = own.place(own.metrics)!.buffer;
   }
 
   /** Steps run whose results have not been collected. */
@@ -97,6 +91,8 @@ export abstract class RingStep {
 
   /** Submits the plan. */
   protected send(settings: Omit<Partial<StepSettings>, "slot">, { before, after }: Around = {}): void {
+    const { learningRate = 0 } = settings;
+    if (!(learningRate >= 0)) throw new RangeError(`Cannot learn at a rate of ${learningRate}: it must be 0 or more`);
     const slot = this.#runs++ % RING_SLOTS;
     if (!this.#more.silent) this.#pending++;
     this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));
@@ -125,7 +121,6 @@ export abstract class RingStep {
       found && this.#device.read(found, 0, found.size),
     ]);
     const ring = new Float32Array(bytes), findings = more && new Uint32Array(more);
-    // Behind the metrics in the same buffer, as each reading costs time.
     const norms = ring.subarray(metricsElements(RING_SLOTS));
     const counts = new Uint32Array(bytes, bytes.byteLength - RING_SLOTS * 4);
     // Steps may have been submitted meanwhile.
@@ -153,25 +148,28 @@ export abstract class RingStep {
   destroy(): void {
     this.#arena.remove(this.plan);
     this.plan.destroy();
-    for (const buffer of this.#buffers) buffer.destroy();
+    this.#own.destroy();
   }
 }
 
 /** A step on batches: what those that train and those that evaluate have. */
 export abstract class Step<B> extends RingStep {
   readonly #source: BatchSource<B>;
+  /** Of the network. */
+  readonly classes: number;
 
   /** @internal See `trainStep` and `evalStep`. */
   constructor(
     network: Network,
     source: BatchSource<B>,
+    classes: number,
     plan: Plan,
-    own: { settings: GPUBuffer; metrics: GPUBuffer },
-    more: readonly GPUBuffer[],
+    own: StepBuffers,
     results: MoreResults = {},
   ) {
-    super(network, plan, own, more, results);
+    super(network, plan, own, results);
     this.#source = source;
+    this.classes = classes;
   }
 
   /** Rows of a whole batch. */
@@ -184,16 +182,17 @@ export abstract class Step<B> extends RingStep {
     return this.#source.batchBytes ?? 0;
   }
 
-  /** Submits a step on a batch. */
+  /** Submits a step on a batch; returns how many rows it has. */
   protected submit(
     batch: B,
     settings: Pick<Partial<StepSettings>, "learningRate" | "gradientScale">,
     around?: Around,
-  ): void {
+  ): number {
     this.checkRing();
-    const validRows = this.#source.load(batch);
+    const validRows = this.#source.load(batch, this.classes);
     this.checkRows(validRows);
     this.send({ ...settings, validRows }, around);
+    return validRows;
   }
 
   /** Whether a batch may have so many rows. */
@@ -214,19 +213,59 @@ export interface MoreResults {
   readonly describe?: (found: number) => string | undefined;
 }
 
-/** @internal Operands that a step owns: what the host writes and reads around the plan; and what counts submissions. */
-export async function stepBuffers(device: Device, label: string) {
-  const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(RING_SLOTS));
-  const norms = operand("gradient norms", RING_SLOTS * 4), counts = operand("submissions", RING_SLOTS);
-  const buffers = {
-    settings: await device.buffer(`${label} settings`, settings.byteLength),
-    metrics: await device.buffer(`${label} metrics`, metrics.byteLength + norms.byteLength + counts.byteLength),
-  };
-  const places = new Map<Operand, Placement>([
-    [settings, { buffer: buffers.settings, offset: 0 }],
-    [metrics, { buffer: buffers.metrics, offset: 0 }],
-    [norms, { buffer: buffers.metrics, offset: metrics.byteLength }],
-    [counts, { buffer: buffers.metrics, offset: metrics.byteLength + norms.byteLength }],
-  ]);
-  return { settings, metrics, norms, buffers, places, counted: countSubmission({ counts, settings }) };
+/** @internal What a step owns on the device: what the host writes and reads around the plan. */
+export class StepBuffers {
+  /** Written before each run. */
+  readonly settings: Operand = stepSettingsOperand();
+  /** The ring of losses and counts. */
+  readonly metrics: Operand = operand("metrics", metricsElements(RING_SLOTS));
+  /** The ring of gradients' norms. Behind the metrics in the same buffer, as each reading costs time. */
+  readonly norms: Operand = operand("gradient norms", RING_SLOTS * 4);
+  /** The ring of submissions run, behind the norms. */
+  readonly #counts = operand("submissions", RING_SLOTS);
+  readonly #device: Device;
+  readonly #places = new Map<Operand, Placement>();
+
+  private constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Makes a step that has such buffers; where that fails, they are freed. */
+  static async use<T>(device: Device, label: string, make: (own: StepBuffers) => Promise<T>): Promise<T> {
+    const own = new StepBuffers(device);
+    try {
+      await own.add(`${label} settings`, own.settings);
+      await own.add(`${label} metrics`, own.metrics, own.norms, own.#counts);
+      return await make(own);
+    } catch (error) {
+      own.destroy();
+      throw error;
+    }
+  }
+
+  /** Gives operands their places, one behind the other in a buffer of their own. */
+  async add(label: string, ...operands: readonly Operand[]): Promise<GPUBuffer> {
+    const buffer = await this.#device.buffer(label, operands.reduce((sum, { byteLength }) => sum + byteLength, 0));
+    let offset = 0;
+    for (const each of operands) {
+      this.#places.set(each, { buffer, offset });
+      offset += each.byteLength;
+    }
+    return buffer;
+  }
+
+  /** Where an operand lies. */
+  place(operand: Operand): Placement | undefined {
+    return this.#places.get(operand);
+  }
+
+  /** The dispatch that counts a submission: see `submissions.ts`. */
+  get counted(): Dispatch {
+    return countSubmission({ counts: this.#counts, settings: this.settings });
+  }
+
+  /** Frees them. */
+  destroy(): void {
+    for (const { buffer } of this.#places.values()) buffer.destroy();
+  }
 }

@@ -8,9 +8,10 @@ import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import { deferNorms, fuse, fuseForEvaluation } from "./fuse.ts";
-import { trace } from "./graph.ts";
+import { type Graph, trace } from "./graph.ts";
 import { lower, type StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
+import { describe } from "./ops/sum.ts";
 import type { Parameter } from "./state.ts";
 
 /** What a step is given and what it is asked for. */
@@ -43,17 +44,20 @@ export function trainingDispatches(
     /** Parameters that stay as they are; see `lowering.ts`. */
     readonly frozen?: (parameter: Parameter) => boolean;
   },
-): Dispatch[] {
+): { readonly dispatches: Dispatch[]; readonly classes: number } {
   checkPrecision(precision);
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
+    throw new RangeError(`Cannot smooth labels by ${labelSmoothing}: from 0 to 1`);
+  }
   const graph = deferNorms(fuse(trace(module, input)));
-  const { n: rows, c: classes } = graph.output.shape;
+  const { rows, classes } = logitsOf(graph);
   const dispatches: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
   const lowered = lower(graph, x, places, { caps, training: true, precision, emit, frozen });
   const dlogits = operand("dlogits", storedElements(graph.output.shape));
   emit(crossEntropy({ logits: lowered.output, dlogits, ...rest }, { rows, classes, labelSmoothing }, caps));
   lowered.backward(dlogits);
-  return dispatches;
+  return { dispatches, classes };
 }
 
 /** Forward pass and loss by running statistics. */
@@ -63,15 +67,24 @@ export function evaluationDispatches(
   { x, ...rest }: StepOperands & { readonly predictions?: Operand },
   places: StatePlaces,
   { caps, precision }: { readonly caps: Capabilities; readonly precision?: ElementType },
-): { readonly dispatches: Dispatch[]; readonly logits: Operand; readonly output: Shape } {
+): { readonly dispatches: Dispatch[]; readonly logits: Operand; readonly classes: number } {
   checkPrecision(precision);
   const graph = fuseForEvaluation(fuse(trace(module, input)), caps);
-  const { n: rows, c: classes } = graph.output.shape;
+  const { rows, classes } = logitsOf(graph);
   const dispatches: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);
   const { output: logits } = lower(graph, x, places, { caps, training: false, precision, emit });
   emit(crossEntropy({ logits, ...rest }, { rows, classes, labelSmoothing: 0 }, caps));
-  return { dispatches, logits, output: graph.output.shape };
+  return { dispatches, logits, classes };
+}
+
+/** The loss takes a row of logits an image. */
+function logitsOf({ output }: Graph): { readonly rows: number; readonly classes: number } {
+  const { n: rows, h, w, c: classes } = output.shape;
+  if (h !== 1 || w !== 1) {
+    throw new RangeError(`Cannot take ${describe(output.shape)} for logits: pool the output to 1x1 pixels`);
+  }
+  return { rows, classes };
 }
 
 /** Callers without types would get float32 for any other word, and not learn it. */

@@ -6,22 +6,23 @@
 import { accumulate } from "../kernels/accumulate.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import { inSubmissions } from "../kernels/submissions.ts";
+import { UserError } from "../kernels/user_error.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { Plan } from "./plan.ts";
 import { Counter, Parameter } from "./state.ts";
-import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, stepBuffers } from "./step.ts";
+import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, StepBuffers } from "./step.ts";
 import { trainingDispatches } from "./step_dispatches.ts";
 import { updateDispatches, type UpdateSettings } from "./update.ts";
-import type { Weights } from "./weights.ts";
+import type { SummedAs, Weights } from "./weights.ts";
 
 /** What steps that train are compiled with. */
 export interface TrainingStepOptions {
   /**
    * Entries of the `state_dict` that stay as they are, running statistics among them: see `freezing.ts`. All must come
-   * before what learns. Default none.
+   * before what learns, and be all of their layers'. Both parts of a step in two parts must have the same. Default none.
    */
   readonly frozen?: (name: string) => boolean;
   /** Look for the first value that is not finite, after each kernel. Default false. */
@@ -57,9 +58,9 @@ export abstract class LearningStep<B> extends Step<B> {
   constructor(
     network: Network,
     { source, frozen }: GradientStepOptions<B>,
-    { plan, buffers, results }: Compiled,
+    { classes, plan, own, results }: Compiled,
   ) {
-    super(network, source, plan, buffers, results.found ? [results.found] : [], results);
+    super(network, source, classes!, plan, own, results);
     this.#network = network;
     this.#frozen = frozen;
   }
@@ -93,11 +94,13 @@ export class TrainStep<B> extends LearningStep<B> {
 /** Forward, loss and backward on batches of one size; the gradients are added to sums that an {@linkcode UpdateStep} follows. */
 export class GradientStep<B> extends LearningStep<B> {
   readonly #weights: Weights;
+  readonly #summedAs: SummedAs;
 
   /** @internal Use {@linkcode gradientStep}. */
   constructor(network: Network, options: GradientStepOptions<B>, compiled: Compiled) {
     super(network, options, compiled);
     this.#weights = network.weights;
+    this.#summedAs = compiled.summedAs;
   }
 
   /**
@@ -105,24 +108,39 @@ export class GradientStep<B> extends LearningStep<B> {
    *
    * @param share The batch's share of the images whose gradients are summed: the loss is the mean over all of them.
    * @param first Whether the sums begin with this batch.
-   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong.
+   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong; when the
+   * sums are of steps in another precision, or with other parameters frozen.
    */
   run(batch: B, { share, first }: { readonly share: number; readonly first: boolean }): void {
-    const before = (encoder: GPUCommandEncoder) => this.#weights.clearSums(encoder);
+    if (!first) this.#weights.checkSums(this.#summedAs);
+    const before = (encoder: GPUCommandEncoder) => this.#weights.clearSums(encoder, this.#summedAs);
     this.learn(batch, { gradientScale: share }, first ? { before } : {});
   }
 }
 
-/** The optimizer on sums of gradients. */
+/**
+ * The optimizer on sums of gradients. It has no batch, so that its results have no rows: they tell the gradients' norm, the
+ * loss scale and anomalies. Without any of those `collect` has nothing to give, and need not be called.
+ */
 export class UpdateStep extends RingStep {
+  readonly #weights: Weights;
+  readonly #summedAs: SummedAs;
+
   /** @internal Use {@linkcode updateStep}. */
-  constructor(network: Network, { plan, buffers, results }: Compiled) {
-    super(network, plan, buffers, results.found ? [results.found] : [], results);
+  constructor(network: Network, { plan, own, results, summedAs }: Compiled) {
+    super(network, plan, own, results);
+    this.#weights = network.weights;
+    this.#summedAs = summedAs;
   }
 
-  /** Submits one update by the sums as they are, and returns at once. */
+  /**
+   * Submits one update by the sums as they are, and returns at once.
+   *
+   * @throws {RangeError} when the sums are of steps in another precision, or with other parameters frozen.
+   */
   run({ learningRate }: { readonly learningRate: number }): void {
     this.checkRing();
+    this.#weights.checkSums(this.#summedAs);
     this.send({ learningRate });
   }
 }
@@ -171,26 +189,40 @@ export async function updateStep(network: Network, options: UpdateStepOptions = 
 /** A plan with its memory, what the host writes and reads around it, and what that means. */
 interface Compiled {
   readonly plan: Plan;
-  readonly buffers: { readonly settings: GPUBuffer; readonly metrics: GPUBuffer };
+  readonly own: StepBuffers;
   readonly results: MoreResults;
+  /** Of the network; absent where it does not run. */
+  readonly classes?: number;
+  readonly summedAs: SummedAs;
+}
+
+/** The parts of a step. */
+interface Parts<B> {
+  readonly gradients?: GradientStepOptions<B>;
+  readonly update?: UpdateSettings;
 }
 
 /** Compiles one of the two parts of a step, or both into one plan; alone they pass on sums. */
-async function compile<B>(
+function compile<B>(network: Network, parts: Parts<B>, options: TrainingStepOptions): Promise<Compiled> {
+  const label = parts.gradients ? "train" : "update";
+  return StepBuffers.use(network.device, label, (own) => compileWith(own, network, parts, options));
+}
+
+async function compileWith<B>(
+  own: StepBuffers,
   network: Network,
-  { gradients, update }: { readonly gradients?: GradientStepOptions<B>; readonly update?: UpdateSettings },
+  { gradients, update }: Parts<B>,
   { frozen: isFrozen, detectAnomaly, precision = "f32" }: TrainingStepOptions,
 ): Promise<Compiled> {
   const { device, module, weights } = network, caps = device.capabilities;
-  const still = isFrozen && weights.parametersNamed(isFrozen);
-  const frozen = still && ((parameter: Parameter) => still.has(parameter));
+  const { settings, metrics, norms } = own;
+  const still = weights.parametersNamed(isFrozen ?? (() => false));
+  const frozen = (parameter: Parameter) => still.has(parameter);
   const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
+  if (chunks.length === 0) throw new UserError("Cannot train: all parameters are frozen");
   const half = precision === "f16";
   const lossScale = half ? (await weights.prepareLossScale()).operand : undefined;
-  const { settings, metrics, norms, buffers, places, counted } = await stepBuffers(
-    device,
-    gradients ? "train" : "update",
-  );
+  let classes: number | undefined;
   const emitted: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
   if (gradients) {
@@ -198,7 +230,10 @@ async function compile<B>(
     emit(source.dispatches(caps));
     if (half) emit((await weights.prepareHalves()).dispatches(caps));
     const operands = { x, labels, mixes, settings, metrics, lossScale };
-    emit(trainingDispatches(module, shape, operands, weights, { caps, precision, labelSmoothing, frozen }));
+    const learning = { caps, precision, labelSmoothing, frozen };
+    const trained = trainingDispatches(module, shape, operands, weights, learning);
+    emit(trained.dispatches);
+    classes = trained.classes;
     if (!update) emit(chunks.flatMap((chunk) => accumulate({ ...chunk, sums: chunk.sums! }, chunk.elements, caps)));
   }
   if (update) emit(updateDispatches(chunks, { norms, settings, lossScale }, update, caps));
@@ -207,8 +242,7 @@ async function compile<B>(
   // An update has no metrics.
   let results: MoreResults = { clips, scales, silent: !gradients && !clips && !scales && !detectAnomaly };
   if (detectAnomaly) {
-    const found = operand("findings", RING_SLOTS), buffer = await device.buffer(found.label, found.byteLength);
-    places.set(found, { buffer, offset: 0 });
+    const found = operand("findings", RING_SLOTS), buffer = await own.add(found.label, found);
     const names = stateNames(network, { frozen, halves: half && gradients !== undefined });
     const watched = watch(dispatches, { found, settings, names, caps, pass: gradients ? "forward" : "backward" });
     dispatches = watched.dispatches;
@@ -217,25 +251,25 @@ async function compile<B>(
   if (gradients) checkBindings(device, dispatches, gradients.source.shape.n);
   const plan = new Plan(
     device,
-    inSubmissions(dispatches, counted),
-    (o) => weights.place(o) ?? gradients?.source.place(o) ?? places.get(o),
+    inSubmissions(dispatches, own.counted),
+    (o) => weights.place(o) ?? gradients?.source.place(o) ?? own.place(o),
   );
   if (gradients) await allocate(network, plan, gradients.source.shape, { training: true, precision });
   else await network.arena.add(plan);
-  return { plan, buffers, results };
+  return { plan, own, results, classes, summedAs: { precision, frozen: still } };
 }
 
 /** Names of parameters and statistics by where they lie, their halves too, and of what learns by where its gradients do. */
 function stateNames(
   { module, weights }: Network,
-  { frozen, halves }: { readonly frozen?: (parameter: Parameter) => boolean; readonly halves: boolean },
+  { frozen, halves }: { readonly frozen: (parameter: Parameter) => boolean; readonly halves: boolean },
 ): Map<Operand, string> {
   const names = new Map<Operand, string>();
   for (const [name, entry] of module.stateEntries()) {
     if (entry instanceof Counter) continue;
     names.set(weights.state(entry), name);
     if (halves && entry instanceof Parameter && entry.shape.length > 1) names.set(weights.half(entry), name);
-    if (entry instanceof Parameter && !frozen?.(entry)) names.set(weights.gradient(entry), name);
+    if (entry instanceof Parameter && !frozen(entry)) names.set(weights.gradient(entry), name);
   }
   return names;
 }

@@ -40,6 +40,9 @@ export function updateDispatches(
   caps: Capabilities,
 ): Dispatch[] {
   const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
+  for (const [name, value] of Object.entries({ momentum, weightDecay })) {
+    if (!(value >= 0)) throw new RangeError(`Cannot update with a ${name} of ${value}: it must be 0 or more`);
+  }
   const followed = chunks.map((chunk) => ({ ...chunk, gradients: chunk.sums ?? chunk.gradients }));
   const dispatches: Dispatch[] = [];
   if (lossScale) {

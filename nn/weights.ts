@@ -1,12 +1,13 @@
 /**
  * A module's state on a device. All parameters stand side by side in one buffer, all gradients and all momenta in two
- * more of the same layout, so that an optimizer passes over them at once. Sums of several batches' gradients are a fourth,
- * where they are wanted; copies in half precision are for steps in `f16`.
+ * more of the same layout, so that an optimizer passes over them at once. Running statistics are a fourth; sums of several
+ * batches' gradients a fifth, where they are wanted; copies in half precision are for steps in `f16`. What a module holds
+ * under several names has one place, and all its names in the `state_dict`, as in PyTorch.
  */
 
 import type { Device } from "../kernels/device.ts";
-import { type Operand, operand } from "../kernels/dispatch.ts";
-import type { LossScaleState } from "../kernels/loss_scale.ts";
+import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
+import { FIRST_LOSS_SCALE, type LossScaleState } from "../kernels/loss_scale.ts";
 import type { Placement } from "../kernels/program.ts";
 import { Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
@@ -14,8 +15,9 @@ import { HalfWeights } from "./half_weights.ts";
 import { LossScale } from "./loss_scale.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
-import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
-import { Counter, Parameter, type StateBuffer } from "./state.ts";
+import { float32Tensor, int64Scalar, scalarOf, type TensorData, toFloat32 } from "./safetensors.ts";
+import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
+import { Turns } from "./turns.ts";
 
 /** Tensors by name, as PyTorch's `state_dict()`. */
 export type StateDict = ReadonlyMap<string, TensorData>;
@@ -44,6 +46,14 @@ export interface TrainingOptions {
   readonly accumulate?: boolean;
 }
 
+/** @internal How gradients are summed: an update by the sums is for the same. */
+export interface SummedAs {
+  /** In `f16` the gradients of a scaled loss. */
+  readonly precision: ElementType;
+  /** What has no gradient. */
+  readonly frozen: ReadonlySet<Parameter>;
+}
+
 /** A buffer that holds a part of the state. */
 export interface WeightBuffer {
   /** What is in it. */
@@ -62,8 +72,9 @@ export interface WeightsOptions {
 export class Weights implements StatePlaces {
   readonly #device: Device;
   readonly #entries: readonly { name: string; entry: Parameter | StateBuffer; offset: number; operand: Operand }[];
-  readonly #counters: readonly { name: string; counter: Counter }[];
-  readonly #order: readonly string[];
+  /** All names with what they stand for, in the order of the `state_dict`. */
+  readonly #names: readonly (readonly [name: string, entry: StateEntry])[];
+  readonly #counts = new Map<Counter, number>();
   readonly #operands = new Map<Parameter | StateBuffer, Operand>();
   readonly #gradients = new Map<Parameter, Operand>();
   readonly #places = new Map<Operand, Placement>();
@@ -71,8 +82,10 @@ export class Weights implements StatePlaces {
   readonly #statistics: GPUBuffer;
   readonly #matrixBytes: number;
   readonly #alignment: number;
+  readonly #preparing = new Turns();
   #training: { gradients: GPUBuffer; momentum: GPUBuffer } | undefined;
   #sums: GPUBuffer | undefined;
+  #summedAs: SummedAs | undefined;
   #halves: HalfWeights | undefined;
   #lossScale: LossScale | undefined;
 
@@ -88,9 +101,8 @@ export class Weights implements StatePlaces {
       this.#places.set(place, { buffer: entry instanceof Parameter ? parameters : statistics, offset });
       return { name, entry, offset, operand: place };
     });
-    const all = [...module.stateEntries()];
-    this.#order = all.map(([name]) => name);
-    this.#counters = all.flatMap(([name, entry]) => entry instanceof Counter ? [{ name, counter: entry }] : []);
+    this.#names = [...module.stateEntries()];
+    this.#resetCounts();
   }
 
   /** Places a module's state on a device, freshly initialized from a seed. */
@@ -104,12 +116,24 @@ export class Weights implements StatePlaces {
     return weights;
   }
 
-  /** Draws new parameters: each from its own stream of the seed. Counters and momenta start from zero. */
+  /**
+   * Draws new parameters: each from its own stream of the seed. Counters and momenta start from zero, the loss scale from its
+   * beginning.
+   */
   initialize(seed: number): void {
     for (const [index, { entry, operand }] of this.#entries.entries()) {
       this.#write(operand, entry.toStored(entry.initialValues(new Random(seed, index))));
     }
-    for (const { counter } of this.#counters) counter.value = 0;
+    this.#resetCounts();
+    this.#lossScale?.write(FIRST_LOSS_SCALE);
+    if (!this.#training) return;
+    const encoder = this.#device.gpu.createCommandEncoder();
+    encoder.clearBuffer(this.#training.momentum);
+    this.#device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  #resetCounts(): void {
+    for (const [, entry] of this.#names) if (entry instanceof Counter) this.#counts.set(entry, entry.initial);
   }
 
   #write(operand: Operand, values: Float32Array<ArrayBuffer>): void {
@@ -159,13 +183,21 @@ export class Weights implements StatePlaces {
    * Makes room for gradients, momenta (zero) and the sums that are asked for, once; the stretches an optimizer passes over,
    * which are all but those of frozen parameters.
    */
-  async prepareTraining(
-    { frozen = () => false, accumulate = false }: TrainingOptions = {},
-  ): Promise<readonly OptimizerChunk[]> {
-    const { gradients, momentum } = this.#training ??= await this.#makeRoom();
-    const sums = accumulate
-      ? this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size)
-      : undefined;
+  prepareTraining(options: TrainingOptions = {}): Promise<readonly OptimizerChunk[]> {
+    return this.#preparing.take(async () => {
+      const { gradients, momentum } = this.#training ??= await this.#makeRoom();
+      const { frozen = () => false, accumulate = false } = options;
+      if (accumulate) this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size);
+      return this.#chunks(frozen, gradients, momentum, accumulate ? this.#sums : undefined);
+    });
+  }
+
+  #chunks(
+    frozen: (parameter: Parameter) => boolean,
+    gradients: GPUBuffer,
+    momentum: GPUBuffer,
+    sums: GPUBuffer | undefined,
+  ): OptimizerChunk[] {
     const chunks: OptimizerChunk[] = [];
     const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
     for (const { start, end } of this.#stretches(frozen)) {
@@ -190,21 +222,25 @@ export class Weights implements StatePlaces {
   }
 
   /** @internal Makes room for copies in half precision, once. */
-  async prepareHalves(): Promise<HalfWeights> {
+  prepareHalves(): Promise<HalfWeights> {
     const entries = this.#entries.flatMap(({ name, entry, offset }) =>
       entry instanceof Parameter && entry.shape.length > 1 ? [{ name, entry, offset }] : []
     );
     const matrices = { buffer: this.#parameters, bytes: this.#matrixBytes, alignment: this.#alignment, entries };
-    return this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places);
+    return this.#preparing.take(async () =>
+      this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places)
+    );
   }
 
   /** @internal Makes the loss scale, once. */
-  async prepareLossScale(): Promise<LossScale> {
-    if (!this.#lossScale) {
-      this.#lossScale = await LossScale.create(this.#device);
-      this.#places.set(this.#lossScale.operand, { buffer: this.#lossScale.buffer, offset: 0 });
-    }
-    return this.#lossScale;
+  prepareLossScale(): Promise<LossScale> {
+    return this.#preparing.take(async () => {
+      if (!this.#lossScale) {
+        this.#lossScale = await LossScale.create(this.#device);
+        this.#places.set(this.#lossScale.operand, { buffer: this.#lossScale.buffer, offset: 0 });
+      }
+      return this.#lossScale;
+    });
   }
 
   /** The loss scale; undefined before training in half precision was prepared. Waits for the device. */
@@ -241,38 +277,61 @@ export class Weights implements StatePlaces {
     return { gradients, momentum };
   }
 
-  /** Encodes that sums of gradients begin anew. */
-  clearSums(encoder: GPUCommandEncoder): void {
+  /** @internal Encodes that sums of gradients begin anew. */
+  clearSums(encoder: GPUCommandEncoder, as: SummedAs): void {
     if (this.#sums) encoder.clearBuffer(this.#sums);
+    this.#summedAs = as;
   }
 
-  /** Counts a batch trained on in every batch norm, but for those that `frozen` names. */
+  /** @internal Refuses to add to the sums, or to follow them, otherwise than they were begun. @throws {RangeError} */
+  checkSums(as: SummedAs): void {
+    const sums = this.#summedAs ??= as, { precision, frozen } = as;
+    if (sums.precision !== precision) {
+      throw new RangeError(
+        `Cannot go on in ${precision} from sums of gradients in ${sums.precision}: make all steps alike`,
+      );
+    }
+    if (sums.frozen.size !== frozen.size || ![...frozen].every((parameter) => sums.frozen.has(parameter))) {
+      throw new RangeError(
+        `Cannot go on from sums of gradients with other parameters frozen, ${sums.frozen.size} instead of ${frozen.size}: ` +
+          "make all steps alike",
+      );
+    }
+  }
+
+  /**
+   * Counts a batch trained on in every batch norm, but for those that `frozen` names: once, however often it is applied to
+   * the batch. PyTorch counts each time.
+   */
   countStep(frozen: (name: string) => boolean = () => false): void {
-    for (const { name, counter } of this.#counters) if (!frozen(name)) counter.value++;
+    const still = this.#named(Counter, frozen);
+    for (const [counter, count] of this.#counts) if (!still.has(counter)) this.#counts.set(counter, count + 1);
   }
 
-  /** The parameters whose names `chosen` picks. */
+  /** The parameters of which `chosen` picks a name. */
   parametersNamed(chosen: (name: string) => boolean): ReadonlySet<Parameter> {
-    return new Set(
-      this.#entries.flatMap(({ name, entry }) => entry instanceof Parameter && chosen(name) ? [entry] : []),
-    );
+    return this.#named(Parameter, chosen);
+  }
+
+  #named<E extends StateEntry>(kind: abstract new (...args: never) => E, chosen: (name: string) => boolean): Set<E> {
+    return new Set(this.#names.flatMap(([name, entry]) => entry instanceof kind && chosen(name) ? [entry] : []));
   }
 
   /** All entries by name, in PyTorch's order and layouts. Waits for the device. */
   async stateDict(): Promise<Map<string, TensorData>> {
     const parameters = await this.#device.read(this.#parameters, 0, this.#parameters.size);
     const statistics = await this.#device.read(this.#statistics, 0, this.#statistics.size);
-    const found = new Map<string, TensorData>();
-    for (const { name, entry, offset } of this.#entries) {
+    const found = new Map<StateEntry, TensorData>();
+    for (const { entry, offset } of this.#entries) {
       const source = entry instanceof Parameter ? parameters : statistics;
       const values = entry.fromStored(new Float32Array(source, offset, entry.storedElements));
-      found.set(name, float32Tensor(values, entry.shape));
+      found.set(entry, float32Tensor(values, entry.shape));
     }
-    for (const { name, counter } of this.#counters) found.set(name, int64Scalar(counter.value));
-    return new Map(this.#order.map((name) => [name, found.get(name)!]));
+    for (const [counter, count] of this.#counts) found.set(counter, int64Scalar(count));
+    return new Map(this.#names.map(([name, entry]) => [name, found.get(entry)!]));
   }
 
-  /** The momenta by parameter name; undefined before training was prepared. */
+  /** The momenta by parameter name, the first of several; undefined before training was prepared. */
   async momenta(): Promise<Map<string, TensorData> | undefined> {
     return this.#training && await this.#readLike(this.#training.momentum);
   }
@@ -296,22 +355,18 @@ export class Weights implements StatePlaces {
   }
 
   /**
-   * Takes all entries from a `state_dict`. `num_batches_tracked` may be absent, as PyTorch allows.
+   * Takes all entries from a `state_dict`. `num_batches_tracked` may be absent, as PyTorch allows; of several names of one
+   * entry the last counts, as there.
    *
    * @throws {UserError} naming the first entry that is missing, too many or of another shape; nothing is changed then.
    */
   loadStateDict(state: StateDict): void {
-    checkNames(
-      state,
-      this.#entries.map(({ name, entry }) => [name, entry.shape]),
-      this.#counters.map(({ name }) => name),
-    );
-    for (const { name, entry, operand } of this.#entries) {
-      this.#write(operand, entry.toStored(toFloat32(state.get(name)!, name)));
-    }
-    for (const { name, counter } of this.#counters) {
+    checkNames(state, this.#names);
+    this.#resetCounts();
+    for (const [name, entry] of this.#names) {
       const tensor = state.get(name);
-      counter.value = tensor ? Math.trunc(toFloat64Scalar(tensor, name)) : 0;
+      if (!(entry instanceof Counter)) this.#write(this.state(entry), entry.toStored(toFloat32(tensor!, name)));
+      else if (tensor) this.#counts.set(entry, scalarOf(tensor));
     }
   }
 
@@ -319,7 +374,7 @@ export class Weights implements StatePlaces {
   async loadMomenta(momenta: StateDict): Promise<void> {
     await this.prepareTraining();
     const parameters = this.#entries.filter(({ entry }) => entry instanceof Parameter);
-    checkNames(momenta, parameters.map(({ name, entry }) => [name, entry.shape]), []);
+    checkNames(momenta, parameters.map(({ name, entry }) => [name, entry]));
     for (const { name, entry, offset } of parameters) {
       this.#device.write(this.#training!.momentum, offset, entry.toStored(toFloat32(momenta.get(name)!, name)));
     }
@@ -348,8 +403,10 @@ interface Layout {
 
 function layOut(module: Module, alignment: number): Layout {
   const ends = { matrices: 0, vectors: 0, statistics: 0 };
+  const seen = new Set<StateEntry>();
   const placed = [...module.stateEntries()].flatMap(([name, entry]) => {
-    if (entry instanceof Counter) return [];
+    if (entry instanceof Counter || seen.has(entry)) return [];
+    seen.add(entry);
     const kind = entry instanceof Parameter ? (entry.shape.length > 1 ? "matrices" : "vectors") : "statistics";
     const offset = ends[kind];
     ends[kind] += Math.ceil(entry.storedElements * 4 / alignment) * alignment;
@@ -368,13 +425,19 @@ function layOut(module: Module, alignment: number): Layout {
   };
 }
 
-export function checkNames(
-  state: StateDict,
-  wanted: readonly (readonly [string, readonly number[]])[],
-  optional: readonly string[],
-): void {
-  for (const [name, shape] of wanted) {
+/**
+ * Makes sure that a `state_dict` is of these entries; counters may be absent.
+ *
+ * @throws {UserError} naming what is wrong.
+ */
+export function checkNames(state: StateDict, entries: readonly (readonly [string, StateEntry])[]): void {
+  for (const [name, entry] of entries) {
     const tensor = state.get(name);
+    if (entry instanceof Counter) {
+      if (!tensor || Number.isSafeInteger(scalarOf(tensor))) continue;
+      throw new UserError(`Cannot load the weights: "${name}" is no count`);
+    }
+    const { shape } = entry;
     if (!tensor) throw new UserError(`Cannot load the weights: "${name}" is missing; they are of another network`);
     if (tensor.dtype === "BOOL") throw new UserError(`Cannot load the weights: the values of "${name}" are no numbers`);
     if (String(tensor.shape) !== String(shape)) {
@@ -383,17 +446,10 @@ export function checkNames(
       );
     }
   }
-  const known = new Set([...wanted.map(([name]) => name), ...optional]);
+  const known = new Set(entries.map(([name]) => name));
   for (const name of state.keys()) {
     if (!known.has(name)) {
       throw new UserError(`Cannot load the weights: this network has no "${name}"; they are of another network`);
     }
   }
-}
-
-function toFloat64Scalar(tensor: TensorData, name: string): number {
-  if (tensor.dtype === "I64" && tensor.bytes.length === 8) {
-    return Number(new DataView(tensor.bytes.buffer, tensor.bytes.byteOffset).getBigInt64(0, true));
-  }
-  return toFloat32(tensor, name)[0];
 }

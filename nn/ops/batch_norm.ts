@@ -29,7 +29,7 @@ export interface BatchNormState {
 
 /** PyTorch's settings of a batch norm. */
 export interface BatchNormSettings {
-  /** Added to the variance. Default 1e-5. */
+  /** Added to the variance; positive. Default 1e-5. */
   readonly eps?: number;
   /** The batch's weight in the running statistics. Default 0.1. */
   readonly momentum?: number;
@@ -39,15 +39,20 @@ export interface BatchNormSettings {
  * (x - mean) / sqrt(var + eps) * weight + bias by channel (Ioffe and Szegedy 2015): with the batch's statistics in
  * training, whose running means are kept (variance unbiased, as PyTorch's), with the running ones in evaluation.
  *
- * @throws {RangeError} when the channels do not fit.
+ * @throws {RangeError} when the channels do not fit, or `eps` is no positive number of float32.
  */
 export function batchNorm(x: Tensor, state: BatchNormState, settings: BatchNormSettings = {}): Tensor {
   const { eps = 1e-5, momentum = 0.1 } = settings;
   if (state.weight.elements !== x.shape.c) {
     throw new RangeError(`Cannot normalize ${x.shape.c} channels: the batch norm has ${state.weight.elements}`);
   }
+  // The variance of the padding's channels is 0, and they must stay 0.
+  if (!(eps >= LEAST_EPS)) throw new RangeError(`Cannot normalize with eps ${eps}: it must be positive`);
   return apply(new BatchNormOperation(state, { eps, momentum }), [x], x.shape);
 }
+
+/** The least float32 that no device takes for 0. */
+const LEAST_EPS = 2 ** -126;
 
 /**
  * See {@linkcode batchNorm}. Takes a second input, a residual, to be added to the result; `relu` comes last. Neither is

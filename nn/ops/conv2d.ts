@@ -23,7 +23,8 @@ export interface Conv2dSettings {
 /**
  * y = conv2d(x, weight) + bias, as `torch.nn.functional.conv2d`.
  *
- * @param weight `[out_channels, in_channels / groups, kernel, kernel]`, or `[out, in]` for a 1x1 kernel.
+ * @param weight `[out_channels, in_channels / groups, kernel, kernel]`, or `[out, in]` for a 1x1 kernel; made for as many
+ * groups as the settings'.
  * @param bias `[out_channels]`
  * @throws {RangeError} when the sizes do not fit.
  */
@@ -31,6 +32,16 @@ export function conv2d(x: Tensor, weight: Parameter, bias?: Parameter, settings:
   const { stride = 1, padding = 0, groups = 1 } = settings;
   const [outChannels, inPerGroup, kernelHeight = 1, kernelWidth = 1] = weight.shape;
   const geometry: ConvGeometry = { input: x.shape, outChannels, kernelHeight, kernelWidth, stride, padding, groups };
+  const refuse = (why: string): never => {
+    throw new RangeError(`Cannot convolve with stride ${stride}, padding ${padding} and ${groups} groups: ${why}`);
+  };
+  if (!(Number.isInteger(stride) && stride >= 1)) refuse("a stride is a whole number from 1 on");
+  if (!(Number.isInteger(padding) && padding >= 0)) refuse("a padding is a whole number from 0 on");
+  // The groups decide how the weight lies in memory.
+  if (weight.groups !== groups) refuse(`the weight was made for ${weight.groups}`);
+  if (bias && String(bias.shape) !== String([outChannels])) {
+    refuse(`a bias of [${bias.shape}] for ${outChannels} outputs`);
+  }
   if (x.shape.c !== inPerGroup * groups) {
     throw new RangeError(`Cannot convolve ${x.shape.c} channels: the weight takes ${inPerGroup * groups}`);
   }

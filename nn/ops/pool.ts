@@ -4,6 +4,7 @@ import { operand } from "../../kernels/dispatch.ts";
 import type { Operand } from "../../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../../kernels/layout.ts";
 import {
+  checkMaxPool,
   globalAveragePool,
   globalAveragePoolBackward,
   maxPoolBackward,
@@ -24,10 +25,15 @@ export interface MaxPoolSettings {
   readonly padding?: number;
 }
 
-/** The largest value of each window; the gradient goes to the first of equals, as PyTorch's. */
+/**
+ * The largest value of each window; the gradient goes to the first of equals, as PyTorch's.
+ *
+ * @throws {RangeError} when the window does not fit.
+ */
 export function maxPool(x: Tensor, { kernel, stride = kernel, padding = 0 }: MaxPoolSettings): Tensor {
-  const operation = new MaxPoolOperation({ kernel, stride, padding });
-  return apply(operation, [x], maxPoolOutput({ input: x.shape, kernel, stride, padding }));
+  const spec = { input: x.shape, kernel, stride, padding };
+  checkMaxPool(spec);
+  return apply(new MaxPoolOperation({ kernel, stride, padding }), [x], maxPoolOutput(spec));
 }
 
 /** See {@linkcode maxPool}. */

@@ -120,9 +120,9 @@ Deno.test("max pool: what does not fit is refused", () => {
   const at = { x: operand("x", 4), y: operand("y", 4) };
   const input = { n: 1, h: 2, w: 2, c: 4 };
   const caps = {} as Capabilities;
-  assertThrows(() => maxPoolForward(at, { input, kernel: 3, stride: 2, padding: 2 }, caps), UserError, "padding");
-  assertThrows(() => maxPoolForward(at, { input, kernel: 3, stride: 2, padding: 0 }, caps), UserError, "smaller");
-  assertThrows(() => maxPoolForward(at, { input, kernel: 16, stride: 2, padding: 0 }, caps), UserError, "1 to 15");
+  assertThrows(() => maxPoolForward(at, { input, kernel: 3, stride: 2, padding: 2 }, caps), RangeError, "padding");
+  assertThrows(() => maxPoolForward(at, { input, kernel: 3, stride: 2, padding: 0 }, caps), RangeError, "smaller");
+  assertThrows(() => maxPoolForward(at, { input, kernel: 16, stride: 2, padding: 0 }, caps), RangeError, "1 to 15");
 });
 
 gpuTest("global average pool: PyTorch's case", async (device) => {

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
@@ -11,6 +11,7 @@ import type { RunDescription } from "../../nn/run_description.ts";
 import { RunSteps } from "../../nn/run_steps.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
 import { RING_SLOTS } from "../../nn/step.ts";
+import { gradientStep, updateStep } from "../../nn/train_step.ts";
 import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
 import { Trainer } from "../../nn/trainer.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
@@ -105,6 +106,29 @@ gpuTest("a group of one has the bits of a step without groups, whose memory has 
   // Three of four quarters: parameters, gradients and momenta; the sums are the fourth.
   const parameters = several.bytes - plain.bytes;
   assert(parameters > 0 && plain.bytes > 3 * parameters && plain.bytes < 4 * parameters);
+});
+
+gpuTest("both parts of a step are made alike, or the second one throws", async (device) => {
+  const network = await Network.create(device, small(), { seed: 3 });
+  const source = await FloatSource.create(device, SHAPE);
+  const run = { share: 1, first: true } as const, rate = { learningRate: 0.1 };
+  const half = await gradientStep(network, { source, precision: "f16" });
+  const still = await gradientStep(network, { source, frozen: (name) => /^[01]\./.test(name) });
+  const [plain, update] = [await gradientStep(network, { source }), await updateStep(network)];
+  const before = await network.stateDict();
+  half.run(batch(1), run);
+  assertThrows(() => update.run(rate), RangeError, "in f32 from sums of gradients in f16");
+  assertThrows(() => plain.run(batch(1), { ...run, first: false }), RangeError, "in f32");
+  still.run(batch(1), run);
+  assertThrows(() => update.run(rate), RangeError, "with other parameters frozen");
+  assertEquals((await network.stateDict()).get("7.weight"), before.get("7.weight"));
+  // Sums that begin anew are of what begins them.
+  plain.run(batch(1), run);
+  update.run(rate);
+  assertEquals((await plain.collect()).length, 1);
+  assertEquals(await update.collect(), [], "without a norm, a scale or an anomaly there is nothing to tell");
+  for (const step of [half, still, plain, update]) step.destroy();
+  network.destroy();
 });
 
 gpuTest("the ring holds so many batches, and no step may begin that it has no place for", async (device) => {

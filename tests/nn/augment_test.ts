@@ -1,7 +1,17 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { type AugmentSettings, beta, checkAugment, drawChange, drawChanges, isAugmented } from "../../nn/augment.ts";
+import {
+  AugmentedSource,
+  type AugmentSettings,
+  beta,
+  checkAugment,
+  drawChange,
+  drawChanges,
+  isAugmented,
+} from "../../nn/augment.ts";
+import { FloatSource } from "../../nn/batch_source.ts";
+import { gpuTest } from "../support.ts";
 
 const all: AugmentSettings = {
   flip: true,
@@ -75,4 +85,21 @@ Deno.test("nothing is the default, and nonsense is refused", () => {
   ) {
     assertThrows(() => checkAugment(settings), UserError, text);
   }
+});
+
+gpuTest("images of other channels than red, green and blue are not augmented", async (device) => {
+  const grey = await FloatSource.create(device, { n: 2, c: 1, h: 8, w: 8 });
+  const normalization = { mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2] } as const;
+  await assertRejects(
+    () => AugmentedSource.create(device, grey, { flip: true }, normalization),
+    RangeError,
+    "images of 1 channels",
+  );
+  const rgb = await FloatSource.create(device, { n: 1, c: 3, h: 8, w: 8 });
+  const source = await AugmentedSource.create(device, rgb, { flip: true }, normalization);
+  const batch = { batch: { images: new Float32Array(3 * 64), labels: [3] }, changes: [draw({ flip: true }, 1)] };
+  assertEquals(source.load(batch, 4), 1);
+  assertThrows(() => source.load(batch, 3), RangeError, "label 3");
+  source.destroy();
+  grey.destroy();
 });

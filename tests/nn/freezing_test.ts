@@ -76,6 +76,16 @@ gpuTest("what is frozen after what learns is refused", async (device) => {
   source.destroy();
 });
 
+gpuTest("a layer is frozen whole or not at all, and something learns", async (device) => {
+  const network = await Network.create(device, module());
+  const source = await FloatSource.create(device, SHAPE);
+  const frozen = (name: string) => name === "conv1.weight" || name === "bn1.bias";
+  await assertRejects(() => trainStep(network, { source, frozen }), UserError, '"bn1.weight" learns');
+  await assertRejects(() => trainStep(network, { source, frozen: () => true, clipGradNorm: 1 }), UserError, "all");
+  network.destroy();
+  source.destroy();
+});
+
 Deno.test("stages are named as they are, from the first one on", () => {
   const frozen = frozenEntries(["layer1", "stem"], names);
   assertEquals([frozen("bn1.running_mean"), frozen("layer1.0.conv2.bias"), frozen("layer2.0.conv1.weight")], [

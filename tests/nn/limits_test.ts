@@ -55,7 +55,7 @@ function stepDispatches(module: Module, input: Shape, caps: Capabilities, precis
   const chunk = { elements, matrixElements: elements / 2, parameters, gradients, momentum };
   const optimizer = { momentum: 0.9, weightDecay: 0.1, decayVectors: false, nesterov: true };
   const dispatches = [
-    ...trainingDispatches(module, input, { ...given, mixes, lossScale }, state, { caps, precision }),
+    ...trainingDispatches(module, input, { ...given, mixes, lossScale }, state, { caps, precision }).dispatches,
     ...accumulate({ sums, gradients }, elements, caps),
     ...updateDispatches([chunk], { norms, settings, lossScale }, { optimizer, clipGradNorm: 1 }, caps),
     ...evaluationDispatches(module, input, { ...given, predictions }, state, { caps, precision }).dispatches,

@@ -2,8 +2,10 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { trace } from "../../nn/graph.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "../../nn/layers.ts";
 import { Module, Sequential } from "../../nn/module.ts";
+import { conv2d } from "../../nn/ops/conv2d.ts";
 import { relu } from "../../nn/ops/relu.ts";
 import { add } from "../../nn/ops/sum.ts";
+import { Parameter } from "../../nn/state.ts";
 import { Tensor } from "../../nn/tensor.ts";
 
 const SHAPE = { n: 2, c: 4, h: 9, w: 7 };
@@ -37,6 +39,19 @@ Deno.test("state entries are PyTorch's names in the order of the fields", () => 
   assertEquals(new Net().parameterCount, 8 * 4 * 9 + 8 + 8 + 8 * 8 + 8);
 });
 
+Deno.test("a module under two names has entries by both, and its numbers count once", () => {
+  class Tied extends Module {
+    a = new Conv2d(4, 4, 1);
+    b = this.a;
+    forward(x: Tensor): Tensor {
+      return this.b.forward(this.a.forward(x));
+    }
+  }
+  const tied = new Tied();
+  assertEquals([...tied.stateEntries()].map(([name]) => name), ["a.weight", "a.bias", "b.weight", "b.bias"]);
+  assertEquals(tied.parameterCount, 20);
+});
+
 Deno.test("layers give PyTorch's sizes", () => {
   assertEquals(outputOf(new Conv2d(4, 6, 3, { stride: 2, padding: 1, groups: 2 })), [2, 6, 5, 4]);
   assertEquals(outputOf(new Conv2d(4, 6, 7)), [2, 6, 3, 1]);
@@ -53,6 +68,35 @@ Deno.test("layers that do not fit their input say so", () => {
   assertThrows(() => new Conv2d(4, 6, 3, { groups: 4 }), RangeError, "into 4 groups");
   assertThrows(() => outputOf(new BatchNorm2d(5)), RangeError, "Cannot normalize 4 channels: the batch norm has 5");
   assertThrows(() => outputOf(new Linear(4, 10)), RangeError, "9x7 pixels: pool them first");
+  assertThrows(() => outputOf(new MaxPool2d({ kernel: 8 })), RangeError, "Cannot pool 9x7 with kernel 8");
+});
+
+Deno.test("sizes and settings that make no layer are refused", () => {
+  for (const stride of [0, 1.5, -1]) {
+    assertThrows(() => outputOf(new Conv2d(4, 6, 3, { stride })), RangeError, "a stride is a whole number from 1 on");
+  }
+  for (const padding of [-1, 0.5]) {
+    assertThrows(() => outputOf(new Conv2d(4, 6, 3, { padding })), RangeError, "a padding is a whole number");
+  }
+  for (const make of [() => new Conv2d(4, -6, 3), () => new Conv2d(4, 6, 2.5), () => new Linear(0, 3)]) {
+    assertThrows(make, RangeError, "must be positive whole numbers");
+  }
+  assertThrows(() => outputOf(new MaxPool2d({ kernel: 2.5 })), RangeError, "whole numbers");
+  for (const eps of [0, -1e-5, 1e-46, NaN]) {
+    assertThrows(() => outputOf(new BatchNorm2d(4, { eps })), RangeError, `eps ${eps}`);
+  }
+});
+
+Deno.test("a weight is convolved with by as many groups as it was made for, a bias by its outputs", () => {
+  const x = new Tensor({ n: 1, c: 8, h: 4, w: 4 }), initial = { constant: 0 };
+  const weight = new Parameter([8, 2, 3, 3], initial, 4);
+  assertEquals(conv2d(x, weight, new Parameter([8], initial), { groups: 4 }).shape.c, 8);
+  const plain = new Parameter([8, 2, 3, 3], initial);
+  assertThrows(() => conv2d(x, plain, undefined, { groups: 4 }), RangeError, "4 groups: the weight was made for 1");
+  assertThrows(() => conv2d(x, weight), RangeError, "the weight was made for 4");
+  const few = new Parameter([4], initial);
+  assertThrows(() => conv2d(x, weight, few, { groups: 4 }), RangeError, "a bias of [4] for 8 outputs");
+  assertThrows(() => new Parameter([6, 2, 3, 3], initial, 4), RangeError, "6 outputs of a weight into 4 groups");
 });
 
 Deno.test("only tensors of one size are added", () => {

@@ -91,8 +91,21 @@ class Odd extends Module {
   }
 }
 
+/** A convolution once before a batch norm that takes it in, then as it is, then before another norm. */
+class Reused extends Module {
+  conv = new Conv2d(4, 4, 3, { padding: 1 });
+  bn = new BatchNorm2d(4);
+  other = new BatchNorm2d(4);
+  head = new Sequential(new GlobalAvgPool2d(), new Linear(4, 3));
+  forward(x: Tensor): Tensor {
+    const folded = this.bn.forward(this.conv.forward(x));
+    return this.head.forward(add(add(folded, this.conv.forward(x)), this.other.forward(this.conv.forward(x))));
+  }
+}
+
 gpuTest("graphs of other shapes", async (device) => {
   await agree(device, () => new Odd(), [2, 4, 6, 6]);
+  await agree(device, () => new Reused(), [2, 4, 6, 6]);
 });
 
 Deno.test("the file says opset 17, an open batch, its metadata; folding leaves no batch norm", () => {

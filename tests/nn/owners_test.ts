@@ -21,7 +21,7 @@ Deno.test("each of a step's dispatches belongs to the layer whose work it does, 
     }
   }
   const [x, labels, settings, metrics] = [storedElements(input), 4, 4, 4].map((size, i) => operand(`${i}`, size));
-  const dispatches = trainingDispatches(module, input, { x, labels, settings, metrics }, {
+  const { dispatches } = trainingDispatches(module, input, { x, labels, settings, metrics }, {
     state: (entry) => places.get(entry)!,
     gradient: (parameter) => gradients.get(parameter)!,
   }, { caps: { ...TYPICAL_GPU, software: true } });

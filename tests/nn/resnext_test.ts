@@ -37,4 +37,11 @@ Deno.test("sizes that make no network are refused", () => {
   assertThrows(() => resnext50({ layers: [1, 1], channels: [64] }), RangeError, "2 stages have 1 widths");
   assertThrows(() => resnext50({ cardinality: 24 }), RangeError, "groups");
   assertThrows(() => resnext50({ numClasses: 0 }), RangeError, "positive");
+  assertThrows(() => resnext50({ inChannels: 0 }), RangeError, "positive");
+  assertThrows(() => resnext("resnext18" as Architecture), RangeError, 'Cannot build "resnext18"');
+});
+
+Deno.test("what is undefined stays as the network's name says", () => {
+  const options = { numClasses: undefined, bias: undefined, baseWidth: undefined, shortcutName: undefined };
+  assertEquals(resnext("resnext50_32x4d", options).parameterCount, PARAMETERS.resnext50_32x4d);
 });

@@ -3,12 +3,18 @@ import { type Device, DeviceLostError, openDevice } from "../../kernels/device.t
 import { write } from "../../kernels/dispatch.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
+import { BatchNorm2d, Conv2d, Linear } from "../../nn/layers.ts";
+import { Module, Sequential } from "../../nn/module.ts";
 import { Network } from "../../nn/network.ts";
+import { globalAvgPool } from "../../nn/ops/pool.ts";
+import { relu } from "../../nn/ops/relu.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { RING_SLOTS } from "../../nn/step.ts";
-import { trainStep } from "../../nn/train_step.ts";
+import type { Tensor } from "../../nn/tensor.ts";
+import { gradientStep, trainStep, updateStep } from "../../nn/train_step.ts";
+import { formulaState } from "../parity/formula_state.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 
 const SHAPE = { n: 4, c: 3, h: 32, w: 32 };
@@ -102,6 +108,12 @@ gpuTest("training takes whole batches alone, evaluation up to its size", async (
   assertThrows(() => evaluate.run(batch(5)), RangeError, "5 labels");
   assertThrows(() => evaluate.run({ images: new Float32Array(7), labels: [1] }), RangeError, "7 values");
   assertThrows(() => evaluate.run({ images: new Float32Array(0), labels: [] }), RangeError);
+  for (const label of [7, -100, 1.5]) {
+    const labels = [0, 1, 2, label], { images } = batch(4);
+    const refused = `label ${label}: the classes are 0 to 6`;
+    assertThrows(() => train.run({ images, labels }, { learningRate: 0.1 }), RangeError, refused);
+    assertThrows(() => evaluate.run({ images, labels }), RangeError, refused);
+  }
   assertEquals([train.pending, evaluate.pending], [0, 0]);
   assertEquals(await bytes(network), before, "a refused batch is not trained on");
   network.destroy();
@@ -190,6 +202,110 @@ gpuTest("a training and an evaluation step share memory, whichever comes first a
   assertNotEquals((await again.collect())[0], before);
   train.run(batch(4), { learningRate: 0.02 });
   assertEquals(await train.collect(), expected, "evaluation in between changes nothing");
+  network.destroy();
+});
+
+gpuTest("steps are compiled at the same time as well as one after another", async (device) => {
+  const compile = async (together: boolean) => {
+    const { network, source } = await open(device);
+    const one = () => trainStep(network, { source });
+    const other = () => trainStep(network, { source, precision: "f16", clipGradNorm: 1 });
+    const third = () => evalStep(network, { source });
+    const [train, half, evaluate] = together
+      ? await Promise.all([one(), other(), third()])
+      : [await one(), await other(), await third()];
+    const results = [];
+    for (const step of [train, half]) {
+      step.run(batch(4), { learningRate: 0.02 });
+      results.push(...await step.collect());
+    }
+    evaluate.run(batch(4));
+    results.push(...await evaluate.collect());
+    const { bytes } = network.weights;
+    network.destroy();
+    return { results, bytes };
+  };
+  assertEquals(await compile(true), await compile(false));
+});
+
+gpuTest("a layer that is applied twice learns by both, with PyTorch's gradients", async (device) => {
+  class Twice extends Module {
+    conv = new Conv2d(3, 3, 1);
+    bn = new BatchNorm2d(3);
+    fc = new Linear(3, 3);
+    forward(x: Tensor): Tensor {
+      const once = (x: Tensor) => this.bn.forward(this.conv.forward(x));
+      return this.fc.forward(globalAvgPool(once(relu(once(x)))));
+    }
+  }
+  const network = await Network.create(device, new Twice());
+  network.loadStateDict(formulaState(network.module, 60));
+  const source = await FloatSource.create(device, { n: 2, c: 3, h: 4, w: 4 });
+  const step = await trainStep(network, { source });
+  step.run({ images: formula(2 * 3 * 16, 59), labels: [0, 2] }, { learningRate: 0 });
+  await step.collect();
+  const gradients = (await network.weights.gradients())!,
+    wanted = {
+      "conv.weight": [
+        ...[-0.05486473, 0.01328738, -0.01623558, 0.02501513, 0.01218608, 0.01822972],
+        ...[-0.004660282, -0.03563774, -0.08846211],
+      ],
+      "bn.weight": [-0.04238107, 0.1003986, 0.1552155],
+      "bn.bias": [0.04629382, 0.2510488, -0.1793621],
+      "fc.bias": [-0.190735, 0.3220147, -0.1312796],
+    };
+  for (const [name, values] of Object.entries(wanted)) {
+    assertClose(toFloat32(gradients.get(name)!), values, 1e-5, name);
+  }
+  network.destroy();
+});
+
+gpuTest("an image is not taken for logits, and settings that PyTorch refuses are refused", async (device) => {
+  const { network, source } = await open(device);
+  const image = await Network.create(device, new Sequential(new Conv2d(3, 5, 3)));
+  for (const make of [trainStep, evalStep]) {
+    await assertRejects(() => make(image, { source }), RangeError, "Cannot take [4, 5, 30, 30] for logits");
+  }
+  for (const optimizer of [{ momentum: -1 }, { weightDecay: -1e-4 }, { momentum: NaN }]) {
+    await assertRejects(() => trainStep(network, { source, optimizer }), RangeError, "must be 0 or more");
+  }
+  for (const labelSmoothing of [3, -0.1]) {
+    await assertRejects(() => trainStep(network, { source, labelSmoothing }), RangeError, "Cannot smooth labels by");
+  }
+  const train = await trainStep(network, { source }), update = await updateStep(network);
+  for (const learningRate of [-0.1, NaN]) {
+    assertThrows(() => train.run(batch(4), { learningRate }), RangeError, `a rate of ${learningRate}`);
+    assertThrows(() => update.run({ learningRate }), RangeError, `a rate of ${learningRate}`);
+  }
+  assertEquals(train.pending, 0);
+  for (const each of [network, image]) each.destroy();
+});
+
+gpuTest("a step that is refused leaves no buffer behind", async (device) => {
+  const { network, source } = await open(device);
+  await network.weights.prepareTraining({ accumulate: true });
+  const { gpu } = device, create = gpu.createBuffer;
+  const left = new Set<GPUBuffer>();
+  gpu.createBuffer = (descriptor) => {
+    const buffer = create.call(gpu, descriptor), { destroy } = buffer;
+    left.add(buffer);
+    buffer.destroy = () => {
+      left.delete(buffer);
+      destroy.call(buffer);
+    };
+    return buffer;
+  };
+  const full = () => Promise.reject(new Error("full"));
+  const crowded = Object.create(network, { arena: { value: { add: full } } }) as Network;
+  try {
+    for (const make of [trainStep, gradientStep, evalStep]) {
+      await assertRejects(() => make(crowded, { source, detectAnomaly: true }), Error, "full");
+    }
+    await assertRejects(() => updateStep(network, { optimizer: { momentum: -1 } }), RangeError);
+    assertEquals([...left].map(({ label }) => label), []);
+  } finally {
+    gpu.createBuffer = create;
+  }
   network.destroy();
 });
 

@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { UserError } from "../../kernels/user_error.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear } from "../../nn/layers.ts";
-import { Sequential } from "../../nn/module.ts";
+import { Module, Sequential } from "../../nn/module.ts";
 import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "../../nn/safetensors.ts";
+import type { Tensor } from "../../nn/tensor.ts";
 import { Weights } from "../../nn/weights.ts";
 import { formulaState } from "../parity/formula_state.ts";
 import { gpuTest } from "../support.ts";
@@ -54,6 +55,17 @@ gpuTest("state that does not fit is refused by name, and nothing is changed", as
     ["4.bias", { dtype: "BOOL", shape: [5], bytes: new Uint8Array(5) }],
   ]);
   assertThrows(() => weights.loadStateDict(bool), UserError, '"4.bias"');
+  for (
+    const count of [
+      { dtype: "F32", shape: [0], bytes: new Uint8Array(0) },
+      { dtype: "BOOL", shape: [], bytes: new Uint8Array(1) },
+      { dtype: "I64", shape: [2], bytes: new Uint8Array(16) },
+      float32Tensor(Float32Array.of(1.5), []),
+    ] as const
+  ) {
+    const miscounted = new Map([...good, ["1.num_batches_tracked", count]]);
+    assertThrows(() => weights.loadStateDict(miscounted), UserError, '"1.num_batches_tracked" is no count');
+  }
   assertEquals(bytes(await weights.stateDict()), before);
   weights.destroy();
 });
@@ -109,5 +121,65 @@ gpuTest("momenta come back, start at zero and are refused like weights", async (
   assertEquals(bytes((await weights.momenta())!), bytes(wanted));
   wanted.delete("2.weight");
   await assertRejects(() => weights.loadMomenta(wanted), UserError, '"2.weight" is missing');
+  weights.destroy();
+});
+
+gpuTest(
+  "what has two names has one place; both are in the state_dict, and the last one loaded counts",
+  async (device) => {
+    class Tied extends Module {
+      a = new Sequential(new Conv2d(3, 3, 1), new BatchNorm2d(3));
+      b = this.a;
+      forward(x: Tensor): Tensor {
+        return this.b.forward(this.a.forward(x));
+      }
+    }
+    const tied = new Tied(),
+      alone = await Weights.create(device, new Tied().a),
+      weights = await Weights.create(device, tied);
+    await weights.prepareTraining();
+    await alone.prepareTraining();
+    assertEquals(weights.bytes, alone.bytes);
+    weights.countStep();
+    const state = await weights.stateDict();
+    assertEquals([...state.keys()], [...tied.stateEntries()].map(([name]) => name));
+    for (const [name, tensor] of state) assertEquals(state.get(name.replace(/^a/, "b")), tensor, name);
+    assertEquals(state.get("b.1.num_batches_tracked"), int64Scalar(1));
+    // As torch.optim's parameters: each once.
+    assertEquals([...(await weights.momenta())!.keys()], ["a.0.weight", "a.0.bias", "a.1.weight", "a.1.bias"]);
+    const other = formulaState(tied, 40);
+    weights.loadStateDict(other);
+    assertEquals((await weights.stateDict()).get("a.0.weight"), other.get("b.0.weight"));
+    other.delete("a.0.weight");
+    assertThrows(() => weights.loadStateDict(other), UserError, '"a.0.weight" is missing');
+    // PyTorch's `requires_grad` is the parameter's, too, not the name's.
+    assertEquals(weights.parametersNamed((name) => name.startsWith("b.1")).size, 2);
+    weights.countStep((name) => name.startsWith("b"));
+    assertEquals((await weights.stateDict()).get("a.1.num_batches_tracked"), int64Scalar(0));
+    for (const each of [alone, weights]) each.destroy();
+  },
+);
+
+gpuTest("networks of one module count for themselves", async (device) => {
+  const shared = module(), [a, b] = [await Weights.create(device, shared), await Weights.create(device, shared)];
+  a.countStep();
+  assertEquals((await a.stateDict()).get("1.num_batches_tracked"), int64Scalar(1));
+  assertEquals((await b.stateDict()).get("1.num_batches_tracked"), int64Scalar(0));
+  for (const each of [a, b]) each.destroy();
+});
+
+gpuTest("new parameters begin without momenta, counts and what the loss scale has learned", async (device) => {
+  const weights = await Weights.create(device, module(), { seed: 3 });
+  const before = bytes(await weights.stateDict());
+  weights.countStep();
+  await weights.prepareTraining();
+  const zero = (await weights.momenta())!;
+  await weights.loadMomenta(new Map([...formulaState(module(), 80)].filter(([name]) => zero.has(name))));
+  const scale = await weights.prepareLossScale(), first = await weights.lossScale();
+  scale.write({ scale: 2, goodSteps: 7 });
+  weights.initialize(3);
+  assertEquals(bytes(await weights.stateDict()), before);
+  assertEquals(bytes((await weights.momenta())!), bytes(zero));
+  assertEquals(await weights.lossScale(), first);
   weights.destroy();
 });
