@@ -55,7 +55,7 @@ export async function newestOf(out: string | undefined, report: TrainReport): Pr
   return newest;
 }
 
-/** Seconds after which a checkpoint is made within an epoch too. */
+/** Seconds from one checkpoint, saved or refused, to the next within an epoch. */
 const SAVE_EVERY = 600;
 /** How often a last checkpoint is tried again, a second apart. */
 const LAST_TRIES = 5;
@@ -65,7 +65,7 @@ export class Saver {
   readonly #folder: RunFolder;
   readonly #report: TrainReport;
   readonly #keepGoing: boolean;
-  #savedAt = performance.now();
+  #triedAt = performance.now();
   #saved = 0;
   #unsaved: { readonly checkpoint: Checkpoint; readonly best: boolean; readonly refusal: UserError } | undefined;
 
@@ -82,7 +82,7 @@ export class Saver {
 
   /** Whether it is time for one within an epoch. */
   get due(): boolean {
-    return performance.now() - this.#savedAt > SAVE_EVERY * 1000;
+    return performance.now() - this.#triedAt > SAVE_EVERY * 1000;
   }
 
   /** Saves the run's state. @throws {UserError} where the disk refuses. */
@@ -104,10 +104,10 @@ export class Saver {
   }
 
   async #write(checkpoint: Checkpoint, best: boolean): Promise<void> {
+    this.#triedAt = performance.now();
     // The folder may have been removed meanwhile.
     if (this.#keepGoing) await Deno.mkdir(this.#folder.path, { recursive: true }).catch(() => {});
     await this.#folder.save(checkpoint, best);
-    this.#savedAt = performance.now();
     this.#saved++;
     this.#unsaved = undefined;
     this.#report.saved(this.#folder.last, false);

@@ -349,6 +349,8 @@ function parseDescription(json: string, refuse: (why: string) => never): Checkpo
     if (wrong) refuse(`its description has no valid "${section}.${wrong}"`);
   }
   if (!optional(list(text))(value.class_names)) refuse('its description has no valid "class_names"');
-  const { format: _, ...description } = value;
-  return description as unknown as CheckpointDescription;
+  const { format: _, ...fields } = value, description = fields as unknown as CheckpointDescription;
+  const { epoch, history } = description.progress ?? { epoch: 0, history: [] };
+  if (history.length !== epoch) refuse(`its run is said to be after epoch ${epoch}, but to tell of ${history.length}`);
+  return description;
 }

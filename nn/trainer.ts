@@ -324,7 +324,7 @@ export class Trainer {
       step: this.#step,
       loss_sum: this.#lossSum,
       rows: this.#rows,
-      history: this.#history,
+      history: [...this.#history],
     };
     const description: CheckpointDescription = {
       network,

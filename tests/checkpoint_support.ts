@@ -30,7 +30,9 @@ export function smallCheckpoint(epoch = 1, step = 2): Checkpoint {
     label_smoothing: 0,
     seed: 1,
   };
-  const history = [{ epoch: 1, train_loss: 2.3, test_loss: 2.2, test_acc: 0.25 }];
+  const history = Array.from({ length: epoch }, (_, i) => (
+    { epoch: i + 1, train_loss: 2.3, test_loss: 2.2, test_acc: 0.25 }
+  ));
   return {
     description: {
       network,

@@ -44,6 +44,12 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   await assertRejects(() => decode({ resnext: wrong }), UserError, 'no valid "network.num_classes"');
 });
 
+Deno.test("a run whose epochs are not those that it tells of is refused", async () => {
+  const progress = { epoch: 2, step: 0, loss_sum: 0, rows: 0, history: [] };
+  const bytes = await encodeCheckpoint(narrowCheckpoint({ progress }));
+  await assertRejects(() => decodeCheckpoint(bytes, "a"), UserError, "after epoch 2, but to tell of 0");
+});
+
 Deno.test("weights are fitted to a network: its order, absent counters zero, what does not fit named", () => {
   const { state, description: { network } } = narrowCheckpoint();
   const module = describedNetwork(network);

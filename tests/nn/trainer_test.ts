@@ -77,6 +77,14 @@ gpuTest("a run that was stopped and goes on ends with the same bits, wherever it
   }
 });
 
+gpuTest("a checkpoint stays as it was while its run goes on", async (device) => {
+  const trainer = await Trainer.create(device, data, RUN);
+  const checkpoints: Checkpoint[] = [];
+  for await (const { type } of trainer.run()) if (type === "epoch") checkpoints.push(await trainer.checkpoint());
+  trainer.destroy();
+  assertEquals(checkpoints.map(({ description }) => description.progress!.history.length), [1, 2, 3]);
+});
+
 gpuTest("a run tells its steps, its estimate, its tests and its epochs, and learns", async (device) => {
   const { events, checkpoint } = await train(device, { run: withSettings({ epochs: 8 }) });
   assertEquals(kinds(events).sort(), ["epoch", "estimate", "evaluating", "step"]);
