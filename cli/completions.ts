@@ -2,6 +2,7 @@
 
 import { type Command, type CommandGroup, defineCommand, flagName, type OptionSpec, usageError } from "./command.ts";
 import { configSchema } from "./config.ts";
+import { singleQuoted } from "./invocation.ts";
 import { nearest } from "./nearest.ts";
 import type { ListedCommand } from "./program.ts";
 
@@ -63,18 +64,18 @@ function bash(name: string, all: readonly Called[], top: readonly ListedCommand[
     const valued = flags.filter(({ takesValue }) => takesValue).map(({ flag, choices, file }) =>
       `      ${flag}) ${
         choices
-          ? `COMPREPLY=($(compgen -W ${quote(choices.join(" "))} -- "$cur"))`
+          ? `COMPREPLY=($(compgen -W ${singleQuoted(choices.join(" "))} -- "$cur"))`
           : file
           ? 'COMPREPLY=($(compgen -f -- "$cur"))'
           : ":"
       }; return ;;`
     );
-    return `    ${quote(each.words.join(" "))})
+    return `    ${singleQuoted(each.words.join(" "))})
       case "$prev" in
 ${valued.map((line) => `  ${line}`).join("\n") || "        *) ;;"}
       esac
-      flags=${quote(flags.map(({ flag }) => flag).join(" "))}
-      words=${quote(words(each).join(" "))}
+      flags=${singleQuoted(flags.map(({ flag }) => flag).join(" "))}
+      words=${singleQuoted(words(each).join(" "))}
       ;;`;
   });
   return `# Completion of ${name} for bash: put this file where bash-completion looks, or: source <(${name} completions bash)
@@ -83,14 +84,14 @@ _${name}() {
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W ${
-    quote([...top.map(({ name }) => name), "help", "--help", "--version"].join(" "))
+    singleQuoted([...top.map(({ name }) => name), "help", "--help", "--version"].join(" "))
   } -- "$cur"))
     return
   fi
   case "$path \${COMP_WORDS[2]}" in
 ${
     all.filter(({ words }) => words.length > 1).map(({ words }) =>
-      `    ${quote(words.join(" "))}) [ "$COMP_CWORD" -gt 2 ] && path=${quote(words.join(" "))} ;;`
+      `    ${singleQuoted(words.join(" "))}) [ "$COMP_CWORD" -gt 2 ] && path=${singleQuoted(words.join(" "))} ;;`
     ).join("\n") || "    *) ;;"
   }
   esac
@@ -109,18 +110,18 @@ complete -o filenames -F _${name} ${name} ./${name}
 /** Zsh: \`_arguments\` for each command. */
 function zsh(name: string, all: readonly Called[], top: readonly ListedCommand[]): string {
   const described = (list: readonly { name: string; summary: string }[]) =>
-    list.map(({ name, summary }) => quote(`${name}:${summary.replaceAll(":", " -")}`)).join(" ");
+    list.map(({ name, summary }) => singleQuoted(`${name}:${summary.replaceAll(":", " -")}`)).join(" ");
   const escape = (doc: string) => doc.replace(/[[\]:]/g, (character) => `\\${character}`);
   const spec = ({ flag, doc, choices, takesValue, file }: Flag) =>
-    quote(
+    singleQuoted(
       `${flag}[${escape(doc)}]${
         takesValue ? `:value:${choices ? `(${choices.join(" ")})` : file ? "_files" : ""}` : ""
       }`,
     );
   const cases = all.map((each) => {
-    const first = words(each).length > 0 ? [quote(`1:what:(${words(each).join(" ")})`)] : [];
-    return `      ${quote(each.words.join(" "))}) _arguments ${
-      [...flagsOf(each.command).map(spec), ...first, quote("*:file:_files")].join(" ")
+    const first = words(each).length > 0 ? [singleQuoted(`1:what:(${words(each).join(" ")})`)] : [];
+    return `      ${singleQuoted(each.words.join(" "))}) _arguments ${
+      [...flagsOf(each.command).map(spec), ...first, singleQuoted("*:file:_files")].join(" ")
     } ;;`;
   });
   return `#compdef ${name} ./${name}
@@ -136,8 +137,8 @@ _${name}() {
   case "$route $words[3]" in
 ${
     all.filter(({ words }) => words.length > 1).map(({ words }) =>
-      `    ${quote(words.join(" "))}) (( CURRENT > 3 )) && { route=${
-        quote(words.join(" "))
+      `    ${singleQuoted(words.join(" "))}) (( CURRENT > 3 )) && { route=${
+        singleQuoted(words.join(" "))
       }; shift words; (( CURRENT-- )) } ;;`
     ).join("\n") || "    *) ;;"
   }
@@ -155,28 +156,23 @@ compdef _${name} ${name}
 /** Fish: a line a flag. */
 function fish(name: string, all: readonly Called[], top: readonly ListedCommand[]): string {
   const lines = top.map(({ name: command, summary }) =>
-    `complete -c ${name} -n __fish_use_subcommand -f -a ${command} -d ${quote(summary)}`
+    `complete -c ${name} -n __fish_use_subcommand -f -a ${command} -d ${singleQuoted(summary)}`
   );
   for (const each of all) {
     const seen = each.words.map((word) => `__fish_seen_subcommand_from ${word}`).join("; and ");
-    const condition = quote(seen);
+    const condition = singleQuoted(seen);
     for (const word of words(each)) {
       const summary = each.next.find(({ name }) => name === word)?.summary;
-      lines.push(`complete -c ${name} -n ${condition} -f -a ${word}${summary ? ` -d ${quote(summary)}` : ""}`);
+      lines.push(`complete -c ${name} -n ${condition} -f -a ${word}${summary ? ` -d ${singleQuoted(summary)}` : ""}`);
     }
     for (const { flag, doc, choices, takesValue, file } of flagsOf(each.command)) {
-      const value = !takesValue ? "" : choices ? ` -x -a ${quote(choices.join(" "))}` : file ? " -r -F" : " -x";
-      lines.push(`complete -c ${name} -n ${condition} -l ${flag.slice(2)}${value} -d ${quote(doc)}`);
+      const value = !takesValue ? "" : choices ? ` -x -a ${singleQuoted(choices.join(" "))}` : file ? " -r -F" : " -x";
+      lines.push(`complete -c ${name} -n ${condition} -l ${flag.slice(2)}${value} -d ${singleQuoted(doc)}`);
     }
   }
   return `# Completion of ${name} for fish: ${name} completions fish > ~/.config/fish/completions/${name}.fish\n${
     lines.join("\n")
   }\n`;
-}
-
-/** In single quotes, as all three shells read them. */
-function quote(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
 const SHELLS = { bash, zsh, fish };

@@ -7,9 +7,9 @@ export function commandLine(...words: readonly string[]): string {
   const root = fromFileUrl(new URL("..", import.meta.url));
   const here = relative(Deno.cwd(), root) || ".";
   const program = Deno.build.os === "windows"
-    ? `deno run -A ${quoted(join(here, "main.ts"))}`
-    : quoted(here === "." ? `.${SEPARATOR}resnext` : join(here, "resnext"));
-  return [program, ...words.map(quoted)].join(" ");
+    ? `deno run -A ${shellWord(join(here, "main.ts"))}`
+    : shellWord(here === "." ? `.${SEPARATOR}resnext` : join(here, "resnext"));
+  return [program, ...words.map((word) => shellWord(word))].join(" ");
 }
 
 /** The option of a data directory that the user named, for commands that are to find the same images. */
@@ -17,6 +17,13 @@ export function dataDirWords(dataDir: string | undefined): string[] {
   return dataDir === undefined ? [] : ["--data-dir", dataDir];
 }
 
-function quoted(word: string): string {
-  return /^[\w@%+=:,./\\-]+$/.test(word) ? word : `"${word}"`;
+/** A word as a shell reads it back: shellWord where it holds anything that could mean something else. */
+export function shellWord(word: string, os: string = Deno.build.os): string {
+  if (os === "windows") return /^[\w@%+=:,./\\-]+$/.test(word) ? word : `"${word}"`;
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : singleQuoted(word);
+}
+
+/** In single quotes, as bash, zsh and fish read them: nothing but the quote itself means anything between. */
+export function singleQuoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
 }
