@@ -2,6 +2,14 @@
  * Cardinal: ResNeXt on any GPU, in TypeScript, through WebGPU. Networks compose as in PyTorch, weights travel as
  * safetensors under PyTorch's names, and training steps are compiled into plans of WGSL kernels.
  *
+ * What differs from PyTorch:
+ * - SGD's momentum is 0.9 where none is named, not 0.
+ * - Weights of convolutions and linear layers begin as Kaiming normal deviates (fan in, gain of ReLU), biases as zeros.
+ * - `new MaxPool2d({ kernel, stride, padding })` takes its settings by name; `eps` of a batch norm is positive.
+ * - Weight decay also takes parameters that `forward` does not use; PyTorch leaves those alone that have no gradient.
+ * - `num_batches_tracked` counts a batch once, however often a batch norm is applied to it.
+ * - A label that is none of the classes is an error: none is left out of the loss, -100 neither.
+ *
  * @example Train a narrow ResNeXt on a batch
  * ```ts
  * import { FloatSource, Network, openDevice, resnext50, trainStep } from "@cardinal/resnext";
@@ -22,7 +30,16 @@
  * @module
  */
 
-export { type Capabilities, Device, type DeviceOptions, openDevice, type Suspect } from "./kernels/device.ts";
+export {
+  type Capabilities,
+  Device,
+  DeviceLostError,
+  type DeviceOptions,
+  NoAdapterError,
+  openDevice,
+  OutOfMemoryError,
+  type Suspect,
+} from "./kernels/device.ts";
 export {
   type Binding,
   type Dispatch,
@@ -36,7 +53,7 @@ export {
 export type { LoadNorm } from "./kernels/load_norm.ts";
 export type { GradientSums, RowChunks } from "./kernels/row_sums.ts";
 export type { StepSettings } from "./kernels/step_settings.ts";
-export { type Placement, Program } from "./kernels/program.ts";
+export { type Around as AroundProgram, type Placement, Program } from "./kernels/program.ts";
 export { Tuning, type TuningEntries } from "./kernels/tuning.ts";
 export type { Shape } from "./kernels/layout.ts";
 export { UserError } from "./kernels/user_error.ts";
@@ -86,6 +103,7 @@ export {
   type LabelledImages,
   type StoredPixels,
 } from "./nn/batch_source.ts";
+export { BatchSizeError } from "./nn/batch_size.ts";
 export type { HalfWeights, Matrices } from "./nn/half_weights.ts";
 export type { LossScale } from "./nn/loss_scale.ts";
 export { Network } from "./nn/network.ts";
@@ -99,7 +117,7 @@ export {
   type WeightsOptions,
 } from "./nn/weights.ts";
 export { type EvalStep, evalStep, type EvalStepOptions, type Evaluation } from "./nn/eval_step.ts";
-export type { Around, RingStep, Step, StepResult } from "./nn/step.ts";
+export { type Around, RING_SLOTS, type RingStep, type Step, type StepResult } from "./nn/step.ts";
 export {
   type GradientStep,
   gradientStep,

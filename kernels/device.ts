@@ -148,7 +148,11 @@ export class DeviceLostError extends Error {
 export class OutOfMemoryError extends UserError {
   /** Tells it from other errors in a log. */
   override name = "OutOfMemoryError";
-  /** @param byteLength What was asked for. */
+  /**
+   * Says what did not fit.
+   *
+   * @param byteLength What was asked for.
+   */
   constructor(message: string, readonly byteLength: number) {
     super(message);
   }

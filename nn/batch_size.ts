@@ -10,8 +10,13 @@ import type { Plan } from "./plan.ts";
 
 /** A batch that the device does not hold. */
 export class BatchSizeError extends UserError {
+  /** Tells it from other errors in a log. */
   override name = "BatchSizeError";
-  /** @param fits The largest batch that would fit; 0 where even one row is too large. */
+  /**
+   * Says what did not fit.
+   *
+   * @param fits The largest batch that would fit; 0 where even one row is too large.
+   */
   constructor(message: string, readonly fits: number) {
     super(message);
   }

@@ -17,6 +17,19 @@ Deno.test("every public symbol of the library is documented", async () => {
   assertEquals(code, 0, err);
 });
 
+Deno.test("errors that a program may want to catch are exported", async () => {
+  const names = Object.keys(await import("../mod.ts"));
+  const errors = [
+    "UserError",
+    "BatchSizeError",
+    "DeviceLostError",
+    "DivergedError",
+    "NoAdapterError",
+    "OutOfMemoryError",
+  ];
+  assertEquals([...errors, "RING_SLOTS"].filter((name) => !names.includes(name)), []);
+});
+
 Deno.test("the examples in the documentation run", async () => {
   const { code, out, err } = await deno(["test", "--doc", "-A", "--no-check", "mod.ts", "data", "kernels", "nn"]);
   assertEquals(code, 0, out + err);

@@ -12,7 +12,6 @@ import {
   type MaxPoolSpec,
 } from "../../kernels/pool.ts";
 import { runOnce } from "../../kernels/program.ts";
-import { UserError } from "../../kernels/user_error.ts";
 import { assertClose, formula, goldens, gpuTest } from "../support.ts";
 
 /** Forward, with and without indices, and backward; PyTorch's layouts in and out. */

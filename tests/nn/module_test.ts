@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { trace } from "../../nn/graph.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "../../nn/layers.ts";
+import { stepMemory } from "../../nn/memory.ts";
 import { Module, Sequential } from "../../nn/module.ts";
 import { conv2d } from "../../nn/ops/conv2d.ts";
 import { relu } from "../../nn/ops/relu.ts";
@@ -50,6 +51,7 @@ Deno.test("a module under two names has entries by both, and its numbers count o
   const tied = new Tied();
   assertEquals([...tied.stateEntries()].map(([name]) => name), ["a.weight", "a.bias", "b.weight", "b.bias"]);
   assertEquals(tied.parameterCount, 20);
+  assertEquals(stepMemory(tied, { n: 1, c: 4, h: 1, w: 1 }, { training: false }).stateBytes, 20 * 4);
 });
 
 Deno.test("layers give PyTorch's sizes", () => {
