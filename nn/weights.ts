@@ -18,6 +18,7 @@ import type { Module } from "./module.ts";
 import { float32Tensor, int64Scalar, scalarOf, type TensorData, toFloat32 } from "./safetensors.ts";
 import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
 import { Turns } from "./turns.ts";
+import { ALIGNMENT, layOut, type WeightLayout } from "./weight_layout.ts";
 
 /** Tensors by name, as PyTorch's `state_dict()`. */
 export type StateDict = ReadonlyMap<string, TensorData>;
@@ -89,7 +90,13 @@ export class Weights implements StatePlaces {
   #halves: HalfWeights | undefined;
   #lossScale: LossScale | undefined;
 
-  private constructor(device: Device, module: Module, parameters: GPUBuffer, statistics: GPUBuffer, layout: Layout) {
+  private constructor(
+    device: Device,
+    module: Module,
+    parameters: GPUBuffer,
+    statistics: GPUBuffer,
+    layout: WeightLayout,
+  ) {
     this.#alignment = layout.alignment;
     this.#device = device;
     this.#parameters = parameters;
@@ -387,42 +394,6 @@ export class Weights implements StatePlaces {
     this.#training?.momentum.destroy();
     for (const buffer of [this.#sums, this.#halves?.buffer, this.#lossScale?.buffer]) buffer?.destroy();
   }
-}
-
-/** WebGPU's default alignment of bindings, which every device takes. */
-const ALIGNMENT = 256;
-
-interface Layout {
-  readonly alignment: number;
-  readonly entries: { name: string; entry: Parameter | StateBuffer; offset: number }[];
-  /** Of the parameters that are more than a vector: they stand first, so that weight decay can end where they do. */
-  readonly matrixBytes: number;
-  readonly parameterBytes: number;
-  readonly statisticBytes: number;
-}
-
-function layOut(module: Module, alignment: number): Layout {
-  const ends = { matrices: 0, vectors: 0, statistics: 0 };
-  const seen = new Set<StateEntry>();
-  const placed = [...module.stateEntries()].flatMap(([name, entry]) => {
-    if (entry instanceof Counter || seen.has(entry)) return [];
-    seen.add(entry);
-    const kind = entry instanceof Parameter ? (entry.shape.length > 1 ? "matrices" : "vectors") : "statistics";
-    const offset = ends[kind];
-    ends[kind] += Math.ceil(entry.storedElements * 4 / alignment) * alignment;
-    return [{ name, entry, kind, offset }];
-  });
-  return {
-    alignment,
-    entries: placed.map(({ name, entry, kind, offset }) => ({
-      name,
-      entry,
-      offset: kind === "vectors" ? ends.matrices + offset : offset,
-    })),
-    matrixBytes: ends.matrices,
-    parameterBytes: Math.max(alignment, ends.matrices + ends.vectors),
-    statisticBytes: Math.max(alignment, ends.statistics),
-  };
 }
 
 /**
