@@ -7,7 +7,7 @@
 import config from "./deno.json" with { type: "json" };
 import { type ListedCommand, runProgram } from "./cli/program.ts";
 
-/** The commands; each module exports its `command`, whose name and summary stand here again so that help loads none. */
+/** The commands; each module exports its `command`, of which stands here again what help and completion need of all, so that they load none. */
 export const commands: readonly ListedCommand[] = [
   {
     name: "download",
@@ -21,7 +21,8 @@ export const commands: readonly ListedCommand[] = [
   },
   {
     name: "train",
-    summary: "Train a network, on CIFAR-10 or on images drawn by the program itself",
+    summary: "Train a network on CIFAR, on a folder of pictures, or on images drawn by the program itself",
+    config: true,
     load: async () => (await import("./cli/train.ts")).trainCommand,
   },
   {
@@ -72,6 +73,7 @@ export const commands: readonly ListedCommand[] = [
   {
     name: "augment",
     summary: "Write a sheet of augmented images, to check them by eye",
+    config: true,
     load: async () => (await import("./cli/augment.ts")).augmentCommand,
   },
   {

@@ -7,7 +7,7 @@ import { AugmentedSource, type AugmentSettings, drawChanges, type Normalization 
 import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { defineCommand, usageError } from "./command.ts";
-import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
+import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { writeNewFile } from "./files.ts";
 import { augmentOptions, augmentSettings, augmentText } from "./recipe_options.ts";
 import { png, type Sheet, tiled } from "./report/pictures.ts";
@@ -22,7 +22,13 @@ export const augmentCommand = defineCommand({
     "A row is an image: first as it is, then as the network would see it, an epoch each. Options of augmentation are " +
     "those of `train`.",
   options: {
-    dataset: { type: "string", placeholder: "NAME", default: "shapes", doc: `Images: ${datasetForms}` },
+    dataset: {
+      type: "string",
+      placeholder: "NAME",
+      suggestions: datasetNames,
+      default: "shapes",
+      doc: `Images: ${datasetForms}`,
+    },
     out: { type: "string", placeholder: "FILE.png", default: "augment.png", doc: "The picture to write" },
     images: { type: "integer", min: 1, max: 64, default: 8, doc: "Images, the first ones" },
     epochs: { type: "integer", min: 1, max: 32, default: 9, doc: "Times that each is augmented" },

@@ -75,6 +75,7 @@ export const benchCommand = defineCommand({
       type: "string",
       doc: "Peers to run, by the beginning of their names",
       placeholder: "NAME,...",
+      items: "string",
       otherwise: "all",
     },
     tune: knownTuneOption,

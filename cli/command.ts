@@ -30,7 +30,13 @@ interface Limits {
   readonly below?: number;
 }
 
-type TextOption = OptionBase & Absence<string> & { readonly type: "string" };
+type TextOption = OptionBase & Absence<string> & {
+  readonly type: "string";
+  /** It is a list with commas between, of these: a config file may hold an array. */
+  readonly items?: "number" | "string";
+  /** Values that shells offer; others are as good. */
+  readonly suggestions?: readonly string[];
+};
 type NumericOption = OptionBase & Absence<number> & Limits & {
   readonly type: "number" | "integer";
   /** Words that may stand for a number. */

@@ -1,31 +1,43 @@
 /** `resnext completions`, `resnext schema`: what shells and editors can be told out of the commands' declarations. */
 
-import { type Command, type CommandGroup, defineCommand, flagName, type OptionSpec, usageError } from "./command.ts";
+import { type Command, type CommandGroup, defineCommand, flagName, type OptionSpec } from "./command.ts";
 import { configSchema } from "./config.ts";
 import { singleQuoted } from "./invocation.ts";
-import { nearest } from "./nearest.ts";
 import type { ListedCommand } from "./program.ts";
 
 /** A command, by the words that call it. */
 interface Called {
   readonly words: readonly string[];
-  readonly summary: string;
   readonly command?: Command;
-  /** What may come next, of a group. */
-  readonly next: readonly { readonly name: string; readonly summary: string }[];
+  /** What its arguments may be, by their places: names, and what they do; empty where any file may stand. */
+  readonly places: readonly (readonly Choice[])[];
+}
+
+interface Choice {
+  readonly name: string;
+  readonly summary?: string;
 }
 
 async function called(commands: readonly ListedCommand[]): Promise<Called[]> {
   const loaded: (Command | CommandGroup)[] = await Promise.all(commands.map(({ load }) => load()));
-  return loaded.flatMap((command): Called[] => {
-    const { name, summary } = command;
-    if (command.kind === "command") return [{ words: [name], summary, command, next: [] }];
-    return [
-      { words: [name], summary, next: command.commands },
-      ...command.commands.map((each) => ({ words: [name, each.name], summary: each.summary, command: each, next: [] })),
-    ];
+  const alone = (command: Command, ...before: string[]): Called => ({
+    words: [...before, command.name],
+    command,
+    places: command.positionals.map(({ choices = [] }) => choices.map((name) => ({ name }))),
   });
+  return [
+    ...loaded.flatMap((command): Called[] =>
+      command.kind === "command" ? [alone(command)] : [
+        { words: [command.name], places: [command.commands] },
+        ...command.commands.map((each) => alone(each, command.name)),
+      ]
+    ),
+    { words: [HELP.name], places: [commands] },
+  ];
 }
+
+/** `resnext help train` is `resnext train --help`. */
+const HELP: Choice = { name: "help", summary: "Show the help of a command" };
 
 interface Flag {
   readonly flag: string;
@@ -42,7 +54,7 @@ function flagsOf(command: Command | undefined): Flag[] {
     ...(spec.type === "boolean" && spec.default
       ? { flag: `--no-${flagName(key)}`, doc: `Turn off: ${spec.doc}` }
       : { flag: `--${flagName(key)}`, doc: spec.doc }),
-    choices: spec.type === "choice" ? spec.choices : spec.type === "integer" ? spec.words : undefined,
+    choices: valuesOf(spec),
     takesValue: spec.type !== "boolean",
     file: spec.type === "string" && /FILE|DIR|OUT|PATH/.test(spec.placeholder ?? ""),
   }));
@@ -52,55 +64,72 @@ function flagsOf(command: Command | undefined): Flag[] {
   return [...flags, ...more, { flag: "--help", doc: "Show help", takesValue: false, file: false }];
 }
 
-/** The words that a command's first argument may be. */
-const words = (
-  { command, next }: Called,
-) => [...next.map(({ name }) => name), ...(command?.positionals[0]?.choices ?? [])];
+function valuesOf(spec: OptionSpec): readonly string[] | undefined {
+  switch (spec.type) {
+    case "choice":
+      return spec.choices;
+    case "string":
+      return spec.suggestions;
+    case "integer":
+    case "number":
+      return spec.words;
+  }
+}
 
-/** Bash: a function that looks at the words before. */
+const joined = (choices: readonly Choice[]) => choices.map(({ name }) => name).join(" ");
+
+/** Bash: a function that looks at the words before. It keeps to what macOS's bash 3.2 has. */
 function bash(name: string, all: readonly Called[], top: readonly ListedCommand[]): string {
-  const cases = all.map((each) => {
-    const flags = flagsOf(each.command);
-    const valued = flags.filter(({ takesValue }) => takesValue).map(({ flag, choices, file }) =>
-      `      ${flag}) ${
-        choices
-          ? `COMPREPLY=($(compgen -W ${singleQuoted(choices.join(" "))} -- "$cur"))`
-          : file
-          ? 'COMPREPLY=($(compgen -f -- "$cur"))'
-          : ":"
-      }; return ;;`
-    );
-    return `    ${singleQuoted(each.words.join(" "))})
+  const cases = all.map(({ words, command, places }) => {
+    const flags = flagsOf(command), valued = flags.filter(({ takesValue }) => takesValue);
+    const values = valued.map(({ flag, choices, file }) => {
+      const offer = choices ? `_${name}_words ${singleQuoted(choices.join(" "))}` : file ? `_${name}_files` : ":";
+      return `        ${flag}) ${offer}; return ;;`;
+    });
+    return `    ${singleQuoted(words.join(" "))})
       case "$prev" in
-${valued.map((line) => `  ${line}`).join("\n") || "        *) ;;"}
+${values.join("\n") || "        *) ;;"}
       esac
       flags=${singleQuoted(flags.map(({ flag }) => flag).join(" "))}
-      words=${singleQuoted(words(each).join(" "))}
+      valued=${singleQuoted(valued.map(({ flag }) => ` ${flag} `).join(""))}
+      places=(${places.map((choices) => singleQuoted(joined(choices))).join(" ")})
       ;;`;
   });
+  const commands = [...joined(top).split(" "), HELP.name, "--help", "--version"].join(" ");
   return `# Completion of ${name} for bash: put this file where bash-completion looks, or: source <(${name} completions bash)
+_${name}_words() { COMPREPLY=($(compgen -W "$1" -- "$cur")); }
+_${name}_files() {
+  local file
+  while IFS= read -r file; do COMPREPLY+=("$file"); done < <(compgen -f -- "$cur")
+}
 _${name}() {
-  local cur="\${COMP_WORDS[COMP_CWORD]}" prev="\${COMP_WORDS[COMP_CWORD-1]}" flags="" words="" path="\${COMP_WORDS[1]}"
+  local cur="\${COMP_WORDS[COMP_CWORD]}" prev="\${COMP_WORDS[COMP_CWORD-1]}" path="\${COMP_WORDS[1]}" i=2 place=0
+  local flags="" valued="" places=()
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W ${
-    singleQuoted([...top.map(({ name }) => name), "help", "--help", "--version"].join(" "))
-  } -- "$cur"))
+    _${name}_words ${singleQuoted(commands)}
     return
   fi
   case "$path \${COMP_WORDS[2]}" in
 ${
     all.filter(({ words }) => words.length > 1).map(({ words }) =>
-      `    ${singleQuoted(words.join(" "))}) [ "$COMP_CWORD" -gt 2 ] && path=${singleQuoted(words.join(" "))} ;;`
+      `    ${singleQuoted(words.join(" "))}) [ "$COMP_CWORD" -gt 2 ] && path=${singleQuoted(words.join(" "))} i=3 ;;`
     ).join("\n") || "    *) ;;"
   }
   esac
   case "$path" in
 ${cases.join("\n")}
   esac
+  # The arguments before: neither options nor their values.
+  for ((; i < COMP_CWORD; i++)); do
+    case "\${COMP_WORDS[i]}" in
+      -*) case "$valued" in *" \${COMP_WORDS[i]} "*) ((i++)) ;; esac ;;
+      *) ((place++)) ;;
+    esac
+  done
   case "$cur" in
-    -*) COMPREPLY=($(compgen -W "$flags" -- "$cur")) ;;
-    *) COMPREPLY=($(compgen -W "$words" -- "$cur") $(compgen -f -- "$cur")) ;;
+    -*) _${name}_words "$flags" ;;
+    *) if [ -n "\${places[place]}" ]; then _${name}_words "\${places[place]}"; else _${name}_files; fi ;;
   esac
 }
 complete -o filenames -F _${name} ${name} ./${name}
@@ -109,8 +138,8 @@ complete -o filenames -F _${name} ${name} ./${name}
 
 /** Zsh: \`_arguments\` for each command. */
 function zsh(name: string, all: readonly Called[], top: readonly ListedCommand[]): string {
-  const described = (list: readonly { name: string; summary: string }[]) =>
-    list.map(({ name, summary }) => singleQuoted(`${name}:${summary.replaceAll(":", " -")}`)).join(" ");
+  const described = (list: readonly Choice[]) =>
+    list.map(({ name, summary = "" }) => singleQuoted(`${name}:${summary.replaceAll(":", " -")}`)).join(" ");
   const escape = (doc: string) => doc.replace(/[[\]:]/g, (character) => `\\${character}`);
   const spec = ({ flag, doc, choices, takesValue, file }: Flag) =>
     singleQuoted(
@@ -118,17 +147,19 @@ function zsh(name: string, all: readonly Called[], top: readonly ListedCommand[]
         takesValue ? `:value:${choices ? `(${choices.join(" ")})` : file ? "_files" : ""}` : ""
       }`,
     );
-  const cases = all.map((each) => {
-    const first = words(each).length > 0 ? [singleQuoted(`1:what:(${words(each).join(" ")})`)] : [];
-    return `      ${singleQuoted(each.words.join(" "))}) _arguments ${
-      [...flagsOf(each.command).map(spec), ...first, singleQuoted("*:file:_files")].join(" ")
+  const cases = all.map(({ words, command, places }) => {
+    const positions = places.map((choices, i) =>
+      singleQuoted(`${i + 1}:what:${choices.length > 0 ? `(${joined(choices)})` : "_files"}`)
+    );
+    return `      ${singleQuoted(words.join(" "))}) _arguments ${
+      [...flagsOf(command).map(spec), ...positions, singleQuoted("*:file:_files")].join(" ")
     } ;;`;
   });
   return `#compdef ${name} ./${name}
 # Completion of ${name} for zsh: put this file as _${name} into a folder of $fpath, or: source <(${name} completions zsh)
 _${name}() {
   local -a commands
-  commands=(${described(top)})
+  commands=(${described([...top, HELP])})
   if (( CURRENT == 2 )); then
     _describe command commands
     return
@@ -155,19 +186,23 @@ compdef _${name} ${name}
 
 /** Fish: a line a flag. */
 function fish(name: string, all: readonly Called[], top: readonly ListedCommand[]): string {
-  const lines = top.map(({ name: command, summary }) =>
+  const lines = [...top, HELP].map(({ name: command, summary = "" }) =>
     `complete -c ${name} -n __fish_use_subcommand -f -a ${command} -d ${singleQuoted(summary)}`
   );
-  for (const each of all) {
-    const seen = each.words.map((word) => `__fish_seen_subcommand_from ${word}`).join("; and ");
-    const condition = singleQuoted(seen);
-    for (const word of words(each)) {
-      const summary = each.next.find(({ name }) => name === word)?.summary;
-      lines.push(`complete -c ${name} -n ${condition} -f -a ${word}${summary ? ` -d ${singleQuoted(summary)}` : ""}`);
+  for (const { words, command, places } of all) {
+    const seen = words.map((word) => `__fish_seen_subcommand_from ${word}`).join("; and ");
+    for (const [place, choices] of places.entries()) {
+      // The program, the command's words, and the arguments before.
+      const before = 1 + words.length + place;
+      const here = `${seen}; and test (commandline -poc | string match -v -- "-*" | count) -eq ${before}`;
+      for (const { name: word, summary } of choices) {
+        const doc = summary ? ` -d ${singleQuoted(summary)}` : "";
+        lines.push(`complete -c ${name} -n ${singleQuoted(here)} -f -a ${word}${doc}`);
+      }
     }
-    for (const { flag, doc, choices, takesValue, file } of flagsOf(each.command)) {
+    for (const { flag, doc, choices, takesValue, file } of flagsOf(command)) {
       const value = !takesValue ? "" : choices ? ` -x -a ${singleQuoted(choices.join(" "))}` : file ? " -r -F" : " -x";
-      lines.push(`complete -c ${name} -n ${condition} -l ${flag.slice(2)}${value} -d ${singleQuoted(doc)}`);
+      lines.push(`complete -c ${name} -n ${singleQuoted(seen)} -l ${flag.slice(2)}${value} -d ${singleQuoted(doc)}`);
     }
   }
   return `# Completion of ${name} for fish: ${name} completions fish > ~/.config/fish/completions/${name}.fish\n${
@@ -200,21 +235,15 @@ export function completionsCommand(commands: readonly ListedCommand[]): Command 
 
 /** The command that prints the JSON schema of a command's config files. */
 export function schemaCommand(commands: readonly ListedCommand[]): Command {
+  const choices = commands.filter(({ config }) => config).map(({ name }) => name);
   return defineCommand({
     name: "schema",
     summary: "Print the JSON schema of a command's --config file, for editors",
-    positionals: [{ name: "command", doc: "The command" }],
+    positionals: [{ name: "command", doc: "The command", choices }],
     examples: ["schema train"],
-    run: async ({ args: { command: name } }) => {
-      const listed = commands.find((each) => each.name === name);
-      const command = await listed?.load();
-      if (command?.kind !== "command") {
-        const match = nearest(name, commands.map(({ name }) => name));
-        throw usageError(
-          `Unknown command ${JSON.stringify(name)}${match ? `; did you mean ${match}?` : ""}`,
-          "resnext schema",
-        );
-      }
+    run: async ({ args }) => {
+      const command = await commands.find(({ name }) => name === args.command)!.load();
+      if (command.kind !== "command") throw new TypeError(`"${command.name}" is no single command`);
       console.log(JSON.stringify(configSchema(command), null, 2));
     },
   });

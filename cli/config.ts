@@ -77,12 +77,13 @@ function valueText(key: string, value: unknown, spec: OptionSpec, refuse: (why: 
       return typeof value === "number" ? String(value) : wrong(["a number", ...(spec.words ?? [])].join(" or "));
     case "choice":
       return typeof value === "string" ? value : wrong(`one of ${spec.choices.join(", ")}`);
-    case "string":
+    case "string": {
+      const { items } = spec;
       // `[3, 4, 6, 3]` is what the command line writes as 3,4,6,3.
-      if (Array.isArray(value) && value.every((each) => typeof each === "number" || typeof each === "string")) {
-        return value.join(",");
-      }
-      return typeof value === "string" || typeof value === "number" ? String(value) : wrong("text");
+      const list = items && (Array.isArray(value) ? value : [value]);
+      if (list && list.length > 0 && list.every((each) => typeof each === items)) return list.join(",");
+      return typeof value === "string" ? value : wrong(items ? `text or a list of ${items}s` : "text");
+    }
   }
 }
 
@@ -110,20 +111,22 @@ function optionSchema(spec: OptionSpec): Record<string, unknown> {
     description: `${spec.doc}${otherwise}.`,
     ...(spec.default !== undefined && { default: spec.default }),
   };
+  // As everywhere in a config, null is as if the key were not there.
   switch (spec.type) {
     case "boolean":
-      return { type: "boolean", ...common, default: spec.default ?? false };
+      return { type: ["boolean", "null"], ...common, default: spec.default ?? false };
     case "choice":
-      return { enum: [...spec.choices], ...common };
-    case "string":
-      // Options that take a list say so by their placeholder.
-      return /,\.\.\./.test(spec.placeholder ?? "")
-        ? { anyOf: [{ type: "string" }, { type: "array", items: { type: "number" } }], ...common }
-        : { type: "string", ...common };
+      return { enum: [...spec.choices, null], ...common };
+    case "string": {
+      const { items } = spec;
+      if (!items) return { type: ["string", "null"], ...common };
+      const types = [...new Set(["string", items]), "array", "null"];
+      return { type: types, items: { type: items }, minItems: 1, ...common };
+    }
     default: {
       const { min, max, above, below, words } = spec;
       const numbers = {
-        type: spec.type,
+        type: [spec.type, "null"],
         ...(min !== undefined && { minimum: min }),
         ...(max !== undefined && { maximum: max }),
         ...(above !== undefined && { exclusiveMinimum: above }),

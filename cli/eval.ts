@@ -8,7 +8,7 @@ import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { defineCommand } from "./command.ts";
-import { datasetForms, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
+import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
 import { readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
@@ -26,6 +26,7 @@ export const evalCommand = defineCommand({
     dataset: {
       type: "string",
       placeholder: "NAME",
+      suggestions: datasetNames,
       otherwise: "the checkpoint's",
       doc: `Images: ${datasetForms}`,
     },

@@ -17,7 +17,7 @@ export function dataDirWords(dataDir: string | undefined): string[] {
   return dataDir === undefined ? [] : ["--data-dir", dataDir];
 }
 
-/** A word as a shell reads it back: shellWord where it holds anything that could mean something else. */
+/** A word as a shell reads it back: quoted where it holds anything that could mean something else. */
 export function shellWord(word: string, os: string = Deno.build.os): string {
   if (os === "windows") return /^[\w@%+=:,./\\-]+$/.test(word) ? word : `"${word}"`;
   return /^[\w@%+=:,./-]+$/.test(word) ? word : singleQuoted(word);

@@ -15,13 +15,21 @@ export const networkOptions = {
   layers: {
     type: "string",
     placeholder: "N,N,...",
+    items: "number",
     otherwise: "the network's, such as 3,4,6,3",
     doc: "Blocks of each stage",
   },
-  depths: { type: "string", placeholder: "N,N,...", otherwise: "as --layers", doc: "Another name of --layers" },
+  depths: {
+    type: "string",
+    placeholder: "N,N,...",
+    items: "number",
+    otherwise: "as --layers",
+    doc: "Another name of --layers",
+  },
   channels: {
     type: "string",
     placeholder: "N,N,...",
+    items: "number",
     otherwise: "256, doubling by the stage",
     doc: "Width of each stage",
   },

@@ -10,6 +10,8 @@ import { nearest } from "./nearest.ts";
 export interface ListedCommand {
   readonly name: string;
   readonly summary: string;
+  /** Its options may come from `--config FILE.json` too. */
+  readonly config?: boolean;
   readonly load: () => Promise<Command | CommandGroup>;
 }
 

@@ -30,6 +30,7 @@ export const scheduleOptions = {
   milestones: {
     type: "string",
     placeholder: "N,N,...",
+    items: "number",
     otherwise: "multistep needs them",
     doc: "Epochs after which multistep multiplies the rate by gamma",
   },

@@ -28,7 +28,7 @@ import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, 
 /** The command. */
 export const trainCommand = defineCommand({
   name: "train",
-  summary: "Train a network, on CIFAR-10 or on images drawn by the program itself",
+  summary: "Train a network on CIFAR, on a folder of pictures, or on images drawn by the program itself",
   details: `After each epoch the network is tested and saved: last.safetensors to go on from, best.safetensors to use.
     Ctrl-C finishes the step, saves and tells how to go on; a run that goes on ends with the same bits as one that was
     never stopped, on the same device. Options that say what is trained come from the checkpoint then.

@@ -37,6 +37,7 @@ export const trainOptions = {
   dataset: {
     type: "string",
     placeholder: "NAME",
+    suggestions: datasetNames,
     otherwise: "cifar10 where it has been downloaded, else shapes",
     doc: `Images: ${datasetForms}, a folder with train/CLASS/* and val/CLASS/*`,
   },
@@ -58,6 +59,7 @@ export const trainOptions = {
   freeze: {
     type: "string",
     placeholder: "stem,layer1,...",
+    items: "string",
     otherwise: "all stages learn",
     doc: "First stages that stay as they are, statistics of batch norm too",
   },

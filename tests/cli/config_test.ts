@@ -9,7 +9,9 @@ const options = {
   arch: { type: "choice", choices: ["a", "b"], default: "a", doc: "Network" },
   batchSize: { type: "integer", min: 1, max: 64, default: 8, doc: "Images a step" },
   lr: { type: "number", above: 0, otherwise: "the data set's", doc: "Rate" },
-  layers: { type: "string", placeholder: "N,N,...", otherwise: "the network's", doc: "Blocks" },
+  layers: { type: "string", items: "number", otherwise: "the network's", doc: "Blocks" },
+  freeze: { type: "string", items: "string", otherwise: "none", doc: "Stages" },
+  out: { type: "string", otherwise: "a new one", doc: "Folder" },
   nesterov: { type: "boolean", doc: "Nesterov" },
   shuffle: { type: "boolean", default: true, doc: "In an order drawn" },
 } as const satisfies OptionSpecs;
@@ -25,13 +27,17 @@ Deno.test("a config's values count as written, and flags win", async () => {
       "batch-size": 16,
       lr: 0.5,
       layers: [3, 4],
+      freeze: ["stem", "layer1"],
       nesterov: true,
       shuffle: false,
     };
     await Deno.writeTextFile(file, JSON.stringify(values));
     const found = read(await withConfig(["--lr", "2", `--config=${file}`, "--no-nesterov"], options, "prog train"));
-    assertEquals(found.options, { arch: "b", batchSize: 16, lr: 2, layers: "3,4", nesterov: false, shuffle: false });
-    assertEquals([...found.given], ["arch", "batchSize", "lr", "layers", "nesterov", "shuffle"]);
+    assertEquals(found.options, {
+      ...{ arch: "b", batchSize: 16, lr: 2, layers: "3,4", freeze: "stem,layer1", out: undefined },
+      ...{ nesterov: false, shuffle: false },
+    });
+    assertEquals([...found.given], ["arch", "batchSize", "lr", "layers", "freeze", "nesterov", "shuffle"]);
     assertEquals(await withConfig(["--lr", "1"], options, "prog train"), ["--lr", "1"]);
     assertEquals(await withConfig(["--", "--config", file], options, "prog train"), ["--", "--config", file]);
   });
@@ -52,6 +58,9 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   refused('{"batch-size": "3"}', '"batch-size" must be a number, not "3"');
   refused('{"nesterov": 1}', '"nesterov" must be true or false, not 1');
   refused('{"arch": 5}', '"arch" must be one of a, b, not 5');
+  refused('{"layers": [true]}', '"layers" must be text or a list of numbers, not [true]');
+  refused('{"freeze": [1]}', '"freeze" must be text or a list of strings, not [1]');
+  refused('{"out": ["a"]}', '"out" must be text, not [a]');
   refused("[1]", "it must hold one JSON object");
   refused('{"lr": 1', "it is not JSON");
   assertEquals(configArguments('{"lr": null}', "run.json", options), []);
@@ -69,14 +78,23 @@ Deno.test("the schema says what the declarations say", () => {
   assertEquals(additionalProperties, false);
   assertEquals(properties, {
     $schema: { type: "string" },
-    arch: { enum: ["a", "b"], description: "Network.", default: "a" },
-    "batch-size": { type: "integer", description: "Images a step.", default: 8, minimum: 1, maximum: 64 },
-    lr: { type: "number", description: "Rate (default: the data set's).", exclusiveMinimum: 0 },
+    arch: { enum: ["a", "b", null], description: "Network.", default: "a" },
+    "batch-size": { type: ["integer", "null"], description: "Images a step.", default: 8, minimum: 1, maximum: 64 },
+    lr: { type: ["number", "null"], description: "Rate (default: the data set's).", exclusiveMinimum: 0 },
     layers: {
-      anyOf: [{ type: "string" }, { type: "array", items: { type: "number" } }],
+      type: ["string", "number", "array", "null"],
+      items: { type: "number" },
+      minItems: 1,
       description: "Blocks (default: the network's).",
     },
-    nesterov: { type: "boolean", description: "Nesterov.", default: false },
-    shuffle: { type: "boolean", description: "In an order drawn.", default: true },
+    freeze: {
+      type: ["string", "array", "null"],
+      items: { type: "string" },
+      minItems: 1,
+      description: "Stages (default: none).",
+    },
+    out: { type: ["string", "null"], description: "Folder (default: a new one)." },
+    nesterov: { type: ["boolean", "null"], description: "Nesterov.", default: false },
+    shuffle: { type: ["boolean", "null"], description: "In an order drawn.", default: true },
   });
 });
