@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
+import type { Random } from "../../kernels/random.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint, type RunSettings } from "../../nn/checkpoint.ts";
 import { EpochBatches } from "../../nn/epoch_batches.ts";
@@ -187,6 +188,27 @@ Deno.test("an epoch's batches stand in groups, the last one with what is left", 
   assertEquals(rows(200), [[16, 16, 16, 4]]);
   const batches = new EpochBatches(data.train, run({ accumulate: 3 }));
   assertEquals(batches.groups(5).flat(), batches.order(5));
+});
+
+Deno.test("each epoch has all images in an order of its own, and other parts of them; both are the seed's", () => {
+  const crop = (_: number, random: Random) => [random.uniform(), 0, 1, 1] as const;
+  const images = { ...data.train, crop }, settings = { batch_size: 13, augment: undefined };
+  const epochs = ([[7, 0], [7, 1], [8, 0]] as const).map(([seed, epoch]) => {
+    const batches = new EpochBatches(images, run({ ...settings, seed }));
+    const seen = batches.batch(Uint32Array.of(3, 4), epoch) as { windows: Float32Array };
+    return { order: batches.order(epoch).flatMap((batch) => [...batch]), windows: [...seen.windows] };
+  });
+  const numbers = Array.from({ length: 52 }, (_, image) => image);
+  for (const { order } of epochs) assertEquals(order.toSorted((a, b) => a - b), numbers);
+  assertEquals(new Set([numbers, ...epochs.map(({ order }) => order)].map(String)).size, 4);
+  // Of two images each: six windows.
+  assertEquals(new Set(epochs.flatMap(({ windows: [a, , , , b] }) => [a, b])).size, 6);
+  const again = new EpochBatches(images, run({ ...settings, seed: 7 }));
+  assertEquals(again.order(1).flatMap((batch) => [...batch]), epochs[1].order);
+  assertEquals(again.batch(Uint32Array.of(3, 4), 1), {
+    indices: Uint32Array.of(3, 4),
+    windows: Float32Array.from(epochs[1].windows),
+  });
 });
 
 gpuTest("a run with groups counts its steps by the groups, and goes on with the same bits", async (device) => {

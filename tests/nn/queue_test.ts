@@ -1,9 +1,10 @@
 /** What is queued on the device while results are read: how much, and that nothing of it is lost or counted twice. */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { DeviceImages, FloatSource, ImageSource } from "../../nn/batch_source.ts";
+import { evalStep } from "../../nn/eval_step.ts";
 import { Evaluator } from "../../nn/evaluator.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext } from "../../nn/resnext.ts";
@@ -70,6 +71,30 @@ gpuTest("a run that is left and taken up again loses no step", async (device) =>
   assertEquals(await encodeCheckpoint(await left.checkpoint()), await encodeCheckpoint(await whole.checkpoint()));
   whole.destroy();
   left.destroy();
+});
+
+gpuTest("a pass tells loss and accuracies as the logits give them, a rest of a batch included", async (device) => {
+  const network = await Network.create(device, narrow(), { seed: 3 });
+  const input = { height, width, mean, std, imageSize: 32 }, { labels } = data.test;
+  const images = await DeviceImages.create(device, data.test);
+  const step = await evalStep(network, { source: await ImageSource.create(images, input, 30) });
+  step.run(Uint32Array.from({ length: 30 }, (_, image) => image));
+  const logits = await step.logits(), { classes } = step;
+  let loss = 0, top1 = 0, top5 = 0;
+  for (const [row, label] of labels.entries()) {
+    const own = [...logits.subarray(row * classes, (row + 1) * classes)];
+    loss += Math.log(own.reduce((sum, logit) => sum + Math.exp(logit), 0)) - own[label];
+    const larger = own.filter((logit) => logit > own[label]).length;
+    top1 += Number(larger < 1);
+    top5 += Number(larger < 5);
+  }
+  assert(top1 > 0 && top5 > top1 && top5 < 30, `${top1} and ${top5} of 30 show nothing`);
+  const evaluator = await Evaluator.create(network, data.test, input, 7);
+  const report = (await evaluator.run())!;
+  assertAlmostEquals(report.loss, loss / 30, 1e-5);
+  assertEquals([report.images, report.top1, report.top5], [30, top1 / 30, top5 / 30]);
+  evaluator.destroy();
+  network.destroy();
 });
 
 gpuTest("a pass that was given up leaves nothing behind for the next one", async (device) => {

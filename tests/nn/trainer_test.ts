@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { UserError } from "../../kernels/user_error.ts";
@@ -99,7 +99,27 @@ gpuTest("a run tells its steps, its estimate, its tests and its epochs, and lear
   assertEquals(bests.at(-1)!.metrics.test_acc, Math.max(...epochs.map(({ test_acc }) => test_acc)));
 });
 
+gpuTest("an epoch's loss is the mean over its images", async (device) => {
+  for (const batch_size of [52, 16]) {
+    const { events } = await train(device, { run: withSettings({ epochs: 1, batch_size }) });
+    const steps = events.filter((event) => event.type === "step");
+    const { metrics } = events.find((event) => event.type === "epoch")!;
+    // Each step is told by itself while there are so few.
+    const rows = batch_size === 52 ? [52] : [16, 16, 16, 4];
+    assertEquals(steps.map(({ step }) => step), rows.map((_, index) => index + 1));
+    const sum = steps.reduce((sum, { loss }, index) => sum + loss * rows[index], 0);
+    assertAlmostEquals(metrics.train_loss, sum / 52, 1e-9);
+  }
+});
+
 gpuTest("the seed decides: the same one gives the same bits, another one others", async (device) => {
+  const first = async (seed: number) => {
+    const trainer = await Trainer.create(device, data, withSettings({ seed }));
+    const { state } = await trainer.checkpoint();
+    trainer.destroy();
+    return state.get("fc.weight");
+  };
+  assertNotEquals(await first(1), await first(2), "before the first step");
   const run = (seed: number) => train(device, { run: withSettings({ seed, epochs: 1 }) });
   const [one, same, other] = [await run(1), await run(1), await run(2)];
   assertEquals(same.checkpoint.state, one.checkpoint.state);
