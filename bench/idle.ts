@@ -7,9 +7,8 @@
 import type { Device } from "../kernels/device.ts";
 import { tickNanoseconds, TimestampSet } from "../kernels/timestamps.ts";
 import { RING_SLOTS } from "../nn/step.ts";
-import { submit } from "./limits.ts";
 import { spread, timed } from "./measure.ts";
-import { dispatchTimes } from "./profile.ts";
+import { dispatchTimes, workOf } from "./profile.ts";
 import type { Workload } from "./throughput.ts";
 
 /** See the file's head. Milliseconds; shares are of `stepMs`, but for that of reading. Medians of rounds. */
@@ -55,8 +54,9 @@ export async function measureIdle(
   known: { readonly dispatchesMs: number; readonly latencyMs: number },
 ): Promise<Idle> {
   const { plan } = workload;
-  const all = plan.dispatches.map((_, index) => index);
-  const steps = Math.max(4, Math.min(RING_SLOTS / 2, Math.round(READ_EVERY / Math.max(known.dispatchesMs, 0.01))));
+  const all = workOf(plan);
+  // One step and two such rows of them wait for their results at most.
+  const steps = Math.max(4, Math.min(RING_SLOTS / 2 - 1, Math.round(READ_EVERY / Math.max(known.dispatchesMs, 0.01))));
   let stamps = device.capabilities.timestamps ? await Stamps.create(device, 6) : undefined;
   const samples: { dispatches: number; ready: number; step: number; submit: number; read: number }[] = [];
   try {
@@ -99,9 +99,7 @@ async function round(device: Device, workload: Workload, steps: number, stamps: 
   if (!stamps) return undefined;
   const started = performance.now();
   stamps.mark(workload, 0, "end");
-  const encoder = device.gpu.createCommandEncoder();
-  workload.plan.encode(encoder);
-  device.gpu.queue.submit([encoder.finish()]);
+  workload.submit(1);
   stamps.mark(workload, 1, "beginning");
   await device.gpu.queue.onSubmittedWorkDone();
   let submitMs = Infinity, reading: Promise<void> | undefined;
@@ -128,7 +126,10 @@ async function round(device: Device, workload: Workload, steps: number, stamps: 
 
 /** The same by the host's clock, which does not see how long reading keeps the device waiting. */
 async function hostRound(device: Device, workload: Workload, steps: number, latencyMs: number) {
-  const ready = await timed(() => submit(device, (encoder) => workload.plan.encode(encoder)));
+  const ready = await timed(async () => {
+    workload.submit(1);
+    await device.gpu.queue.onSubmittedWorkDone();
+  });
   let submitMs = 0;
   const queued = await timed(async () => {
     submitMs = workload.submit(1);

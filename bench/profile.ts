@@ -50,16 +50,21 @@ const RUNS = 7;
 
 /** Profiles a plan that is bound to memory, its settings and inputs written by a run before. */
 export async function profilePlan(device: Device, plan: Plan, limits: Limits): Promise<Profile> {
-  const all = plan.dispatches.map((_, index) => index);
-  const stamped = await timestamps(device, plan, all, 1);
-  const ms = stamped ?? await repetitions(device, plan, limits);
+  const indices = workOf(plan), dispatches = indices.map((index) => plan.dispatches[index]);
+  const stamped = await timestamps(device, plan, indices, 1);
+  const ms = stamped ?? await repetitions(device, plan, indices, limits);
   return {
     method: stamped ? "timestamps" : "repetition",
     totalMs: ms.reduce((sum, time) => sum + time, 0),
-    operations: byOperation(plan.dispatches, ms, limits),
-    layers: byLayer(plan.dispatches, ms, limits),
-    shapes: byShape(plan.dispatches, ms, limits),
+    operations: byOperation(dispatches, ms, limits),
+    layers: byLayer(dispatches, ms, limits),
+    shapes: byShape(dispatches, ms, limits),
   };
+}
+
+/** A plan's dispatches but for those that count submissions: run outside of a step they would count as a step's. */
+export function workOf({ dispatches }: Plan): number[] {
+  return [...dispatches.keys()].filter((index) => !dispatches[index].endsSubmission);
 }
 
 /**
@@ -67,17 +72,17 @@ export async function profilePlan(device: Device, plan: Plan, limits: Limits): P
  * the plan's order.
  */
 export async function profileOperations(device: Device, plan: Plan, limits: Limits): Promise<ProfileRow[]> {
-  const { dispatches } = plan;
+  const indices = workOf(plan), dispatches = indices.map((index) => plan.dispatches[index]);
   const firsts = new Map<string, number>();
-  for (const [index, dispatch] of dispatches.entries()) {
-    const key = kind(dispatch);
+  for (const index of indices) {
+    const key = kind(plan.dispatches[index]);
     if (!firsts.has(key)) firsts.set(key, index);
   }
   const stamped = await timestamps(device, plan, [...firsts.values()], REPETITIONS);
   const byKind = new Map([...firsts.keys()].map((key, i) => [key, stamped?.[i]]));
   const ms = stamped
     ? dispatches.map((dispatch) => byKind.get(kind(dispatch))!)
-    : await repetitions(device, plan, limits);
+    : await repetitions(device, plan, indices, limits);
   return grouped(dispatches, ms, limits, shapeGroup);
 }
 
@@ -117,10 +122,15 @@ export async function dispatchTimes(
   return (await passTimes(device, passes))?.map((ms) => ms / times);
 }
 
-async function repetitions(device: Device, plan: Plan, limits: Limits): Promise<number[]> {
+async function repetitions(
+  device: Device,
+  plan: Plan,
+  indices: readonly number[],
+  limits: Limits,
+): Promise<number[]> {
   const known = new Map<string, number>(), ms: number[] = [];
-  for (const [index, dispatch] of plan.dispatches.entries()) {
-    const key = kind(dispatch);
+  for (const index of indices) {
+    const key = kind(plan.dispatches[index]);
     let time = known.get(key);
     if (time === undefined) {
       const encode = (encoder: GPUCommandEncoder, times: number) => plan.program.encodeOne(encoder, index, times);
