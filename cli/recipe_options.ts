@@ -158,8 +158,8 @@ function readNumbers(text: string | undefined, path: string): number[] | undefin
 
 /** What such options would have been for a run, by key: for comparing with what a user gives to one that goes on. */
 export function recipeOf(
-  { schedule, decay_vectors = true, ema_decay, patience, augment = {} }: RunSettings,
-): Record<keyof typeof scheduleOptions | keyof typeof augmentOptions, unknown> {
+  { schedule, decay_vectors = true, ema_decay, augment = {} }: RunSettings,
+): Record<Exclude<keyof typeof scheduleOptions, "patience"> | keyof typeof augmentOptions, unknown> {
   const { flip = false, crop = 0, reflect = false, cutout = 0, erasing = 0, brightness = 0 } = augment;
   const { hue = 0, mixup = 0, cutmix = 0 } = augment;
   return {
@@ -172,7 +172,6 @@ export function recipeOf(
     minLr: schedule?.min_lr ?? 0,
     vectorDecay: decay_vectors,
     ema: ema_decay,
-    patience,
     ...{ flip, crop, reflect, cutout, erasing, jitter: brightness, hue, mixup, cutmix },
   };
 }

@@ -2,7 +2,8 @@
 
 import { dirname } from "@std/path";
 import { type Device, openDevice } from "../kernels/device.ts";
-import type { Checkpoint } from "../nn/checkpoint.ts";
+import type { Checkpoint, RunProgress, RunSettings } from "../nn/checkpoint.ts";
+import { shouldStop } from "../nn/schedule.ts";
 import { DivergedError, type TrainEvent } from "../nn/train_events.ts";
 import { Trainer } from "../nn/trainer.ts";
 import { BatchSizeError } from "../nn/batch_size.ts";
@@ -55,10 +56,9 @@ async function train(called: TrainInvocation): Promise<number> {
     const invocation = await withResumeFound(called, report), { options } = invocation;
     const plan = await planTraining(invocation);
     const { description: { network, settings }, from } = plan;
-    if (from && from.description.progress!.epoch >= settings.epochs) {
-      console.error(
-        `Nothing to do: "${options.resume}" has done all of ${settings.epochs} epochs; go on with --epochs N`,
-      );
+    const ended = from && endOf(from.description.progress!, settings);
+    if (ended) {
+      console.error(`Nothing to do: "${options.resume}" ${ended}`);
       return 0;
     }
     const out = options.out ?? (options.resume && dirname(options.resume));
@@ -77,6 +77,13 @@ async function train(called: TrainInvocation): Promise<number> {
   } finally {
     report.close();
   }
+}
+
+/** Why a run has nothing left to do; undefined where it has. */
+function endOf({ epoch, history }: RunProgress, { epochs, patience }: RunSettings): string | undefined {
+  if (epoch >= epochs) return `has done all of ${epochs} epochs; go on with --epochs N`;
+  if (patience === undefined || !shouldStop(history, patience)) return undefined;
+  return `stopped after epoch ${epoch}, without a better one for ${patience}; go on with --patience N`;
 }
 
 /** Puts the checkpoint that `--resume auto` finds in its place. */

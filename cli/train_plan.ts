@@ -278,7 +278,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
     throw new UserError(`Cannot resume "${file}": it holds weights, but no run to go on with; train anew`);
   }
   refuseContradictions(invocation, { network, input, settings });
-  const { options, given } = invocation;
+  const { options } = invocation;
   const { train_limit: trainLimit, test_limit: testLimit } = settings;
   const data = await loadDataset(settings.dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
@@ -288,9 +288,9 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   if (names && String(names) !== String(data.classNames)) {
     throw new UserError(`Cannot resume "${file}": the classes of ${settings.dataset} are not those it was trained on`);
   }
-  const epochs = given.has("epochs") ? options.epochs! : settings.epochs;
+  const { epochs = settings.epochs, patience = settings.patience } = options;
   return {
-    description: { network, input, settings: { ...settings, epochs } },
+    description: { network, input, settings: { ...settings, epochs, patience } },
     data,
     skipped: data.skipped,
     from,

@@ -134,9 +134,10 @@ export function checkSchedule(schedule: ScheduleSettings, epochs: number): void 
 /**
  * Whether a run that has no better epoch than its best for `patience` epochs should stop.
  *
- * @param accuracies Of the epochs done, in order.
+ * @param history The epochs done, in order.
  */
-export function shouldStop(accuracies: readonly number[], patience: number): boolean {
+export function shouldStop(history: readonly { readonly test_acc: number }[], patience: number): boolean {
+  const accuracies = history.map(({ test_acc }) => test_acc);
   const best = accuracies.indexOf(Math.max(...accuracies));
   return accuracies.length - 1 - best >= patience;
 }

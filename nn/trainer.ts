@@ -153,7 +153,16 @@ export class Trainer {
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
     const { epochs, patience } = this.#description.settings;
     const clock = new TrainingClock();
-    while (this.#epoch < epochs) {
+    for (let begun = false; this.#epoch < epochs; begun = true) {
+      // Asked before an epoch, so that a run that was stopped and goes on stays where it was.
+      if (patience !== undefined && shouldStop(this.#history, patience)) {
+        yield { type: "stopped", epoch: this.#epoch, patience };
+        return;
+      }
+      if (begun && signal?.aborted) {
+        yield { type: "interrupted", epoch: this.#epoch, step: 0 };
+        return;
+      }
       const started = performance.now(), epoch = this.#epoch + 1;
       const trained = yield* this.#train(epoch, clock, signal);
       const test = trained ? yield* this.#evaluate(epoch, signal) : undefined;
@@ -169,15 +178,6 @@ export class Trainer {
       this.#step = this.#lossSum = this.#rows = 0;
       yield { type: "epoch", metrics, best, seconds: (performance.now() - started) / 1000 };
       clock.restart();
-      if (epoch >= epochs) return;
-      if (patience !== undefined && shouldStop(this.#history.map(({ test_acc }) => test_acc), patience)) {
-        yield { type: "stopped", epoch, patience };
-        return;
-      }
-      if (signal?.aborted) {
-        yield { type: "interrupted", epoch, step: 0 };
-        return;
-      }
     }
   }
 

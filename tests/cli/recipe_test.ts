@@ -72,6 +72,40 @@ Deno.test("a recipe out of a config file: checkpoints, folder, TensorBoard's fil
   });
 });
 
+Deno.test("a run that its patience stopped is done, until it is given more", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "run"), last = join(out, "last.safetensors");
+    const again = (patience: number) =>
+      resnext([
+        "train",
+        ...SMALL,
+        "--lr",
+        "0",
+        "--epochs",
+        "6",
+        "--patience",
+        `${patience}`,
+        "--out",
+        out,
+        "--resume",
+        "auto",
+      ]);
+    const { code, stderr } = await again(1);
+    assertEquals(code, 0, stderr);
+    const bytes = await Deno.readFile(last);
+    const done = await again(1);
+    assertEquals([done.code, done.stdout], [0, ""]);
+    assertMatch(
+      done.stderr,
+      /^Nothing to do: .* stopped after epoch 2, without a better one for 1; go on with --patience N$/m,
+    );
+    assertEquals(await Deno.readFile(last), bytes);
+    const more = await again(2);
+    assertEquals(more.code, 0, more.stderr);
+    assertEquals((await readEpochs(out)).map(({ epoch }) => epoch), [1, 2, 3]);
+  });
+});
+
 Deno.test("recipes that are none are a wrong call", async () => {
   const refused = async (args: string[], text: string) => {
     const { code, stderr } = await resnext(["train", ...SMALL, ...args]);

@@ -73,7 +73,12 @@ gpuTest("each part of the recipe changes what is learnt", async (device) => {
 
 gpuTest("a run without progress stops after its patience", async (device) => {
   // A rate of 0 learns nothing.
-  const { events } = await train(device, run({ epochs: 6, lr: 0, patience: 2 }));
+  const impatient = run({ epochs: 6, lr: 0, patience: 2 });
+  const { events, bytes, checkpoint } = await train(device, impatient);
   const last = events.at(-1)!;
   assertEquals(last, { type: "stopped", epoch: 3, patience: 2 });
+  const again = await train(device, impatient, checkpoint);
+  assertEquals([again.events, again.bytes], [[last], bytes], "it stays where it stopped");
+  const patient = await train(device, run({ epochs: 6, lr: 0, patience: 3 }), checkpoint);
+  assertEquals(patient.events.at(-1), { type: "stopped", epoch: 4, patience: 3 });
 });

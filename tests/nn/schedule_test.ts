@@ -131,7 +131,10 @@ Deno.test("what makes no schedule is refused", () => {
 });
 
 Deno.test("a run stops when its best epoch lies `patience` epochs back", () => {
-  assertEquals(shouldStop([0.1, 0.5, 0.4], 2), false);
-  assertEquals(shouldStop([0.1, 0.5, 0.4, 0.5], 2), true);
-  assertEquals(shouldStop([0.1], 1), false);
+  const stops = (accuracies: number[], patience: number) =>
+    shouldStop(accuracies.map((test_acc) => ({ test_acc })), patience);
+  assertEquals(stops([0.1, 0.5, 0.4], 2), false);
+  assertEquals(stops([0.1, 0.5, 0.4, 0.5], 2), true);
+  assertEquals(stops([0.1], 1), false);
+  assertEquals(stops([], 1), false);
 });
