@@ -1,0 +1,86 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { readArguments } from "../../cli/command.ts";
+import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import type { RunDescription } from "../../nn/run_description.ts";
+import { withFolder, writeNarrow } from "./support.ts";
+
+/** What such arguments make `train` do; without a device. */
+const plan = (args: readonly string[]) => {
+  const read = readArguments({ options: trainOptions, positionals: [] }, args, "resnext train");
+  return planTraining(read as unknown as TrainInvocation);
+};
+
+/** A value of each option that a run's description holds, none of them its default. */
+const VALUES = {
+  ...{ dataset: "shapes", "train-limit": "40", "test-limit": "30", "num-classes": "10", seed: "6" },
+  ...{ arch: "resnext101", layers: "1,2", channels: "16,32", cardinality: "2", "base-width": "16", stem: "cifar" },
+  ...{ "image-size": "24", "batch-size": "20", accumulate: "2", precision: "f16", epochs: "9", freeze: "stem,layer1" },
+  ...{ lr: "0.3", momentum: "0.7", "weight-decay": "0.01", nesterov: "true", "label-smoothing": "0.15" },
+  ...{ "clip-grad-norm": "1.5", schedule: "multistep", "schedule-by": "step", warmup: "2", "warmup-start": "0.25" },
+  ...{ milestones: "4,6", gamma: "0.5", "vector-decay": "false", ema: "0.95", patience: "4" },
+  ...{ flip: "true", crop: "2", reflect: "true", cutout: "6", erasing: "0.35", jitter: "0.4", hue: "0.2" },
+  ...{ mixup: "0.6", cutmix: "0.8" },
+};
+
+/** Those that go into no description, or not beside those above. */
+const OTHERS = [
+  ...["val-split", "strict", "weights", "depths", "min-lr", "out", "resume", "tune", "data-dir"],
+  ...["checkpoint-every", "keep-going", "detect-anomaly", "on-device-lost", "tensorboard", "quiet", "json"],
+];
+
+const DESCRIPTION: Omit<RunDescription, "input"> = {
+  network: {
+    ...{ arch: "resnext101", num_classes: 10, layers: [1, 2], channels: [16, 32], cardinality: 2, base_width: 16 },
+    stem: "cifar",
+  },
+  settings: {
+    ...{ dataset: "shapes", train_limit: 40, test_limit: 30, val_split: undefined, seed: 6 },
+    ...{ batch_size: 20, accumulate: 2, precision: "f16", epochs: 9, frozen: ["stem", "layer1"] },
+    ...{ lr: 0.3, momentum: 0.7, weight_decay: 0.01, nesterov: true, label_smoothing: 0.15, clip_grad_norm: 1.5 },
+    schedule: {
+      ...{ kind: "multistep", by: "step", warmup: 2, warmup_start: 0.25, milestones: [4, 6], gamma: 0.5 },
+    },
+    ...{ decay_vectors: false, ema_decay: 0.95, patience: 4 },
+    augment: {
+      ...{ flip: true, crop: 2, reflect: true, cutout: 6, erasing: 0.35, hue: 0.2, mixup: 0.6, cutmix: 0.8 },
+      ...{ brightness: 0.4, contrast: 0.4, saturation: 0.4 },
+    },
+  },
+};
+
+/** Options in the words of a command line. */
+const words = (values: Record<string, string>) => Object.entries(values).map(([flag, value]) => `--${flag}=${value}`);
+
+Deno.test("every option of train reaches the run's description", async () => {
+  const flags = Object.keys(trainOptions).map((key) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`));
+  assertEquals(new Set([...Object.keys(VALUES), ...OTHERS]), new Set(flags), "a new option needs a value here");
+  const { description: { network, input, settings } } = await plan(words(VALUES));
+  assertEquals({ network, settings }, DESCRIPTION);
+  assertEquals(input.image_size, 24);
+  const cosine = await plan(["--dataset=shapes", "--schedule=cosine", "--min-lr=0.001", "--depths=1,2"]);
+  assertEquals(cosine.description.settings.schedule, { kind: "cosine", min_lr: 0.001 });
+  assertEquals(cosine.description.network.layers, [1, 2]);
+});
+
+Deno.test("a run that goes on takes the options that it was begun with, and no others", async () => {
+  await withFolder(async (folder) => {
+    const input = { image_size: 24, mean: [0.3, 0.3, 0.3], std: [0.25, 0.25, 0.25] } as const;
+    const resume = `--resume=${await writeNarrow(folder, "last.safetensors", { ...DESCRIPTION, input })}`;
+    const { description } = await plan([resume, ...words(VALUES)]);
+    assertEquals(description, JSON.parse(JSON.stringify({ ...DESCRIPTION, input })));
+    const { settings } = (await plan([resume, "--epochs=20", "--patience=8"])).description;
+    assertEquals([settings.epochs, settings.patience], [20, 8], "a run may be made longer");
+    const { epochs: _, patience: __, ...fixed } = VALUES;
+    const changed = {
+      ...fixed,
+      ...{ dataset: "cifar10", arch: "resnext50", layers: "2,2", channels: "16,64", stem: "imagenet" },
+      ...{ precision: "f32", freeze: "stem", schedule: "constant", "schedule-by": "epoch", milestones: "4,7" },
+      ...{ nesterov: "false", "vector-decay": "true", flip: "false", reflect: "false" },
+    };
+    for (const [flag, value] of Object.entries(changed)) {
+      const other = value === fixed[flag as keyof typeof fixed] ? String(Number(value) / 2) : value;
+      await assertRejects(() => plan([resume, `--${flag}=${other}`]), UserError, `${flag}: the run was begun`);
+    }
+  });
+});
