@@ -152,6 +152,7 @@ launcherTest("each command may do what it needs, and no more", async () => {
     await Deno.mkdir(join(root, "elsewhere", "a run"));
     const described = (dataset: string) => `{"__metadata__":{"run":"{\\"dataset\\":\\"${dataset}\\"}"}}`;
     await Deno.writeTextFile(join(root, "elsewhere", "own.safetensors"), described("folder:/pictures"));
+    await Deno.copyFile(join(root, "elsewhere", "own.safetensors"), join(root, "elsewhere", "renamed.ckpt"));
     await Deno.writeTextFile(join(root, "elsewhere", "drawn.safetensors"), described("shapes"));
     const cache = `${root}/.cache/resnext`, least = `--no-prompt --allow-read ${VARIABLES}`;
     const decoding = (writes: string) =>
@@ -178,7 +179,15 @@ launcherTest("each command may do what it needs, and no more", async () => {
       [["report", "a run", "--out", "x/y.html"], decoding(`x,${cache}`)],
       [["eval", "drawn.safetensors"], least],
       [["eval", "own.safetensors"], decoding(cache)],
+      [["eval", "renamed.ckpt"], decoding(cache)],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
+      // What is no address is for the program to refuse; Deno would show a stack.
+      ...["http://a b/c", "http://host:99999/c", "http://host:x/c"].map((url): [string[], string] => [
+        ["download", "cifar10", "--url", url],
+        `--no-prompt --allow-read --allow-write=${cache} ${VARIABLES}`,
+      ]),
+      [["serve", "x", "--port=99999"], decoding(cache)],
+      [["serve", "x", "--host", "a b"], decoding(cache)],
       ...[
         [[], "127.0.0.1:8000"],
         [["--port", "0", "--host=::1"], "[::1]:0"],
