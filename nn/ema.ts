@@ -37,6 +37,8 @@ export class MovingAverage {
   readonly #pairs: readonly Pair[];
   readonly #program: Program;
   #updates = 0;
+  /** The network has the average, and its own weights wait. */
+  #taken = false;
 
   private constructor(network: Network, pairs: readonly Pair[], program: Program) {
     this.#network = network;
@@ -75,8 +77,13 @@ export class MovingAverage {
     return new MovingAverage(network, pairs, program);
   }
 
-  /** Takes the weights as they are now into the average; returns at once. */
+  /**
+   * Takes the weights as they are now into the average; returns at once.
+   *
+   * @throws {Error} while the network has the average.
+   */
   update(): void {
+    this.#refuseTaken();
     const { device } = this.#network;
     const encoder = device.gpu.createCommandEncoder();
     if (this.#updates++ === 0) copy(encoder, this.#pairs, "source", "average");
@@ -92,11 +99,24 @@ export class MovingAverage {
   /**
    * Gives the network the averaged weights until the function that it returns is called; before the first update it keeps
    * its own.
+   *
+   * @throws {Error} while the network has them.
    */
   take(): () => void {
+    this.#refuseTaken();
     if (this.#updates === 0) return () => {};
-    this.#swap(["source", "spare"], ["average", "source"]);
-    return () => this.#swap(["spare", "source"]);
+    this.#taken = true;
+    this.#copy(["source", "spare"], ["average", "source"]);
+    return () => {
+      if (this.#taken) this.#copy(["spare", "source"]);
+      this.#taken = false;
+    };
+  }
+
+  #refuseTaken(): void {
+    if (this.#taken) {
+      throw new Error("Cannot average: the network has the averaged weights; give it its own back first");
+    }
   }
 
   /** Runs `work` while the network has the averaged weights. */
@@ -109,21 +129,31 @@ export class MovingAverage {
     }
   }
 
-  /** The averaged weights under PyTorch's names. Waits for the device. */
+  /** The averaged weights under PyTorch's names, before the first update the network's own. Waits for the device. */
   stateDict(): Promise<StateDict> {
-    return this.use(() => this.#network.stateDict());
+    return this.#read(this.#updates > 0 ? "average" : "source");
+  }
+
+  /** The network's own weights, also while it has the averaged ones. Waits for the device. */
+  ownStateDict(): Promise<StateDict> {
+    return this.#read(this.#taken ? "spare" : "source");
+  }
+
+  #read(which: keyof Pair): Promise<StateDict> {
+    return this.#network.weights.stateDict(this.#pairs.map((pair) => pair[which]));
   }
 
   /** Goes on from an average that was saved after `updates` of them. @throws {UserError} as `Network.loadStateDict`. */
   async load(state: StateDict, updates: number): Promise<void> {
+    this.#refuseTaken();
     const own = await this.#network.stateDict();
     this.#network.loadStateDict(state);
-    this.#swap(["source", "average"]);
+    this.#copy(["source", "average"]);
     this.#network.loadStateDict(own);
     this.#updates = updates;
   }
 
-  #swap(...copies: readonly [keyof Pair, keyof Pair][]): void {
+  #copy(...copies: readonly [keyof Pair, keyof Pair][]): void {
     const { device } = this.#network;
     const encoder = device.gpu.createCommandEncoder();
     for (const [from, to] of copies) copy(encoder, this.#pairs, from, to);

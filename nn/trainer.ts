@@ -311,7 +311,8 @@ export class Trainer {
   }
 
   /**
-   * The state of the run, to go on from bit for bit. Waits for the device. Not while `run` is inside a step.
+   * The state of the run, to go on from bit for bit. Waits for the device. Between the events of `run`, not while it makes
+   * the next one.
    *
    * @throws {DivergedError} when a weight is not finite: nothing could go on from there.
    */
@@ -333,9 +334,11 @@ export class Trainer {
       settings,
       progress,
     };
-    const state = await this.network.stateDict(), { weights } = this.network;
+    const { weights } = this.network, kept = this.#made.average;
+    // While the average is judged, the network's own weights lie elsewhere.
+    const state = await (kept?.ownStateDict() ?? weights.stateDict());
     const momenta = await weights.momenta(), lossScale = await weights.lossScale();
-    const average = this.#made.average?.updates ? await this.#made.average.stateDict() : undefined;
+    const average = kept?.updates ? await kept.stateDict() : undefined;
     for (const tensors of [state, momenta ?? []]) {
       for (const [name, tensor] of tensors) {
         if (tensor.dtype === "F32" && !toFloat32(tensor).every(Number.isFinite)) {

@@ -324,10 +324,15 @@ export class Weights implements StatePlaces {
     return new Set(this.#names.flatMap(([name, entry]) => entry instanceof kind && chosen(name) ? [entry] : []));
   }
 
-  /** All entries by name, in PyTorch's order and layouts. Waits for the device. */
-  async stateDict(): Promise<Map<string, TensorData>> {
-    const parameters = await this.#device.read(this.#parameters, 0, this.#parameters.size);
-    const statistics = await this.#device.read(this.#statistics, 0, this.#statistics.size);
+  /**
+   * All entries by name, in PyTorch's order and layouts. Waits for the device.
+   *
+   * @param from Buffers like {@linkcode buffers}, to read in their place.
+   */
+  async stateDict(
+    from: readonly GPUBuffer[] = this.buffers.map(({ buffer }) => buffer),
+  ): Promise<Map<string, TensorData>> {
+    const [parameters, statistics] = await Promise.all(from.map((buffer) => this.#device.read(buffer, 0, buffer.size)));
     const found = new Map<StateEntry, TensorData>();
     for (const { entry, offset } of this.#entries) {
       const source = entry instanceof Parameter ? parameters : statistics;

@@ -32,7 +32,15 @@ gpuTest("the average of weights and statistics is PyTorch's: first a copy, then 
   const expected = states.reduce((average, state) => average.map((value, i) => 0.75 * value + 0.25 * state[i]));
   assertClose(values(await ema.stateDict()), expected, 1e-6, "the average");
   assertEquals(values(await network.stateDict()), states[3], "the network's own weights came back");
-  assertEquals(await ema.use(() => network.stateDict().then(values)), values(await ema.stateDict()));
+  const average = values(await ema.stateDict());
+  await ema.use(async () => {
+    assertEquals(values(await network.stateDict()), average);
+    assertEquals([values(await ema.stateDict()), values(await ema.ownStateDict())], [average, states[3]]);
+    for (const wrong of [() => ema.take(), () => ema.update()]) {
+      assertThrows(wrong, Error, "the network has the averaged weights");
+    }
+  });
+  assertEquals(values(await network.stateDict()), states[3], "and again");
 
   // Going on from a saved average.
   const resumed = await MovingAverage.create(network, 0.75);

@@ -56,6 +56,18 @@ gpuTest("a run with schedule, average and augmentation goes on with the same bit
   }
 });
 
+gpuTest("a checkpoint made while the average is judged is the run's, and leaves it as it is", async (device) => {
+  const averaged = run({ epochs: 2, ema_decay: 0.5 }), whole = await train(device, averaged);
+  const trainer = await Trainer.create(device, data, averaged);
+  let judged: Checkpoint | undefined;
+  for await (const event of trainer.run()) {
+    if (event.type === "evaluating" && event.epoch === 1 && event.done > 0) judged = await trainer.checkpoint();
+  }
+  assertEquals(await encodeCheckpoint(await trainer.checkpoint()), whole.bytes);
+  trainer.destroy();
+  assertEquals((await train(device, averaged, judged)).bytes, whole.bytes);
+});
+
 gpuTest("each part of the recipe changes what is learnt", async (device) => {
   const plain = await train(device, run({ epochs: 2 }));
   for (const key of ["schedule", "decay_vectors", "augment"] as const) {
