@@ -17,6 +17,7 @@ import { checkpointJson, checkpointText, weightsJson, weightsText } from "./chec
 import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
+import { checkFinite } from "./network_file.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
@@ -72,6 +73,9 @@ const exportWeights = defineCommand({
         `Wrote ${description.network.arch} as ONNX, batch norm ${fold ? "folded" : "kept"}, to ${options.to}`,
       );
       return;
+    }
+    if (!/\.safetensors$/i.test(options.to)) {
+      throw usageError(`Option --to must end in .safetensors or .onnx, not as "${options.to}" does`, EXPORT);
     }
     for (const key of ["fold", "imageSize"] as const) {
       if (given.has(key)) throw usageError(`Option --${flagName(key)} is of ONNX alone: end --to in .onnx`, EXPORT);
@@ -154,12 +158,13 @@ function groups(tensors: StateDict): number | undefined {
 
 const verify = defineCommand({
   name: "verify",
-  summary: "Check a checkpoint: its checksum, and that its weights are its network's",
+  summary: "Check a checkpoint: its checksum, and that its weights are its network's and finite",
   positionals: [{ name: "file", doc: "The checkpoint" }],
   examples: ["checkpoint verify runs/first/last.safetensors"],
   run: async ({ args: { file } }) => {
     const { description, state, momenta } = await readCheckpoint(file);
     fittedState(describedNetwork(description.network), state);
+    checkFinite(state, file);
     console.log(`${file} is whole: ${state.size + (momenta?.size ?? 0)} tensors match the checksum and the network`);
   },
 });

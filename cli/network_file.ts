@@ -6,6 +6,7 @@ import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import { publishedAs, type PublishedWeights } from "../nn/networks.ts";
 import { recognise } from "../nn/recognise.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import { firstNonFinite } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { imagenetStatistics } from "../data/folder.ts";
@@ -26,9 +27,23 @@ export interface NetworkFile {
  * Reads a checkpoint, safetensors or PyTorch's file. Weights of a thousand classes are taken for ImageNet's.
  *
  * @param arch What the user says that the network is.
- * @throws {UserError} for other files, damaged ones, and networks that are not known.
+ * @throws {UserError} for other files, damaged ones, weights that are not finite, and networks that are not known.
  */
 export async function readNetworkFile(path: string, arch?: Architecture): Promise<NetworkFile> {
+  const file = await readAny(path, arch);
+  checkFinite(file.state, path);
+  return file;
+}
+
+/** @throws {UserError} for weights that give nothing but NaN. */
+export function checkFinite(state: StateDict, path: string): void {
+  const name = firstNonFinite(state);
+  if (name !== undefined) {
+    throw new UserError(`Cannot use "${path}": "${name}" in it is NaN or infinite, as after a training that diverged`);
+  }
+}
+
+async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> {
   if (await isCheckpoint(path)) {
     const { description, state } = await readCheckpoint(path);
     if (arch !== undefined && arch !== description.network.arch) {

@@ -227,6 +227,13 @@ export function scalarOf(tensor: TensorData): number {
   return values.length === 1 ? Number(values[0]) : NaN;
 }
 
+/** The name of the first tensor that holds a NaN or an infinity as float32, if any does. */
+export function firstNonFinite(tensors: ReadonlyMap<string, TensorData>): string | undefined {
+  for (const [name, tensor] of tensors) {
+    if (/^B?F/.test(tensor.dtype) && toFloat32(tensor).some((value) => !Number.isFinite(value))) return name;
+  }
+}
+
 /**
  * The values as float32: F32 as they are, F16 and BF16 widened, F64 rounded, integers converted.
  *

@@ -2,7 +2,7 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { encodeSafetensors, parseSafetensors } from "../../nn/safetensors.ts";
-import { NARROW_NETWORK, narrowCheckpoint, resnext, withFolder, writeNarrow } from "./support.ts";
+import { NARROW_NETWORK, narrowCheckpoint, resnext, withFolder, writeNarrow, writeSpoilt } from "./support.ts";
 
 const checkpoint = (...args: string[]) => resnext(["checkpoint", ...args]);
 
@@ -90,14 +90,21 @@ Deno.test("what cannot be inspected or imported is one line on stderr, and nothi
     const weights = join(folder, "weights.safetensors");
     await Deno.writeTextFile(text, "no tensors here");
     await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
+    const spoilt = await writeSpoilt(folder);
     const cases: [string[], number, RegExp][] = [
       [["inspect", text], 1, /Cannot read .* as safetensors: its header claims/],
       [["inspect", folder], 1, /it is a folder/],
       [["inspekt", text], 2, /Unknown command "inspekt"; did you mean inspect\?/],
       [["verify", weights], 1, /without a description; `checkpoint import`/],
       [["export", file], 2, /Missing option --to/],
-      [["export", file, "--to", join(folder, "none", "x")], 1, /no such file or directory/],
-      [["export", file, "--to", folder], 1, /it exists/],
+      [["export", file, "--to", join(folder, "none", "x.onnx")], 1, /no such file or directory/],
+      [["export", file, "--to", weights], 1, /it exists/],
+      [
+        ["export", file, "--to", join(folder, "x.pth")],
+        2,
+        /--to must end in \.safetensors or \.onnx, not as ".*x\.pth"/,
+      ],
+      [["verify", spoilt], 1, /"fc\.bias" in it is NaN or infinite/],
       [["import", file, "--arch", "resnext50", "--to", to], 1, /it is a checkpoint already/],
       [["import", weights, "--arch", "resnext50", "--to", to], 1, /"layer1.0.conv1.weight" has shape \[4,64,1,1\]/],
       [["import", weights, "--arch", "resnet50", "--to", to], 2, /did you mean resnext50\?/],
@@ -108,6 +115,6 @@ Deno.test("what cannot be inspected or imported is one line on stderr, and nothi
       assertMatch(stderr, message);
       assertMatch(stderr, /^error: [^\n]*\n$/);
     }
-    assertEquals([...Deno.readDirSync(folder)].length, 3);
+    assertEquals([...Deno.readDirSync(folder)].length, 4);
   });
 });

@@ -6,7 +6,7 @@ import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { publishedAs } from "../../nn/networks.ts";
 import { encodeSafetensors } from "../../nn/safetensors.ts";
-import { NARROW, narrowCheckpoint, type Outcome, resnext, withFolder, writeNarrow } from "./support.ts";
+import { NARROW, narrowCheckpoint, type Outcome, resnext, withFolder, writeNarrow, writeSpoilt } from "./support.ts";
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
@@ -175,6 +175,9 @@ Deno.test("pictures come from stdin too; one that cannot be read is told, the ot
     await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: { format: "pt" } }));
     const bare = await resnext(["predict", weights, paths[0], "--image-size", "32", "--topk", "1"]);
     assertMatch(bare.stdout, /good\.jpg: class \d 0\.\d{4}\n$/);
+    const spoilt = await resnext(["predict", await writeSpoilt(folder), paths[0]]);
+    assertEquals([spoilt.code, spoilt.stdout], [1, ""]);
+    assertMatch(spoilt.stderr, /^error: Cannot use ".*": "fc\.bias" in it is NaN or infinite, [^\n]*\n$/);
     const wrong = await resnext(["predict", paths[0], paths[0]]);
     assertEquals([wrong.code, wrong.stdout, wrong.stderr.trimEnd().split("\n").length], [1, "", 1]);
   });

@@ -4,7 +4,7 @@ import { fromFileUrl, join } from "@std/path";
 import { Random } from "../../kernels/random.ts";
 import { type Checkpoint, encodeCheckpoint, type NetworkDescription } from "../../nn/checkpoint.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
-import { float32Tensor, int64Scalar, type TensorData } from "../../nn/safetensors.ts";
+import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "../../nn/safetensors.ts";
 import { Counter, Parameter } from "../../nn/state.ts";
 import { shapeNames } from "../../data/shapes.ts";
 
@@ -90,6 +90,16 @@ export function narrowCheckpoint(changes: Partial<Checkpoint["description"]> = {
     ...changes,
   } as const;
   return { description, state, momenta };
+}
+
+/** Writes one whose weights no training can have meant, and gives its path. */
+export async function writeSpoilt(folder: string): Promise<string> {
+  const spoilt = narrowCheckpoint(), path = join(folder, "spoilt.safetensors"), bias = spoilt.state.get("fc.bias")!;
+  const values = toFloat32(bias);
+  values[3] = NaN;
+  const state = new Map(spoilt.state).set("fc.bias", float32Tensor(values, bias.shape));
+  await Deno.writeFile(path, await encodeCheckpoint({ ...spoilt, state }));
+  return path;
 }
 
 /** Writes it, and gives its path. */
