@@ -48,12 +48,3 @@ export function digits(value: number): string {
   if (value === 0 || Math.abs(value) >= 100) return value.toFixed(0);
   return Math.abs(value) >= 10 ? value.toFixed(1) : Math.abs(value) >= 1 ? value.toFixed(2) : value.toPrecision(2);
 }
-
-/** Lines of a table: the first column to the left, the others to the right; `left` names more columns to the left. */
-export function table(rows: readonly (readonly string[])[], left: readonly number[] = [0]): string {
-  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
-  return rows.map((row) =>
-    row.map((cell, column) => left.includes(column) ? cell.padEnd(widths[column]) : cell.padStart(widths[column]))
-      .join("  ").trimEnd()
-  ).join("\n");
-}

@@ -1,11 +1,14 @@
 /** What was measured, as tables for people. */
 
+import { columns } from "../cli/columns.ts";
 import type { Idle } from "./idle.ts";
 import type { Limits } from "./limits.ts";
-import { digits, table } from "./measure.ts";
+import { digits } from "./measure.ts";
 import { type PeerResult, taskFlops } from "./peers.ts";
 import type { Profile, ProfileRow } from "./profile.ts";
 import type { Mode, Throughput } from "./throughput.ts";
+
+const table = (rows: readonly (readonly string[])[], left?: readonly number[]) => columns(rows, { left }).join("\n");
 
 /** Rows by mode: images a second and what goes with it. */
 export function throughputTable(measured: readonly Throughput[]): string {

@@ -7,6 +7,7 @@ import { AugmentedSource, type AugmentSettings, drawChanges, type Normalization 
 import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { defineCommand, usageError } from "./command.ts";
+import { dataDirOption } from "./invocation.ts";
 import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { writeNewFile } from "./files.ts";
 import { augmentOptions, augmentSettings, augmentText } from "./recipe_options.ts";
@@ -35,12 +36,7 @@ export const augmentCommand = defineCommand({
     imageSize: { type: "integer", min: 8, max: 1024, otherwise: "the data set's default", doc: "Size of the images" },
     seed: { type: "integer", min: 0, default: 0, doc: "Of what is drawn" },
     ...augmentOptions,
-    dataDir: {
-      type: "string",
-      placeholder: "DIR",
-      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-      doc: "The data directory",
-    },
+    dataDir: dataDirOption,
     force: { type: "boolean", doc: "Overwrite the file" },
   },
   examples: ["augment --flip --crop 4 --cutout 8", "augment --dataset cifar10 --mixup 0.2 --cutmix 1 --out mixed.png"],

@@ -17,9 +17,9 @@ import {
 import { type Result, saveResults } from "../bench/results.ts";
 import { type Mode, openWorkload, stepsFor, throughput, type Workload } from "../bench/throughput.ts";
 import { openDevice } from "../kernels/device.ts";
-import { UserError } from "../kernels/user_error.ts";
-import { type Architecture, ARCHITECTURES, resnext, type ResNeXtOptions } from "../nn/resnext.ts";
-import { defineCommand, usageError } from "./command.ts";
+import { ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import { defineCommand, flagName, usageError } from "./command.ts";
+import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { knownTuneOption, useKnownTuning } from "./tuning.ts";
 
@@ -27,7 +27,7 @@ const REPEAT_MS = 1000;
 /** Of a peer's or our repeat when they take turns. */
 const PEER_REPEAT_MS = 700;
 const NOTEBOOKS: readonly string[] = ["resnext50", "resnext101"];
-const DEFAULTS = { channels: undefined, cardinality: 32 };
+const PATH = "resnext bench";
 
 /** The command. */
 export const benchCommand = defineCommand({
@@ -38,25 +38,8 @@ export const benchCommand = defineCommand({
     "`bench ops` measures each distinct operation of a step by itself.",
   positionals: [{ name: "what", doc: "Single operations instead of whole steps", choices: ["ops"], optional: true }],
   options: {
-    arch: {
-      type: "choice",
-      doc: "The network",
-      choices: Object.keys(ARCHITECTURES) as Architecture[],
-      default: "resnext50",
-    },
-    layers: {
-      type: "string",
-      doc: "Another depth: blocks of each stage, such as 1,1",
-      placeholder: "N,N,...",
-      otherwise: "the network's own",
-    },
-    channels: {
-      type: "string",
-      doc: "Other widths of the stages, such as 32,64",
-      placeholder: "N,N,...",
-      otherwise: "256, doubling",
-    },
-    cardinality: { type: "integer", doc: "Groups of the 3x3 convolutions", min: 1, otherwise: "the network's own" },
+    arch: { type: "choice", doc: "The network", choices: architectureNames, default: "resnext50" },
+    ...networkOptions,
     imageSize: { type: "integer", doc: "Height and width of the input", min: 1, default: 32 },
     batchSize: { type: "integer", doc: "Images of a step", min: 1, default: 16 },
     precision: trainPrecisionOption,
@@ -85,13 +68,11 @@ export const benchCommand = defineCommand({
   examples: ["bench", "bench --image-size 224 --batch-size 64 --mode train --profile", "bench --peers", "bench ops"],
   run: async ({ options, args }) => {
     const { arch, imageSize, batchSize, precision, repeats, json } = options;
-    const overrides: ResNeXtOptions = {
-      ...(options.layers && { layers: numbers("layers", options.layers) }),
-      ...(options.channels && { channels: numbers("channels", options.channels) }),
-      ...(options.cardinality && { cardinality: options.cardinality }),
-    };
-    if (options.peers && !NOTEBOOKS.includes(arch)) {
-      throw new UserError(`Cannot run the peers on ${arch}: they know ${NOTEBOOKS.join(" and ")}`, { exitCode: 2 });
+    const standard: ResNeXtOptions = ARCHITECTURES[arch];
+    const network = networkDescription(arch, standard.numClasses ?? 10, options, PATH);
+    if (options.peers && !(NOTEBOOKS.includes(arch) && !options.baseWidth && !options.stem)) {
+      const known = `${NOTEBOOKS.join(" and ")} without --base-width and --stem`;
+      throw usageError(`Cannot run the peers on ${arch}: they know ${known}`, PATH);
     }
     const only = peersChosen(options);
     const modes: Mode[] = options.mode !== "both"
@@ -99,7 +80,7 @@ export const benchCommand = defineCommand({
       : args.what === "ops"
       ? ["train"]
       : ["train", "infer"];
-    const modules = modes.map(() => network(arch, overrides));
+    const modules = modes.map(() => describedByOptions(network, PATH));
     const results: Result[] = [];
     const tell = (kind: string, value: object, text: string) => {
       const result = { kind, ...value };
@@ -109,9 +90,10 @@ export const benchCommand = defineCommand({
     const device = await openDevice();
     const workloads: Workload[] = [];
     try {
-      const sizes = { arch, ...overrides, imageSize, batchSize, precision };
+      const sizes = { ...network, imageSize, batchSize, precision };
+      const chosen = Object.entries(options).filter(([key, value]) => key in networkOptions && value !== undefined);
       const job = [
-        ...[arch, ...Object.entries(overrides).map(([name, value]) => `${name} ${value}`)],
+        ...[arch, ...chosen.map(([key, value]) => `${flagName(key)} ${value}`)],
         ...[`${imageSize}x${imageSize}`, `batch ${batchSize}`, ...(precision === "f32" ? [] : [precision])],
       ];
       tell(
@@ -151,10 +133,10 @@ export const benchCommand = defineCommand({
         }
       }
       if (options.peers) {
-        const { layers, channels, cardinality } = { ...DEFAULTS, ...ARCHITECTURES[arch], ...overrides };
+        const { layers = standard.layers!, cardinality } = network;
         const settings = {
           layers,
-          channels: channels ?? layers.map((_, stage) => 256 << stage),
+          channels: network.channels ?? layers.map((_, stage) => 256 << stage),
           cardinality,
           classes: 10,
           imageSize,
@@ -182,33 +164,16 @@ export const benchCommand = defineCommand({
   },
 });
 
-function network(arch: Architecture, overrides: ResNeXtOptions) {
-  try {
-    return resnext(arch, overrides);
-  } catch (error) {
-    if (error instanceof RangeError) throw new UserError(error.message, { exitCode: 2 });
-    throw error;
-  }
-}
-
 /** The words of `--only`. @throws {UserError} where no peer is called so, or no peers are to run. */
 function peersChosen({ peers, only }: { readonly peers: boolean; readonly only?: string }): string[] | undefined {
   if (only === undefined) return undefined;
-  if (!peers) throw usageError("Option --only needs --peers", "resnext bench");
+  if (!peers) throw usageError("Option --only needs --peers", PATH);
   const words = only.split(",");
   for (const word of words) {
     const begins = (name: string) => name.startsWith(word.toLowerCase()) || word.toLowerCase().startsWith(name);
     if (word === "" || !PEERS.some((name) => begins(name.toLowerCase()))) {
-      throw usageError(`Option --only: no peer is named "${word}"; they are ${PEERS.join(", ")}`, "resnext bench");
+      throw usageError(`Option --only: no peer is named "${word}"; they are ${PEERS.join(", ")}`, PATH);
     }
   }
   return words;
-}
-
-function numbers(name: string, text: string): number[] {
-  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
-  if (values.every((value) => Number.isSafeInteger(value) && value >= 1)) return values;
-  throw new UserError(`Option --${name} must be whole numbers with commas between, not ${JSON.stringify(text)}`, {
-    exitCode: 2,
-  });
 }

@@ -3,14 +3,13 @@
 import type { Checkpoint } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import type { StateDict } from "../nn/weights.ts";
-import { factText } from "./columns.ts";
+import { columns, factText, groupDigits } from "./columns.ts";
 import { formatBytes } from "./progress.ts";
 import { epochLine } from "./train_report.ts";
 
 const elements = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
 /** A file's words without what would steer the terminal. */
 const plain = (text: string) => text.replace(/[\p{Cc}\p{Cf}]/gu, "\u{fffd}");
-const grouped = (count: number) => count.toLocaleString("en-US");
 
 /** Names, shapes and types, in columns. */
 function tensorTable(tensors: StateDict): string[] {
@@ -18,13 +17,9 @@ function tensorTable(tensors: StateDict): string[] {
     plain(name),
     dtype,
     `[${shape.join(", ")}]`,
-    grouped(elements(shape)),
+    groupDigits(elements(shape)),
   ]);
-  const all = [["Tensor", "Type", "Shape", "Elements"], ...rows];
-  const widths = [0, 1, 2, 3].map((column) => Math.max(...all.map((row) => row[column].length)));
-  return all.map(([name, dtype, shape, count]) =>
-    [name.padEnd(widths[0]), dtype.padEnd(widths[1]), shape.padEnd(widths[2]), count.padStart(widths[3])].join("  ")
-  );
+  return columns([["Tensor", "Type", "Shape", "Elements"], ...rows], { left: [0, 1, 2] });
 }
 
 /** `arch`, `num_classes`, ... as a column of names and one of values. */
@@ -41,7 +36,7 @@ export function checkpointText(
 ): string {
   const { network, input, class_names: classNames, settings, progress } = description;
   const lines = [`${file}: a checkpoint of ${formatBytes(bytes)}, its checksum is right`, "", "Network"];
-  const parameters = grouped(describedNetwork(network).parameterCount);
+  const parameters = groupDigits(describedNetwork(network).parameterCount);
   lines.push(...fieldLines({ ...network, parameters }));
   if (classNames) lines.push(...classLines(classNames));
   if (input) lines.push("", "Input", ...fieldLines({ ...input }));
@@ -72,7 +67,7 @@ export function weightsText(
   metadata: Readonly<Record<string, string>>,
 ): string {
   const count = [...tensors.values()].reduce((sum, { shape }) => sum + elements(shape), 0);
-  const lines = [`${file}: ${what}, ${tensors.size} tensors, ${grouped(count)} elements`, ""];
+  const lines = [`${file}: ${what}, ${tensors.size} tensors, ${groupDigits(count)} elements`, ""];
   const entries = fieldLines(metadata);
   if (entries.length > 0) lines.push("Metadata", ...entries, "");
   return [...lines, ...tensorTable(tensors)].join("\n");

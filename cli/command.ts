@@ -254,6 +254,22 @@ function attachValues(
   return { joined, written };
 }
 
+/**
+ * The numbers of an option that is a list with commas between, such as `3,4,6,3`.
+ *
+ * @param kind What they must be, in words for people, and how to tell.
+ */
+export function readNumbers(
+  key: string,
+  text: string,
+  { kind, allowed }: { readonly kind: string; readonly allowed: (value: number) => boolean },
+  path: string,
+): number[] {
+  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
+  if (values.every(allowed)) return values;
+  throw usageError(`Option --${flagName(key)} must be ${kind} with commas between, not ${quoted(text)}`, path);
+}
+
 function readValue(
   text: string,
   flag: string,

@@ -14,7 +14,7 @@ import { type Device, NoAdapterError, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { adapterAdvice, type SystemFacts, systemFacts } from "./advice.ts";
 import { defineCommand } from "./command.ts";
-import { commandLine } from "./invocation.ts";
+import { commandLine, dataDirOption } from "./invocation.ts";
 import { formatBytes, ProgressLine } from "./progress.ts";
 
 /** What was found about one thing. */
@@ -38,12 +38,7 @@ export const doctorCommand = defineCommand({
   summary: "Check this machine: GPU, its speed, Deno, data sets, disk; say what mends what",
   options: {
     measure: { type: "boolean", default: true, doc: "Measure the GPU's speed" },
-    dataDir: {
-      type: "string",
-      placeholder: "DIR",
-      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-      doc: "The data directory",
-    },
+    dataDir: dataDirOption,
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
   examples: ["doctor"],

@@ -4,6 +4,7 @@ import { cifar100Publication, cifar10Publication, fetchPublication } from "../da
 import { dataDirectory } from "../data/directory.ts";
 import type { Progress } from "../data/meter.ts";
 import { defineCommand, usageError } from "./command.ts";
+import { dataDirOption } from "./invocation.ts";
 import { downloadWeights, WEIGHTS_VERSIONS, weightsNames } from "./download_weights.ts";
 import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
 
@@ -38,12 +39,7 @@ export const downloadCommand = defineCommand({
       otherwise: "the best of the network",
       doc: "Of weights: torchvision's first or second, or timm's",
     },
-    dataDir: {
-      type: "string",
-      doc: "The data directory",
-      placeholder: "DIR",
-      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-    },
+    dataDir: dataDirOption,
   },
   examples: [
     "download cifar10",

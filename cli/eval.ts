@@ -8,6 +8,7 @@ import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { defineCommand } from "./command.ts";
+import { dataDirOption } from "./invocation.ts";
 import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
 import { readCheckpoint } from "./files.ts";
@@ -38,12 +39,7 @@ export const evalCommand = defineCommand({
       doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
     },
     strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
-    dataDir: {
-      type: "string",
-      placeholder: "DIR",
-      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-      doc: "The data directory",
-    },
+    dataDir: dataDirOption,
     imageSize: {
       type: "integer",
       min: 1,

@@ -1,6 +1,7 @@
 /** How the user calls this program: for messages that name a command to copy. */
 
 import { fromFileUrl, join, relative, SEPARATOR } from "@std/path";
+import type { OptionSpec } from "./command.ts";
 
 /** A command line of this program that works from here, such as `./resnext train --resume runs/a/last.safetensors`. */
 export function commandLine(...words: readonly string[]): string {
@@ -11,6 +12,14 @@ export function commandLine(...words: readonly string[]): string {
     : shellWord(here === "." ? `.${SEPARATOR}resnext` : join(here, "resnext"));
   return [program, ...words.map((word) => shellWord(word))].join(" ");
 }
+
+/** The option of commands that keep something in the data directory, or look there. */
+export const dataDirOption = {
+  type: "string",
+  placeholder: "DIR",
+  otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
+  doc: "The data directory",
+} as const satisfies OptionSpec;
 
 /** The option of a data directory that the user named, for commands that are to find the same images. */
 export function dataDirWords(dataDir: string | undefined): string[] {

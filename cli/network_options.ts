@@ -5,7 +5,7 @@ import { describedNetwork } from "../nn/described_network.ts";
 import type { Module } from "../nn/module.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions, type Stem, STEMS } from "../nn/resnext.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { flagName, type OptionSpecs, usageError } from "./command.ts";
+import { type OptionSpecs, readNumbers, usageError } from "./command.ts";
 
 /** Names of networks. */
 export const architectureNames = Object.keys(ARCHITECTURES) as Architecture[];
@@ -79,8 +79,8 @@ export function networkDescription(
     arch,
     num_classes: numClasses,
     cardinality: options.cardinality ?? (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
-    layers: readList(options.layers === undefined ? "depths" : "layers", options.layers ?? options.depths, path),
-    channels: readList("channels", options.channels, path),
+    layers: readSizes(options.layers === undefined ? "depths" : "layers", options.layers ?? options.depths, path),
+    channels: readSizes("channels", options.channels, path),
     base_width: options.baseWidth,
     stem: options.stem,
   };
@@ -96,15 +96,14 @@ export function describedByOptions(description: NetworkDescription, path: string
   }
 }
 
-/** Reads `3,4,6,3`. */
-export function readList(key: string, text: string | undefined, path: string): number[] | undefined {
+/** Of a stage. */
+const LARGEST = 65536;
+const MOST_STAGES = 8;
+
+function readSizes(key: "layers" | "depths" | "channels", text: string | undefined, path: string) {
   if (text === undefined) return undefined;
-  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
-  if (values.length > 8 || !values.every((value) => Number.isSafeInteger(value) && value >= 1 && value <= 65536)) {
-    throw usageError(
-      `Option --${flagName(key)} must be whole numbers with commas between, not ${JSON.stringify(text)}`,
-      path,
-    );
-  }
-  return values;
+  const allowed = (value: number) => Number.isSafeInteger(value) && value >= 1 && value <= LARGEST;
+  const sizes = readNumbers(key, text, { kind: "whole numbers", allowed }, path);
+  if (sizes.length > MOST_STAGES) throw usageError(`Option --${key} must be of ${MOST_STAGES} stages at most`, path);
+  return sizes;
 }

@@ -3,7 +3,7 @@
 import { type AugmentSettings, checkAugment, isAugmented } from "../nn/augment.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
 import { checkSchedule, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "../nn/schedule.ts";
-import { flagName, type OptionSpecs, usageError } from "./command.ts";
+import { flagName, type OptionSpecs, readNumbers, usageError } from "./command.ts";
 
 /** Of schedules, weight decay, averaging and early stopping. */
 export const scheduleOptions = {
@@ -103,7 +103,8 @@ export function recipeSettings(
   path: string,
 ): Pick<RunSettings, "schedule" | "decay_vectors" | "ema_decay" | "patience" | "augment"> {
   const { schedule: kind = standard.schedule ?? "constant", scheduleBy, warmup, warmupStart, gamma, minLr } = options;
-  const milestones = readNumbers(options.milestones, path);
+  const epochNumbers = { kind: "numbers of epochs", allowed: (value: number) => Number.isFinite(value) && value > 0 };
+  const milestones = options.milestones && readNumbers("milestones", options.milestones, epochNumbers, path);
   const schedule: ScheduleSettings = {
     kind,
     ...(scheduleBy && { by: scheduleBy }),
@@ -144,16 +145,6 @@ export function augmentSettings(options: AugmentOptionValues): AugmentSettings |
   // Only what is switched on is kept, so that a checkpoint tells it in few words.
   const used = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== false && value !== 0));
   return isAugmented(used) ? used : undefined;
-}
-
-function readNumbers(text: string | undefined, path: string): number[] | undefined {
-  if (text === undefined) return undefined;
-  const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
-  if (values.every((value) => Number.isFinite(value) && value > 0)) return values;
-  throw usageError(
-    `Option --milestones must be numbers of epochs with commas between, not ${JSON.stringify(text)}`,
-    path,
-  );
 }
 
 /** What such options would have been for a run, by key: for comparing with what a user gives to one that goes on. */

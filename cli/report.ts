@@ -14,6 +14,7 @@ import { summarize } from "../nn/summary.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { groupDigits, shortCount } from "./columns.ts";
 import { defineCommand } from "./command.ts";
+import { dataDirOption } from "./invocation.ts";
 import { loadDataset } from "./dataset.ts";
 import { exists, readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
@@ -21,8 +22,8 @@ import { touching } from "../data/files.ts";
 import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
 import { type Picture, reportPage, type Verdict, type WrongPicture } from "./report/page.ts";
 import { dataUrl, filterTiles, imageBytes, png, tiled } from "./report/pictures.ts";
-import { readRun, type RecordedRun } from "./run_files.ts";
-import { bestEpoch, located, runFacts } from "./runs.ts";
+import { bestEpoch, readRun, type RecordedRun } from "./run_files.ts";
+import { located, runFacts } from "./runs.ts";
 import { useKnownTuning } from "./tuning.ts";
 
 /** How many of the most wrong pictures are shown. */
@@ -45,12 +46,7 @@ export const reportCommand = defineCommand({
     dir: { type: "string", placeholder: "DIR", default: "runs", doc: "The folder that holds the runs" },
     judge: { type: "boolean", default: true, doc: "Show what needs the test set: confusion, the most wrong pictures" },
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
-    dataDir: {
-      type: "string",
-      placeholder: "DIR",
-      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-      doc: "The data directory",
-    },
+    dataDir: dataDirOption,
   },
   examples: ["report runs/first", "report runs/first --out first.html --test-limit 1000"],
   run: async ({ args, options }) => {

@@ -98,6 +98,11 @@ export function parseEpochs(text: string): EpochRecord[] {
   return [...epochs.values()];
 }
 
+/** The epoch with the highest test accuracy, the first of them. */
+export function bestEpoch<Epoch extends EpochMetrics>(epochs: readonly Epoch[]): Epoch | undefined {
+  return epochs.length === 0 ? undefined : epochs.reduce((a, b) => b.test_acc > a.test_acc ? b : a);
+}
+
 async function readText(path: string): Promise<string | undefined> {
   return await touching(`read "${path}"`, async () => {
     try {

@@ -8,7 +8,7 @@ import { columns, factText } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { commandLine } from "./invocation.ts";
 import { formatBytes, formatDuration } from "./progress.ts";
-import { type EpochRecord, findRun, readRun, type RecordedRun } from "./run_files.ts";
+import { bestEpoch, findRun, readRun, type RecordedRun } from "./run_files.ts";
 
 /** The command. */
 export const runsCommand = defineCommand({
@@ -69,11 +69,6 @@ async function readRuns(dir: string): Promise<RecordedRun[]> {
 }
 
 const about = ({ config, description }: RecordedRun): Partial<CheckpointDescription> => config ?? description ?? {};
-
-/** The epoch with the highest test accuracy, the first of them. */
-export function bestEpoch(epochs: readonly EpochRecord[]): EpochRecord | undefined {
-  return epochs.length === 0 ? undefined : epochs.reduce((a, b) => b.test_acc > a.test_acc ? b : a);
-}
 
 /** Seconds of the epochs that tell theirs. */
 function duration({ epochs }: RecordedRun): number | undefined {

@@ -3,8 +3,9 @@
 import type { Device } from "../kernels/device.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { printLine } from "./print.ts";
+import { bestEpoch } from "./run_files.ts";
 import type { TrainPlan } from "./train_plan.ts";
-import { bestOf, type Prepared, type RunEnd, type TrainReport } from "./train_report.ts";
+import type { Prepared, RunEnd, TrainReport } from "./train_report.ts";
 
 /** A report for programs: a JSON object a line on stdout, each with a `type`. Times are in seconds. */
 export class JsonReport implements TrainReport {
@@ -91,7 +92,7 @@ export class JsonReport implements TrainReport {
   }
 
   end({ seconds, history, last, best }: RunEnd): void {
-    const { epoch, test_acc } = bestOf(history);
+    const { epoch, test_acc } = bestEpoch(history)!;
     this.#print("end", { seconds, last, best, best_epoch: epoch, best_test_acc: test_acc });
   }
 

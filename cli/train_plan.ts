@@ -12,7 +12,7 @@ import { LARGEST_BATCH } from "../nn/run_memory.ts";
 import { RING_SLOTS } from "../nn/step.ts";
 import type { AutoBatch } from "./auto_batch.ts";
 import { readCheckpoint } from "./files.ts";
-import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
+import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
 import {
   datasetForms,
@@ -23,6 +23,7 @@ import {
   readDatasetName,
   runDefaults,
 } from "./dataset.ts";
+import { dataDirOption } from "./invocation.ts";
 import { tuneOption } from "./tuning.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
@@ -128,12 +129,7 @@ export const trainOptions = {
   },
   ...safetyOptions,
   tune: tuneOption,
-  dataDir: {
-    type: "string",
-    placeholder: "DIR",
-    otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-    doc: "The data directory",
-  },
+  dataDir: dataDirOption,
   tensorboard: { type: "boolean", doc: "Write event files for TensorBoard into the folder too" },
   quiet: { type: "boolean", doc: "Print the epochs' lines alone" },
   json: { type: "boolean", doc: "Print a JSON object a line instead" },
@@ -227,21 +223,11 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     data,
     skipped: data.skipped,
     weights: weights && firstWeights(options.weights!, weights, network),
-    parameters: countParameters(network),
+    parameters: describedByOptions(network, PATH).parameterCount,
     foundDataset: options.dataset === undefined && dataset !== "shapes",
     batchSizeChosen: typeof options.batchSize === "number",
     batchSizeAuto: options.batchSize === "auto",
   };
-}
-
-/** Sizes given by options that make no network are a wrong call. */
-function countParameters(network: NetworkDescription): number {
-  try {
-    return describedNetwork(network).parameterCount;
-  } catch (error) {
-    if (error instanceof UserError) throw usageError(error.message, PATH);
-    throw error;
-  }
 }
 
 /** The architecture that the user named, if any; with weights other sizes than theirs make no sense. */

@@ -8,6 +8,7 @@ import { autoBatchText } from "./auto_batch.ts";
 import { datasetTitle } from "./dataset.ts";
 import { commandLine, dataDirWords } from "./invocation.ts";
 import { printLine } from "./print.ts";
+import { bestEpoch } from "./run_files.ts";
 import { canDisplay, Display, type DisplayState } from "./display.ts";
 import { formatBytes, formatDuration, formatRate, ProgressLine, stderrOutput } from "./progress.ts";
 import { augmentText, scheduleText } from "./recipe_options.ts";
@@ -249,7 +250,7 @@ export class TextReport implements TrainReport {
   }
 
   end({ seconds, history, best }: RunEnd): void {
-    const top = bestOf(history);
+    const top = bestEpoch(history)!;
     this.#say(
       `Done in ${formatDuration(seconds)}; best test accuracy ${top.test_acc.toFixed(4)} in epoch ${top.epoch}.`,
     );
@@ -315,9 +316,4 @@ export function epochLine(metrics: EpochMetrics, epochs: number): string {
   const { epoch, train_loss, test_loss, test_acc } = metrics;
   return `${epochOf(epoch, epochs)} | Train Loss: ${train_loss.toFixed(4)} | Test Loss: ${test_loss.toFixed(4)} | ` +
     `Test Acc: ${test_acc.toFixed(4)}`;
-}
-
-/** The first epoch with the highest test accuracy. */
-export function bestOf(history: readonly EpochMetrics[]): EpochMetrics {
-  return history.reduce((best, each) => each.test_acc > best.test_acc ? each : best);
 }

@@ -4,6 +4,7 @@ import { openDevice } from "../kernels/device.ts";
 import type { Trial } from "../kernels/tuner.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { defineCommand } from "./command.ts";
+import { dataDirOption } from "./invocation.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
 import { precisionOption } from "./precision.ts";
 import { ProgressLine } from "./progress.ts";
@@ -28,12 +29,7 @@ export const tuneCommand = defineCommand({
     ...networkOptions,
     allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
     again: { type: "boolean", doc: "Forget what is known of this adapter first, and measure all" },
-    dataDir: {
-      type: "string",
-      placeholder: "DIR",
-      otherwise: "$RESNEXT_DATA, else resnext in the user's cache directory",
-      doc: "The data directory",
-    },
+    dataDir: dataDirOption,
     json: { type: "boolean", doc: "Print a JSON object a product instead" },
   },
   examples: ["tune", "tune resnext50 --image-size 32 --batch-size 16"],

@@ -1,11 +1,12 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { dirname, fromFileUrl, join, toFileUrl } from "@std/path";
 import { type Idle, measureIdle } from "../../bench/idle.ts";
-import { digits, interleave, mapSpread, spread, table } from "../../bench/measure.ts";
+import { digits, interleave, mapSpread, spread } from "../../bench/measure.ts";
 import { networkSpec } from "../../bench/peers/protocol.ts";
 import { byLayer, byOperation, shapeOf } from "../../bench/profile.ts";
 import { idleText } from "../../bench/report.ts";
 import { fileName } from "../../bench/results.ts";
+import { columns } from "../../cli/columns.ts";
 import { openWorkload } from "../../bench/throughput.ts";
 import { openDevice } from "../../kernels/device.ts";
 import { type Dispatch, operand, read } from "../../kernels/dispatch.ts";
@@ -64,9 +65,13 @@ Deno.test("bench tells throughput, memory, limits and where the time goes, as JS
   }
 });
 
-Deno.test("bench ops tells each distinct operation of a step", async () => {
-  const { code, stdout, stderr } = await bench("ops", ...NARROW, "--repeats", "1");
+Deno.test("bench ops tells each distinct operation of a step, of any network", async () => {
+  const { code, stdout, stderr } = await bench("ops", ...NARROW, "--stem", "cifar", "--repeats", "1");
   assertEquals([code, stderr], [0, ""]);
+  assertStringIncludes(
+    stdout.split("\n")[0],
+    "; resnext50, layers 1,1, channels 16,32, cardinality 4, stem cifar, 16x16,",
+  );
   for (const text of ["GFLOP/s", "conv2d.forward", "conv2d.grouped.dweight", "sgd"]) assertStringIncludes(stdout, text);
 });
 
@@ -77,6 +82,7 @@ Deno.test("what cannot be measured is a wrong call", async () => {
       [["--layers", "1,1", "--channels", "16"], "2 stages have 1 widths"],
       [["--channels", "16,32,64,128", "--cardinality", "3"], "3"],
       [["--arch", "resnext50_32x4d", "--peers"], "Cannot run the peers on resnext50_32x4d"],
+      [["--stem", "cifar", "--peers"], "they know resnext50 and resnext101 without --base-width and --stem"],
       [["--peers", "--only", "tfjs,pytorhc"], 'no peer is named "pytorhc"'],
       [["--only", "tfjs"], "--only needs --peers"],
     ] as const
@@ -134,7 +140,7 @@ Deno.test("repeats take turns", async () => {
 
 Deno.test("numbers keep three digits, tables their columns", () => {
   assertEquals([1234.5, 99.96, 9.996, 0.01234, 0, NaN].map(digits), ["1235", "100.0", "10.00", "0.012", "0", "-"]);
-  assertEquals(table([["", "ms"], ["sgd", "1.25"]]), "       ms\nsgd  1.25");
+  assertEquals(columns([["", "ms"], ["sgd", "1.25"]]), ["       ms", "sgd  1.25"]);
 });
 
 Deno.test("a device's file is named after it", () => {

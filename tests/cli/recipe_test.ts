@@ -1,7 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
-import { readEpochs, readRun } from "../../cli/run_files.ts";
-import { bestEpoch } from "../../cli/runs.ts";
+import { bestEpoch, readEpochs, readRun } from "../../cli/run_files.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { NARROW, resnext, withFolder } from "./support.ts";
 
