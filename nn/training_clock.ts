@@ -17,11 +17,18 @@ export class TrainingClock {
   #steps = 0;
   #rows = 0;
   #seconds = 0;
-  #since = performance.now();
+  readonly #now: () => number;
+  #since: number;
   /** Of the first step: until another is measured there is nothing else to tell. */
   #first: number | undefined;
   #slow = false;
   #announced = false;
+
+  /** @param now Milliseconds of a clock that never goes back. */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+    this.#since = now();
+  }
 
   /** Steps until results are read again. */
   get stepsPerCollect(): number {
@@ -41,7 +48,7 @@ export class TrainingClock {
 
   /** Steps have been finished. `cold`: one of them ran for the first time, when drivers still compile. */
   count(steps: number, rows: number, cold: boolean): void {
-    const now = performance.now(), seconds = (now - this.#since) / 1000;
+    const now = this.#now(), seconds = (now - this.#since) / 1000;
     this.#since = now;
     if (cold) {
       this.#first ??= rows / seconds;
@@ -56,6 +63,6 @@ export class TrainingClock {
 
   /** Time that passes until now is not training's. */
   restart(): void {
-    this.#since = performance.now();
+    this.#since = this.#now();
   }
 }

@@ -1,6 +1,14 @@
 import { assert, assertEquals } from "@std/assert";
 import protobuf from "protobufjs";
-import { crc32c, EVENT_SCHEMA, EventFile, histogram } from "../../data/tensorboard.ts";
+import {
+  crc32c,
+  EVENT_SCHEMA,
+  EventFile,
+  eventRecord,
+  type EventValue,
+  fileHeader,
+  histogram,
+} from "../../data/tensorboard.ts";
 
 /** Reads the records of a file, checksums checked by a plain loop over bits. */
 function events(bytes: Uint8Array): Record<string, unknown>[] {
@@ -54,6 +62,27 @@ Deno.test("an event file holds scalars, pictures and histograms by step", async 
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("events have the bytes of TensorFlow's event.proto and summary.proto", () => {
+  const message = (record: Uint8Array) => record.subarray(12, -4).toHex();
+  // A byte says field and kind: of field 1 09 a double, 0a what has a length, of field 2 15 a float.
+  const time = "09000000000000f03f";
+  assertEquals(message(fileHeader(1)), time + "1a0d" + "627261696e2e4576656e743a32");
+  const event = (value: EventValue) => message(eventRecord(1, 3, [value]));
+  assertEquals(event({ tag: "a", scalar: 1.5 }), time + "1003" + "2a0a" + "0a08" + "0a0161" + "150000c03f");
+  assertEquals(
+    event({ tag: "a", png: Uint8Array.of(7), width: 2, height: 1 }),
+    time + "1003" + "2a10" + "0a0e" + "0a0161" + "2209" + "0801" + "1002" + "1803" + "220107",
+  );
+  const doubles = (...values: number[]) => new Uint8Array(Float64Array.from(values).buffer).toHex();
+  const limits = Array.from({ length: 30 }, (_, i) => i + 4), counts = [1, ...new Array<number>(29).fill(0)];
+  const sums = ["09" + doubles(3), "11" + doubles(3), "19" + doubles(1), "21" + doubles(3), "29" + doubles(9)].join("");
+  const buckets = "32f001" + doubles(...limits) + "3af001" + doubles(...counts);
+  assertEquals(
+    event({ tag: "a", values: Float32Array.of(3) }),
+    time + "1003" + "2a9c04" + "0a9904" + "0a0161" + "2a9304" + sums + buckets,
+  );
 });
 
 Deno.test("a histogram has a bucket for each number, of equal numbers and of none too", () => {

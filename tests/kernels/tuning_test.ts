@@ -7,7 +7,7 @@ import { gemmKey, gemmVariants } from "../../kernels/gemm.ts";
 import { type Gemm, type GemmVariant, variantName } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { passTimes } from "../../kernels/timestamps.ts";
-import { tune } from "../../kernels/tuner.ts";
+import { tune, winnerOf } from "../../kernels/tuner.ts";
 import { Tuning } from "../../kernels/tuning.ts";
 import { formula, gpuTest } from "../support.ts";
 import { RAGGED_POINTWISE } from "./conv_support.ts";
@@ -110,6 +110,10 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
     denseForward({ x, weight, y }, RAGGED_POINTWISE, caps)[0].source,
     denseForward({ x, weight, y }, RAGGED_POINTWISE, device.capabilities, { variant: forced })[0].source,
   );
+});
+
+Deno.test("the quickest wins, if by more than noise", () => {
+  assertEquals([[10, 9.4, 9], [10, 9.6, 9.7], [10, 12], [10]].map(winnerOf), [2, 0, 0, 0]);
 });
 
 gpuTest("where there are no timestamps the tuner measures by the host's clock", async () => {

@@ -58,6 +58,13 @@ Deno.test("draws stay within their limits and fill them", () => {
   const share = (test: (change: typeof many[number]) => boolean) => many.filter(test).length / many.length;
   assert(Math.abs(share(({ flip }) => flip) - 0.5) < 0.05);
   assert(Math.abs(share(({ erased }) => erased[2] > 0) - 0.5) < 0.05);
+  const erased = many.map(({ erased }) => erased).filter(([, , height]) => height > 0);
+  // Sides are whole pixels.
+  spread(erased.map(([, , height, width]) => height * width / (32 * 24)), 0.015, 0.345);
+  const ratios = erased.map(([, , height, width]) => height / width);
+  assert(Math.min(...ratios) > 0.2 && Math.min(...ratios) < 0.5 && Math.max(...ratios) < 4 && Math.max(...ratios) > 2);
+  const mixed = many.filter(({ pasted, weight }) => pasted[2] === 0 && weight < 1);
+  assert(Math.abs(mixed.length / many.length - 0.5) < 0.05, `${mixed.length} are mixed, the others pasted into`);
   for (const { erased, cutout, pasted, weight } of many) {
     for (const [top, left, height, width] of [erased, cutout, pasted]) {
       assert(top >= 0 && left >= 0 && top + height <= 32 && left + width <= 24);
