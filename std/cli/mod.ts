@@ -1,7 +1,7 @@
 /**
  * A stand-in for `jsr:@std/cli`: `parseArgs` with the documented behaviour, so that the project runs on a machine that
  * reaches no JSR. deno.json's `links` puts it in the real package's place. Left out: dotted names that make nested
- * objects, and the types inferred for collected and negatable names.
+ * objects, values that are collected, stopping at the first argument, and the types inferred for negatable names.
  *
  * @module
  */
@@ -18,12 +18,8 @@ export interface ParseOptions<B extends string = string, S extends string = stri
   readonly alias?: Readonly<Record<string, OneOrMore<string>>>;
   /** Values for absent names. */
   readonly default?: Readonly<Record<string, unknown>>;
-  /** Names that may come several times: their values make an array. Of another name the last value counts. */
-  readonly collect?: OneOrMore<string>;
   /** Names that `--no-NAME` sets to false. */
   readonly negatable?: OneOrMore<string>;
-  /** Everything after the first argument that is no option goes to `_`. */
-  readonly stopEarly?: boolean;
   /** What stands after `--` goes to the result's `--`, else to `_`. */
   readonly "--"?: boolean;
   /** Called with an undeclared argument, and its name and value if it is an option: `false` drops it. */
@@ -62,21 +58,17 @@ export function parseArgs<B extends string = never, S extends string = never>(
   const all = (name: string) => groups.get(name) ?? [name];
   const declared = (names: OneOrMore<string> | boolean | undefined) => new Set([...set(names)].flatMap(all));
   const booleans = declared(options.boolean), strings = declared(options.string);
-  const collected = declared(options.collect), negatable = declared(options.negatable);
+  const negatable = declared(options.negatable);
   const everyBoolean = options.boolean === true;
   // deno-lint-ignore no-explicit-any
   const result: Record<string, any> = { _: [] };
 
-  const put = (name: string, value: Value, argument: string, collect = true) => {
+  const put = (name: string, value: Value, argument: string) => {
     const known = booleans.has(name) || strings.has(name) || groups.has(name) ||
       (everyBoolean && /^--[^=]+$/.test(argument));
     if (!known && options.unknown?.(argument, name, value) === false) return;
     const typed = typeof value === "string" && !strings.has(name) ? guess(value) : value;
-    for (const key of all(name)) {
-      const before = result[key];
-      if (!collect || !collected.has(name)) result[key] = typed;
-      else result[key] = Array.isArray(before) ? [...before, typed] : [typed];
-    }
+    for (const key of all(name)) result[key] = typed;
   };
 
   const end = args.indexOf("--");
@@ -101,7 +93,7 @@ export function parseArgs<B extends string = never, S extends string = never>(
       const [, name, value] = long;
       const positive = name.startsWith("no-") ? name.slice(3) : undefined;
       if (value !== undefined) put(name, booleans.has(name) ? value !== "false" : value, argument);
-      else if (positive && negatable.has(positive)) put(positive, false, argument, false);
+      else if (positive && negatable.has(positive)) put(positive, false, argument);
       else put(name, following(name, true), argument);
     } else if (/^-[^-]/.test(argument)) {
       // A cluster: each letter a flag, until one is followed by what looks like its value.
@@ -116,15 +108,13 @@ export function parseArgs<B extends string = never, S extends string = never>(
       }
     } else {
       if (options.unknown?.(argument) !== false) result._.push(strings.has("_") ? argument : guess(argument));
-      if (options.stopEarly) result._.push(...queue.splice(0));
     }
   }
 
   for (const [name, value] of Object.entries(options.default ?? {})) {
     for (const key of all(name)) if (!Object.hasOwn(result, key)) result[key] = value;
   }
-  for (const name of booleans) if (!Object.hasOwn(result, name)) result[name] = collected.has(name) ? [] : false;
-  for (const name of strings) if (!Object.hasOwn(result, name) && collected.has(name)) result[name] = [];
+  for (const name of booleans) if (!Object.hasOwn(result, name)) result[name] = false;
   if (options["--"]) result["--"] = rest;
   else result._.push(...rest);
   return result as Args<B, S>;

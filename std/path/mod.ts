@@ -8,13 +8,8 @@
 import * as path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-/** The parts of a path. */
-export type ParsedPath = path.ParsedPath;
-
 /** What separates the parts of a path here: `/`, or `\` on Windows. */
 export const SEPARATOR: "/" | "\\" = path.sep;
-/** What separates paths in a list such as `PATH`: `:`, or `;` on Windows. */
-export const DELIMITER: ":" | ";" = path.delimiter;
 
 /** The path of a `file:` URL. */
 export function fromFileUrl(url: string | URL): string {
@@ -45,19 +40,9 @@ export function dirname(path_: string | URL): string {
   return path.dirname(pathOf(path_));
 }
 
-/** The extension with its dot; empty where there is none. */
-export function extname(path_: string | URL): string {
-  return path.extname(pathOf(path_));
-}
-
 /** Joins parts to one normalized path. */
 export function join(path_: string | URL, ...parts: string[]): string {
   return path.join(pathOf(path_), ...parts);
-}
-
-/** The path without `.`, `..` and doubled separators. */
-export function normalize(path_: string | URL): string {
-  return path.normalize(pathOf(path_));
 }
 
 /** Makes an absolute path, from right to left until one is absolute; else below the working directory. */
@@ -68,19 +53,4 @@ export function resolve(...parts: string[]): string {
 /** The way from one path to another. */
 export function relative(from: string, to: string): string {
   return path.relative(from, to);
-}
-
-/** Whether the path starts at a root. */
-export function isAbsolute(path_: string): boolean {
-  return path.isAbsolute(path_);
-}
-
-/** Takes a path apart. */
-export function parse(path_: string): ParsedPath {
-  return path.parse(path_);
-}
-
-/** Puts a path together; the opposite of {@linkcode parse}. */
-export function format(parts: Partial<ParsedPath>): string {
-  return path.format(parts);
 }

@@ -3,28 +3,17 @@
 import {
   assert,
   assertAlmostEquals,
-  assertArrayIncludes,
   assertEquals,
-  assertExists,
-  assertFalse,
   assertGreater,
-  assertGreaterOrEqual,
   assertInstanceOf,
   AssertionError,
-  assertIsError,
   assertLess,
-  assertLessOrEqual,
   assertMatch,
   assertNotEquals,
-  assertNotMatch,
-  assertNotStrictEquals,
   assertRejects,
-  assertStrictEquals,
   assertStringIncludes,
   assertThrows,
   equal,
-  fail,
-  unreachable,
 } from "@std/assert";
 
 /** Whether the assertion fails, told by a plain `try`: the assertions under test judge no other here. */
@@ -87,20 +76,7 @@ Deno.test("equal tells the same without throwing", () => {
   for (const [a, b] of different) assert(!equal(a, b));
 });
 
-check("assert and assertFalse take any value", [() => assert("x"), () => assertFalse(0)], [
-  () => assert(""),
-  () => assertFalse("x"),
-]);
-check("fail and unreachable always fail", [], [() => fail("here"), () => unreachable()]);
-check("assertStrictEquals compares identity", [
-  () => assertStrictEquals(NaN, NaN),
-  () => assertStrictEquals(loop, loop),
-  () => assertNotStrictEquals([], []),
-], [() => assertStrictEquals(0, -0), () => assertStrictEquals([], []), () => assertNotStrictEquals(1, 1)]);
-check("assertExists refuses null and undefined alone", [() => assertExists(0), () => assertExists("")], [
-  () => assertExists(null),
-  () => assertExists(undefined),
-]);
+check("assert takes any value", [() => assert("x")], [() => assert("")]);
 check("assertInstanceOf", [() => assertInstanceOf(new TypeError(), Error)], [() => assertInstanceOf({}, Error)]);
 check("assertAlmostEquals allows 1e-7 of the expected value, or the tolerance given", [
   () => assertAlmostEquals(100.000009, 100),
@@ -118,41 +94,32 @@ check("assertAlmostEquals allows 1e-7 of the expected value, or the tolerance gi
 ]);
 check("the order of numbers", [
   () => assertGreater(2, 1),
-  () => assertGreaterOrEqual(1, 1),
   () => assertLess(1, 2),
-  () => assertLessOrEqual(1, 1),
 ], [
   () => assertGreater(1, 1),
-  () => assertGreaterOrEqual(NaN, 1),
+  () => assertGreater(NaN, 1),
   () => assertLess(1, 1),
-  () => assertLessOrEqual(2, 1),
 ]);
-check("texts and lists", [
+check("texts", [
   () => assertStringIncludes("abc", "bc"),
   () => assertMatch("abc", /b/),
-  () => assertNotMatch("abc", /d/),
-  () => assertArrayIncludes([1, [2], 3], [[2], 1]),
 ], [
   () => assertStringIncludes("abc", "ac"),
   () => assertMatch("abc", /d/),
-  () => assertNotMatch("abc", /b/),
-  () => assertArrayIncludes([1], [1, 2]),
 ]);
 
 const bang = () => {
   throw new TypeError("it went bang");
 };
-check("assertThrows and assertIsError look at the class and the message", [
+check("assertThrows looks at the class and the message", [
   () => assertThrows(bang),
   () => assertThrows(bang, "a message"),
   () => assertThrows(bang, Error, "bang"),
-  () => assertIsError(new TypeError("bang"), TypeError, "bang"),
-  () => assertIsError(new TypeError("bang"), TypeError, /^b/),
+  () => assertThrows(bang, TypeError, "bang"),
 ], [
   () => assertThrows(() => 1),
   () => assertThrows(bang, RangeError),
   () => assertThrows(bang, TypeError, "boom"),
-  () => assertIsError("bang"),
 ]);
 
 Deno.test("assertThrows and assertRejects give the error back", async () => {

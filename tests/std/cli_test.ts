@@ -49,12 +49,7 @@ check("alias", [
   ["", { default: { size: 1 }, alias: { size: "s" } }, { s: 1, size: 1, _: [] }],
 ]);
 
-check("collect: without it the last one counts", [
-  ["--a 1 --a 2", {}, { a: 2, _: [] }],
-  ["--a 1 --a 2", { collect: ["a"] }, { a: [1, 2], _: [] }],
-  ["", { collect: ["a"], string: ["a"] }, { a: [], _: [] }],
-  ["--a 1", { collect: ["a"], string: ["a"], alias: { a: "b" } }, { a: ["1"], b: ["1"], _: [] }],
-]);
+check("of a name that comes several times the last value counts", [["--a 1 --a 2", {}, { a: 2, _: [] }]]);
 
 check("negatable", [
   ["--no-color", { boolean: ["color"], negatable: ["color"], default: { color: true } }, { color: false, _: [] }],
@@ -70,10 +65,9 @@ check("single letters cluster, the last may have a value", [
   ["-", {}, { _: ["-"] }],
 ]);
 
-check("-- and stopEarly end the options", [
+check("-- ends the options", [
   ["a -- --b c", {}, { _: ["a", "--b", "c"] }],
   ["a -- --b c", { "--": true }, { "_": ["a"], "--": ["--b", "c"] }],
-  ["--a 1 cmd --b 2", { stopEarly: true }, { a: 1, _: ["cmd", "--b", "2"] }],
 ]);
 
 Deno.test("unknown is called with what is not declared, and drops it by returning false", () => {

@@ -1,21 +1,7 @@
 /** Holds the stand-in to the documented behaviour of `@std/path`; passes with the real package as well. */
 
 import { assertEquals, assertThrows } from "@std/assert";
-import {
-  basename,
-  dirname,
-  extname,
-  format,
-  fromFileUrl,
-  isAbsolute,
-  join,
-  normalize,
-  parse,
-  relative,
-  resolve,
-  SEPARATOR,
-  toFileUrl,
-} from "@std/path";
+import { basename, dirname, fromFileUrl, join, relative, resolve, SEPARATOR, toFileUrl } from "@std/path";
 
 /** Written with slashes here, with the system's separators there. */
 const local = (path: string) => path.replaceAll("/", SEPARATOR);
@@ -24,17 +10,12 @@ Deno.test("parts of a path", () => {
   assertEquals(basename("/a/b.tar.gz"), "b.tar.gz");
   assertEquals(basename("/a/b.tar.gz", ".gz"), "b.tar");
   assertEquals(dirname("/a/b/c"), "/a/b");
-  assertEquals([extname("a/b.ts"), extname("a/b"), extname("a/.b"), extname("b.tar.gz")], [".ts", "", "", ".gz"]);
-  assertEquals(parse("a/b.ts"), { root: "", dir: "a", base: "b.ts", ext: ".ts", name: "b" });
-  assertEquals(format({ dir: "a", base: "b.ts" }), local("a/b.ts"));
 });
 
 Deno.test("paths made of others", () => {
   assertEquals(join("a", "..", "b", "./c"), local("b/c"));
-  assertEquals(normalize("a//b/../c/."), local("a/c"));
   assertEquals(resolve("a", "b"), join(Deno.cwd(), "a", "b"));
   assertEquals(relative(resolve("a/b"), resolve("a/c")), local("../c"));
-  assertEquals([isAbsolute(resolve("a")), isAbsolute("a")], [true, false]);
 });
 
 Deno.test("file URLs there and back", () => {
