@@ -22,7 +22,7 @@ export const runsCommand = defineCommand({
   ],
   options: {
     dir: { type: "string", placeholder: "DIR", default: "runs", doc: "The folder that holds the runs" },
-    json: { type: "boolean", doc: "Print one JSON object instead" },
+    json: { type: "boolean", doc: "Print a JSON array instead, an object a run" },
   },
   examples: ["runs", "runs compare runs/first runs/second"],
   run: async ({ args: { action = "list", a, b }, options: { dir, json } }) => {

@@ -169,8 +169,10 @@ export class ResNeXt extends Module {
       const planes = Math.floor(outChannels / 4);
       const bottleneckChannels = baseWidth ? Math.floor(planes * baseWidth / 64) * cardinality : planes;
       if (bottleneckChannels < 1) {
+        const least = 4 * (baseWidth ? Math.ceil(64 / baseWidth) : 1);
         throw new RangeError(
-          `Cannot build a ResNeXt: a stage of width ${outChannels} has no bottleneck of ${cardinality} groups`,
+          `Cannot build a ResNeXt: a stage of width ${outChannels} has no bottleneck of ${cardinality} groups; ` +
+            `its width must be at least ${least}`,
         );
       }
       const blocks = Array.from({ length: depth }, (_, index) => {

@@ -36,6 +36,11 @@ Deno.test("resnext50 at 224x224 takes 2.295 G multiply-adds", () => {
 Deno.test("sizes that make no network are refused", () => {
   assertThrows(() => resnext50({ layers: [1, 1], channels: [64] }), RangeError, "2 stages have 1 widths");
   assertThrows(() => resnext50({ cardinality: 24 }), RangeError, "groups");
+  // The least width that is told is one.
+  const narrow = (width: number) => resnext("resnext50_32x4d", { layers: [1], channels: [width] });
+  assertThrows(() => narrow(32), RangeError, "has no bottleneck of 32 groups; its width must be at least 64");
+  assertEquals(narrow(64).stages.length, 1);
+  assertThrows(() => resnext50({ layers: [1], channels: [3], cardinality: 1 }), RangeError, "must be at least 4");
   assertThrows(() => resnext50({ numClasses: 0 }), RangeError, "positive");
   assertThrows(() => resnext50({ inChannels: 0 }), RangeError, "positive");
   assertThrows(() => resnext("resnext18" as Architecture), RangeError, 'Cannot build "resnext18"');
