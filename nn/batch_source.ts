@@ -180,8 +180,13 @@ export class DeviceImages {
     readonly resident: { readonly images: GPUBuffer; readonly labels: GPUBuffer } | undefined,
   ) {}
 
-  /** Copies the set to the device where it fits. `stream` keeps it on the host. */
+  /**
+   * Copies the set to the device where it fits. `stream` keeps it on the host.
+   *
+   * @throws {RangeError} when the set is empty, or its parts are not of as many images.
+   */
   static async create(device: Device, set: LabelledImages, { stream = false } = {}): Promise<DeviceImages> {
+    checkCounts(set);
     const { images: pixels } = set, bytesPerImage = imageBytes(set), sizes = residentSizes(set, device.capabilities);
     if (stream || !sizes) return new DeviceImages(device, set, bytesPerImage, undefined);
     const images = await device.buffer("images", sizes.images);
@@ -197,6 +202,22 @@ export class DeviceImages {
     this.resident?.images.destroy();
     this.resident?.labels.destroy();
   }
+}
+
+function checkCounts(set: LabelledImages): void {
+  const { count, labels } = set;
+  if (!(Number.isInteger(count) && count >= 1)) throw new RangeError(`Cannot use a set of ${count} images`);
+  if (labels.length < count) throw new RangeError(`Cannot use a set of ${count} images with ${labels.length} labels`);
+  if (!Number.isInteger(imageBytes(set))) {
+    throw new RangeError(`Cannot use a set of ${count} images: each would have ${imageBytes(set)} bytes`);
+  }
+}
+
+/** @internal Refuses a set with a label that is none of the classes. @throws {RangeError} */
+export function checkLabels({ labels }: LabelledImages, classes: number): void {
+  const wrong = labels.find((label) => label >= classes);
+  if (wrong === undefined) return;
+  throw new RangeError(`Cannot use a set of images with label ${wrong}: the classes are 0 to ${classes - 1}`);
 }
 
 function imageBytes({ images, count }: LabelledImages): number {
@@ -303,21 +324,28 @@ export class ImageSource implements BatchSource<ImageBatch> {
     }
   }
 
-  /** A source of batches of `batchSize` rows; with `windows` each row shows a part of its image. */
+  /**
+   * A source of batches of `batchSize` rows; with `windows` each row shows a part of its image.
+   *
+   * @throws {RangeError} when the set's images are of another size than the input says.
+   */
   static async create(
     images: DeviceImages,
     input: ImageInput,
     batchSize: number,
     { windows = false } = {},
   ): Promise<ImageSource> {
-    const { height, width, mean, std, imageSize } = input;
+    const { height, width, mean, std, imageSize } = input, { bytesPerImage } = images;
+    if (bytesPerImage !== height * width * 3) {
+      throw new RangeError(`Cannot take images of ${bytesPerImage} bytes for RGB of ${height}x${width} pixels`);
+    }
     const buffers = new Buffers(images.device);
     const held = images.resident ? images.set.count : batchSize;
     const own = (label: string, bytes: number) =>
       images.resident ? operand(label, Math.ceil(bytes / 4)) : buffers.add(label, Math.ceil(bytes / 4));
     const labelBytes = images.set.labels instanceof Uint8Array ? 1 : 4;
     const operands = {
-      pixels: await own("images", held * images.bytesPerImage),
+      pixels: await own("images", held * bytesPerImage),
       storedLabels: await own("image labels", held * labelBytes),
       indices: await buffers.add("indices", batchSize),
       windows: windows ? await buffers.add("windows", batchSize * 4) : undefined,

@@ -11,13 +11,13 @@ import type { ElementType } from "../kernels/dispatch.ts";
 import type { LossScaleState } from "../kernels/loss_scale.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { describedNetwork, fittedState } from "./described_network.ts";
+import { wrongInDescription } from "./description_check.ts";
 import { parseStrictJson, quoted } from "./json.ts";
 import { lossScaleOf, lossScaleTensors } from "./loss_scale.ts";
 import type { AugmentSettings } from "./augment.ts";
-import { SCHEDULES, type ScheduleSettings } from "./schedule.ts";
-import { RING_SLOTS } from "./step.ts";
+import type { ScheduleSettings } from "./schedule.ts";
 import { encodeSafetensors, parseSafetensors, type TensorData } from "./safetensors.ts";
-import { type Stem, STEMS } from "./resnext.ts";
+import type { Stem } from "./resnext.ts";
 import type { StateDict } from "./weights.ts";
 
 /** What a network is built from again. Names as in the file. */
@@ -233,105 +233,6 @@ async function digest(description: string, tensors: StateDict): Promise<string> 
   return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Checking what a file claims
-// ---------------------------------------------------------------------------------------------------------------------
-
-type Check = (value: unknown) => boolean;
-type Fields = Readonly<Record<string, Check>>;
-
-const text: Check = (value) => typeof value === "string";
-const flag: Check = (value) => typeof value === "boolean";
-const number: Check = (value) => typeof value === "number" && Number.isFinite(value);
-const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
-const positive: Check = (value) => count(value) && (value as number) > 0;
-/** Sizes that a machine could hold: a file must not ask for more work than it is worth. */
-const upTo = (most: number): Check => (value) => positive(value) && (value as number) <= most;
-const between = (least: number, most: number): Check => (value) =>
-  number(value) && (value as number) >= least && (value as number) <= most;
-const list = (item: Check, most = Infinity): Check => (value) =>
-  Array.isArray(value) && value.length <= most && value.every(item);
-/** The largest float32. */
-const MAX_FLOAT = 3.4028234e38;
-const triple: Check = (value) => list(between(-MAX_FLOAT, MAX_FLOAT))(value) && (value as unknown[]).length === 3;
-const optional = (check: Check): Check => (value) => value === undefined || check(value);
-const fields = (checks: Fields): Check => (value) =>
-  typeof value === "object" && firstWrong(value, checks) === undefined;
-
-const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
-
-const SCHEDULE: Fields = {
-  kind: (value) => (SCHEDULES as readonly unknown[]).includes(value),
-  by: optional((value) => value === "epoch" || value === "step"),
-  warmup: optional(between(0, MAX_FLOAT)),
-  warmup_start: optional(between(0, 1)),
-  milestones: optional(list(between(0, MAX_FLOAT))),
-  gamma: optional(between(0, MAX_FLOAT)),
-  min_lr: optional(between(0, MAX_FLOAT)),
-  rise: optional(between(0, 1)),
-  div_factor: optional(between(0, MAX_FLOAT)),
-  final_div_factor: optional(between(0, MAX_FLOAT)),
-  anneal: optional((value) => value === "cos" || value === "linear"),
-};
-
-const amount = optional(between(0, MAX_FLOAT));
-const AUGMENT: Fields = {
-  ...{ flip: optional(flag), reflect: optional(flag), crop: optional(count), cutout: optional(count) },
-  ...{ erasing: optional(between(0, 1)), brightness: amount, contrast: amount, saturation: amount },
-  ...{ hue: optional(between(0, 0.5)), mixup: amount, cutmix: amount },
-};
-
-const DESCRIPTION: Readonly<Record<string, { readonly required: boolean; readonly fields: Fields }>> = {
-  network: {
-    required: true,
-    fields: {
-      arch: text,
-      num_classes: upTo(1_000_000),
-      cardinality: upTo(65536),
-      layers: optional(list(upTo(1024), 8)),
-      channels: optional(list(upTo(65536), 8)),
-      base_width: optional(upTo(65536)),
-      stem: optional((value) => (STEMS as readonly unknown[]).includes(value)),
-    },
-  },
-  input: { required: false, fields: { image_size: upTo(65536), mean: triple, std: triple } },
-  settings: {
-    required: false,
-    fields: {
-      dataset: text,
-      batch_size: upTo(2 ** 20),
-      accumulate: optional(upTo(RING_SLOTS)),
-      precision: optional((value) => value === "f32" || value === "f16"),
-      epochs: count,
-      lr: between(0, MAX_FLOAT),
-      momentum: between(0, 1),
-      weight_decay: between(0, MAX_FLOAT),
-      nesterov: flag,
-      label_smoothing: between(0, 1),
-      clip_grad_norm: optional(between(0, MAX_FLOAT)),
-      seed: count,
-      train_limit: optional(positive),
-      test_limit: optional(positive),
-      val_split: optional(between(0, 1)),
-      frozen: optional(list(text)),
-      schedule: optional(fields(SCHEDULE)),
-      decay_vectors: optional(flag),
-      ema_decay: optional(between(0, 1)),
-      patience: optional(positive),
-      augment: optional(fields(AUGMENT)),
-    },
-  },
-  progress: {
-    required: false,
-    fields: { epoch: count, step: count, loss_sum: number, rows: count, history: list(fields(EPOCH)) },
-  },
-};
-
-function firstWrong(value: unknown, checks: Fields): string | undefined {
-  if (typeof value !== "object" || value === null) return Object.keys(checks)[0];
-  return Object.entries(checks).find(([key, check]) => !check((value as Record<string, unknown>)[key]))?.[0];
-}
-
 function parseDescription(json: string, refuse: (why: string) => never): CheckpointDescription {
   let value: Record<string, unknown>;
   try {
@@ -343,12 +244,8 @@ function parseDescription(json: string, refuse: (why: string) => never): Checkpo
   if (value.format !== FORMAT) {
     refuse(`it is of format ${quoted(value.format)}, this version reads ${FORMAT}; use a newer version`);
   }
-  for (const [section, { required, fields: checks }] of Object.entries(DESCRIPTION)) {
-    if (value[section] === undefined && !required) continue;
-    const wrong = firstWrong(value[section], checks);
-    if (wrong) refuse(`its description has no valid "${section}.${wrong}"`);
-  }
-  if (!optional(list(text))(value.class_names)) refuse('its description has no valid "class_names"');
+  const wrong = wrongInDescription(value);
+  if (wrong) refuse(`its description has no valid "${wrong.path}"`);
   const { format: _, ...fields } = value, description = fields as unknown as CheckpointDescription;
   const { epoch, history } = description.progress ?? { epoch: 0, history: [] };
   if (history.length !== epoch) refuse(`its run is said to be after epoch ${epoch}, but to tell of ${history.length}`);

@@ -7,6 +7,10 @@ import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type AugmentedBatch, drawChanges, isAugmented } from "./augment.ts";
 import type { ImageBatch, LabelledImages } from "./batch_source.ts";
+import { describedNetwork } from "./described_network.ts";
+import { frozenEntries } from "./freezing.ts";
+import { trace } from "./graph.ts";
+import { BatchNormOperation } from "./ops/batch_norm.ts";
 import type { RunDescription } from "./run_description.ts";
 
 /** What a batch is: images, and where they are augmented what is done to each. */
@@ -19,16 +23,18 @@ export class EpochBatches {
   readonly #images: LabelledImages;
   readonly #description: RunDescription;
 
-  /** @throws {UserError} when batches are too small to be normalized. */
+  /** @throws {UserError} when there are no images, or batches are too small to be normalized. */
   constructor(images: LabelledImages, description: RunDescription) {
+    if (images.count === 0) throw new UserError("Cannot train: there are no images to train on");
     const size = Math.min(description.settings.batch_size, images.count), rest = images.count % size;
-    if (!canNormalize(size, description)) {
+    const values = normalizedValues(description);
+    if (size * values < 2) {
       throw new UserError(
-        `Cannot train on batches of ${size} at image size ${description.input.image_size}: the last stage has a single ` +
+        `Cannot train on batches of ${size} at image size ${description.input.image_size}: a batch norm gets a single ` +
           "value a channel, which cannot be normalized; use a larger batch or image size",
       );
     }
-    this.sizes = canNormalize(rest, description) ? [size, rest] : [size];
+    this.sizes = rest * values >= 2 ? [size, rest] : [size];
     this.#images = images;
     this.#description = description;
   }
@@ -75,9 +81,13 @@ function cropStream(epoch: number, image: number): number {
   return 2 ** 52 + epoch * 2 ** 28 + image;
 }
 
-/** Whether the last stage has more than one value a channel, which batch norm needs. */
-function canNormalize(rows: number, { network, input }: RunDescription): boolean {
-  // The stem and the pool halve the image, and each stage but the first.
-  const stages = network.layers?.length ?? 4;
-  return rows * Math.ceil(input.image_size / 2 ** (stages + 1)) ** 2 > 1;
+/** The fewest values a channel that a batch norm which learns gets of an image: it needs two of a batch. */
+function normalizedValues({ network, input: { image_size: size }, settings }: RunDescription): number {
+  const module = describedNetwork(network), entries = [...module.stateEntries()];
+  const isFrozen = frozenEntries(settings.frozen ?? [], entries.map(([name]) => name));
+  const frozen = new Set(entries.flatMap(([name, entry]) => isFrozen(name) ? [entry] : []));
+  const values = trace(module, { n: 1, c: 3, h: size, w: size }).nodes.flatMap(({ operation, inputs: [{ shape }] }) =>
+    operation instanceof BatchNormOperation && !frozen.has(operation.state.weight) ? [shape.h * shape.w] : []
+  );
+  return values.reduce((fewest, each) => Math.min(fewest, each), 2);
 }

@@ -1,7 +1,7 @@
 /** A pass over a set of images: loss, accuracy, and who was taken for whom. */
 
 import type { ElementType } from "../kernels/dispatch.ts";
-import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import { checkLabels, DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
 import { QUEUED_BYTES, RING_SLOTS } from "./step.ts";
@@ -37,20 +37,17 @@ export interface EvaluationReport {
  * ```
  */
 export class Evaluator {
-  readonly #images: DeviceImages;
-  readonly #source: ImageSource;
-  readonly #step: EvalStep<Uint32Array>;
+  readonly #made: EvaluatedSet;
 
-  private constructor(images: DeviceImages, source: ImageSource, step: EvalStep<Uint32Array>) {
-    this.#images = images;
-    this.#source = source;
-    this.#step = step;
+  private constructor(made: EvaluatedSet) {
+    this.#made = made;
   }
 
   /**
    * Prepares passes over a set; `precision` as of {@linkcode evalStep}.
    *
    * @throws {UserError} when a batch does not fit the device.
+   * @throws {RangeError} when the set is none: see `DeviceImages`; or a label of it is none of the network's classes.
    */
   static async create(
     network: Network,
@@ -59,17 +56,7 @@ export class Evaluator {
     batchSize: number,
     { precision }: { readonly precision?: ElementType } = {},
   ): Promise<Evaluator> {
-    const images = await DeviceImages.create(network.device, set);
-    const made: { destroy(): void }[] = [images];
-    try {
-      const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
-      made.push(source);
-      return new Evaluator(images, source, await evalStep(network, { source, precision }));
-    } catch (error) {
-      // A smaller batch may be tried next.
-      for (const part of made) part.destroy();
-      throw error;
-    }
+    return new Evaluator(await EvaluatedSet.create(network, set, input, batchSize, precision));
   }
 
   /** One pass. Returns undefined when `signal` is given meanwhile. */
@@ -83,7 +70,7 @@ export class Evaluator {
 
   /** One pass that tells now and then how many images are done. Returns undefined when `signal` is given meanwhile. */
   async *pass(signal?: AbortSignal): AsyncGenerator<number, EvaluationReport | undefined, void> {
-    const { set } = this.#images, step = this.#step;
+    const { images: { set }, step } = this.#made;
     const { batchSize, classes } = step;
     const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
     // Twice as many are in the queue: while results are read, further steps run (`trainer.ts` tells why).
@@ -134,14 +121,50 @@ export class Evaluator {
 
   /** Bytes that the images take on the device: none when they are streamed. */
   get imageBytes(): number {
-    return residentBytes(this.#images);
+    return residentBytes(this.#made.images);
   }
 
   /** Frees the device's memory. */
   destroy(): void {
-    this.#step.destroy();
-    this.#source.destroy();
-    this.#images.destroy();
+    this.#made.destroy();
+  }
+}
+
+/** @internal A set of images on the device, and the step that evaluates it: made together, freed together. */
+export class EvaluatedSet {
+  private constructor(
+    readonly images: DeviceImages,
+    readonly step: EvalStep<Uint32Array>,
+    private readonly parts: readonly { destroy(): void }[],
+  ) {}
+
+  /** See {@linkcode Evaluator}. */
+  static async create(
+    network: Network,
+    set: LabelledImages,
+    input: ImageInput,
+    batchSize: number,
+    precision?: ElementType,
+  ): Promise<EvaluatedSet> {
+    const parts: { destroy(): void }[] = [];
+    try {
+      const images = await DeviceImages.create(network.device, set);
+      parts.push(images);
+      const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
+      parts.push(source);
+      const step = await evalStep(network, { source, precision });
+      parts.push(step);
+      checkLabels(set, step.classes);
+      return new EvaluatedSet(images, step, parts);
+    } catch (error) {
+      // A smaller batch may be tried next.
+      for (const part of parts.reverse()) part.destroy();
+      throw error;
+    }
+  }
+
+  destroy(): void {
+    for (const part of this.parts.toReversed()) part.destroy();
   }
 }
 

@@ -1,9 +1,10 @@
 /** What a network thinks of each image of a set: its probabilities, not only whether it is right. */
 
 import type { ElementType } from "../kernels/dispatch.ts";
-import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
+import { UserError } from "../kernels/user_error.ts";
+import type { ImageInput, LabelledImages } from "./batch_source.ts";
+import { EvaluatedSet } from "./evaluator.ts";
 import type { Network } from "./network.ts";
-import { evalStep } from "./eval_step.ts";
 
 /** What a network thinks of one image. */
 export interface Judgement {
@@ -30,6 +31,9 @@ export interface JudgeOptions {
 /**
  * Judges a set of images, a batch at a time.
  *
+ * @throws {UserError} when a batch does not fit the device, or the network's outputs are not finite.
+ * @throws {RangeError} as `Evaluator.create`.
+ *
  * @example
  * ```ts
  * import { judge, Network, openDevice, resnext50, shapes } from "@cardinal/resnext";
@@ -50,9 +54,7 @@ export async function* judge(
   batchSize: number,
   { signal, precision }: JudgeOptions = {},
 ): AsyncGenerator<Judgement[], void, void> {
-  const images = await DeviceImages.create(network.device, set);
-  const source = await ImageSource.create(images, input, Math.min(batchSize, set.count));
-  const step = await evalStep(network, { source, precision });
+  const made = await EvaluatedSet.create(network, set, input, batchSize, precision), { step } = made;
   try {
     for (let at = 0; at < set.count && !signal?.aborted; at += step.batchSize) {
       const rows = Math.min(step.batchSize, set.count - at);
@@ -60,10 +62,16 @@ export async function* judge(
       const logits = await step.logits();
       await step.evaluations();
       yield Array.from({ length: rows }, (_, row): Judgement => {
+        const image = at + row, label = set.labels[image];
         const probabilities = softmax(logits.subarray(row * step.classes, (row + 1) * step.classes));
-        const confidence = Math.max(...probabilities), label = set.labels[at + row];
+        const confidence = largestOf(probabilities);
+        if (Number.isNaN(confidence)) {
+          throw new UserError(
+            `Cannot judge image ${image}: the network's outputs are not finite; use other weights, or precision f32`,
+          );
+        }
         return {
-          image: at + row,
+          image,
           label,
           prediction: probabilities.indexOf(confidence),
           confidence,
@@ -72,18 +80,21 @@ export async function* judge(
       });
     }
   } finally {
-    step.destroy();
-    source.destroy();
-    images.destroy();
+    made.destroy();
   }
 }
 
 /** Probabilities of logits. */
 export function softmax(logits: ArrayLike<number>): number[] {
-  const values = Array.from(logits), largest = Math.max(...values);
+  const values = Array.from(logits), largest = largestOf(values);
   const powers = values.map((logit) => Math.exp(logit - largest));
   const sum = powers.reduce((sum, power) => sum + power, 0);
   return powers.map((power) => power / sum);
+}
+
+/** Of any number of values; NaN where one is. */
+function largestOf(values: readonly number[]): number {
+  return values.reduce((largest, value) => Math.max(largest, value), -Infinity);
 }
 
 /** `confusion[label][prediction]`, counts. */

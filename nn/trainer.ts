@@ -6,10 +6,13 @@
 import type { Device } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
+import { checkLabels } from "./batch_source.ts";
 import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
+import { wrongInDescription } from "./description_check.ts";
 import { DeviceRun } from "./device_run.ts";
 import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
+import { quoted } from "./json.ts";
 import type { Network } from "./network.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
@@ -112,7 +115,9 @@ export class Trainer {
    * Prepares a run: from the beginning, from a checkpoint's state, or, where that tells of no progress, from the weights
    * that it has.
    *
-   * @throws {UserError} when batches do not fit the device, or the checkpoint is of another network.
+   * @throws {UserError} when the description makes no run, batches do not fit the device, or the checkpoint is of another
+   * network.
+   * @throws {RangeError} when a label is none of the classes, or images are not as many or as large as the data say.
    */
   static async create(
     device: Device,
@@ -121,14 +126,8 @@ export class Trainer {
     from?: Checkpoint,
     options: TrainerOptions = {},
   ): Promise<Trainer> {
-    const { network: { num_classes }, settings } = description;
-    if (num_classes < data.classNames.length) {
-      throw new UserError(
-        `Cannot train: the data set has ${data.classNames.length} classes, the network ${num_classes}`,
-      );
-    }
-    if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
-    if (settings.augment) checkAugment(settings.augment);
+    checkDescription(description);
+    checkData(data, description.network.num_classes);
     const batches = new EpochBatches(data.train, description);
     const made = await DeviceRun.create(device, data, description, batches.sizes, from, options);
     const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
@@ -358,4 +357,22 @@ export class Trainer {
   destroy(): void {
     this.#made.destroy();
   }
+}
+
+/** Callers without types may ask for anything. */
+function checkDescription(description: RunDescription): void {
+  const wrong = wrongInDescription({ ...description }, ["network", "input", "settings"]), { settings } = description;
+  if (wrong) {
+    throw new UserError(`Cannot train: "${wrong.path}" cannot be ${quoted(wrong.value)}`, { exitCode: 2 });
+  }
+  if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
+  if (settings.augment) checkAugment(settings.augment);
+}
+
+function checkData({ classNames, train, test }: TrainingData, classes: number): void {
+  if (classes < classNames.length) {
+    throw new UserError(`Cannot train: the data set has ${classNames.length} classes, the network ${classes}`);
+  }
+  if (test.count === 0) throw new UserError("Cannot train: there are no images to test on");
+  for (const set of [train, test]) checkLabels(set, classNames.length);
 }

@@ -1,9 +1,9 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { fromNhwc } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
-import { DeviceImages, FloatSource, type ImageInput, ImageSource } from "../../nn/batch_source.ts";
+import { DeviceImages, FloatSource, type ImageInput, ImageSource, type LabelledImages } from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { trainStep } from "../../nn/train_step.ts";
@@ -66,6 +66,21 @@ gpuTest("an image's pixels arrive scaled and normalized, by channel", async (dev
     assertEquals([...new Uint32Array(await device.read(labels, 0, 8))], [SET.labels[36], SET.labels[5]]);
     for (const each of [out, labels, source, images, arena]) each.destroy();
   }
+});
+
+gpuTest("sets of images that contradict themselves, or what is said of them, are refused", async (device) => {
+  const refused = (changes: Partial<LabelledImages>, message: string) =>
+    assertRejects(() => DeviceImages.create(device, { ...SET, ...changes }), RangeError, message);
+  await refused({ count: 0, images: new Uint8Array(), labels: new Uint8Array() }, "a set of 0 images");
+  await refused({ labels: SET.labels.subarray(1) }, "37 images with 36 labels");
+  await refused({ images: SET.images.subarray(1) }, "each would have");
+  const images = await DeviceImages.create(device, SET);
+  await assertRejects(
+    () => ImageSource.create(images, { ...input(32), height: 40, width: 20 }, 4),
+    RangeError,
+    "Cannot take images of 3072 bytes for RGB of 40x20 pixels",
+  );
+  images.destroy();
 });
 
 gpuTest("an image that is not there is refused before anything is sent", async (device) => {

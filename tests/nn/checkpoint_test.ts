@@ -38,10 +38,13 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   await assertRejects(() => decode({ resnext: "{" }), UserError, "not JSON");
   await assertRejects(() => decode({ resnext: "null" }), UserError, "not a JSON object");
   await assertRejects(() => decode({ resnext: '{"format":2}' }), UserError, "use a newer version");
-  await assertRejects(() => decode({ resnext: '{"format":1}' }), UserError, 'no valid "network.arch"');
+  await assertRejects(() => decode({ resnext: '{"format":1}' }), UserError, 'no valid "network"');
   const network = { arch: "resnext50", num_classes: 0, cardinality: 32 };
   const wrong = JSON.stringify({ format: 1, network });
   await assertRejects(() => decode({ resnext: wrong }), UserError, 'no valid "network.num_classes"');
+  const { description } = narrowCheckpoint(), settings = { ...description.settings, schedule: { kind: "cosin" } };
+  const scheduled = JSON.stringify({ format: 1, ...description, settings });
+  await assertRejects(() => decode({ resnext: scheduled }), UserError, 'no valid "settings.schedule.kind"');
 });
 
 Deno.test("a run whose epochs are not those that it tells of is refused", async () => {

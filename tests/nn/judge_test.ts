@@ -1,10 +1,12 @@
-import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
-import { confusionOf, judge, type Judgement } from "../../nn/judge.ts";
+import { confusionOf, judge, type Judgement, softmax } from "../../nn/judge.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext } from "../../nn/resnext.ts";
+import { float32Tensor } from "../../nn/safetensors.ts";
 import { gpuTest } from "../support.ts";
 
 const { test, height, width, mean, std } = shapes({ train: 0, test: 20, seed: 0 });
@@ -43,4 +45,22 @@ gpuTest("judgements are the softmax of the logits, image by image, a rest of a b
   }
   assertEquals(batches, 2);
   network.destroy();
+});
+
+gpuTest("what cannot be judged is refused", async (device) => {
+  const network = await Network.create(device, narrow());
+  const labels = test.labels.slice();
+  labels[7] = 10;
+  await assertRejects(() => judge(network, { ...test, labels }, input, 20).next(), RangeError, "with label 10");
+  const state = await network.stateDict();
+  network.loadStateDict(new Map([...state, ["fc.bias", float32Tensor(new Float32Array(10).fill(NaN), [10])]]));
+  await assertRejects(() => judge(network, test, input, 20).next(), UserError, "Cannot judge image 0");
+  network.destroy();
+});
+
+Deno.test("a softmax is of any number of logits, and NaN where one is", () => {
+  assertEquals(softmax([0, 0]), [0.5, 0.5]);
+  const many = softmax(new Float32Array(1_000_000));
+  assertEquals([many.length, many[7]], [1_000_000, 1e-6]);
+  assertEquals(softmax([1, NaN]), [NaN, NaN]);
 });

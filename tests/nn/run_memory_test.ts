@@ -4,6 +4,7 @@ import { openDevice } from "../../kernels/device.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
 import { Evaluator } from "../../nn/evaluator.ts";
+import { judge } from "../../nn/judge.ts";
 import { TYPICAL_GPU } from "../../nn/memory.ts";
 import { Network } from "../../nn/network.ts";
 import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
@@ -74,10 +75,15 @@ gpuTest("where batches do not fit, the images are freed: a smaller batch may be 
   Object.defineProperty(device, "buffer", { value: watched });
   const { test, height, width, mean, std } = shapes({ train: 0, test: 20, seed: 0 });
   const network = await Network.create(device, describedNetwork(NARROW_NETWORK));
-  const evaluator = (batchSize: number) =>
-    Evaluator.create(network, test, { height, width, mean, std, imageSize: 32 }, batchSize);
+  const input = { height, width, mean, std, imageSize: 32 };
+  const evaluator = (batchSize: number, set = test) => Evaluator.create(network, set, input, batchSize);
+  const before = [...held];
   await assertRejects(() => evaluator(20), BatchSizeError);
-  assert(!held.has("images") && !held.has("image labels") && held.has("parameters"), [...held].join());
+  assertEquals([...held], before);
+  await assertRejects(() => judge(network, test, input, 20).next(), BatchSizeError);
+  assertEquals([...held], before);
+  await assertRejects(() => evaluator(1, { ...test, labels: test.labels.map(() => 10) }), RangeError, "label 10");
+  assertEquals([...held].filter((label) => !label.startsWith("slab")), before, "but the network's own");
   await evaluator(1);
   assert(held.has("images") && held.has("image labels"), [...held].join());
   device.close();

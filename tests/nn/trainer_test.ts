@@ -1,10 +1,12 @@
 import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { limit } from "../../data/dataset.ts";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
-import type { RunDescription } from "../../nn/run_description.ts";
+import { EpochBatches } from "../../nn/epoch_batches.ts";
+import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
 import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
 import { Trainer } from "../../nn/trainer.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
@@ -150,6 +152,25 @@ gpuTest("runs that cannot be are refused in words", async (device) => {
     "10 classes",
   );
   await assertRejects(() => create({ ...RUN, network: { ...NARROW_NETWORK, arch: "vgg" } }), UserError, "Unknown");
+  const wrong: [Partial<Record<keyof RunDescription["settings"], unknown>>, string][] = [
+    [{ accumulate: 0 }, '"settings.accumulate" cannot be 0'],
+    [{ accumulate: 300 }, '"settings.accumulate" cannot be 300'],
+    [{ batch_size: 2.5 }, '"settings.batch_size" cannot be 2.5'],
+    [{ lr: NaN }, '"settings.lr" cannot be NaN'],
+    [{ momentum: -1 }, '"settings.momentum" cannot be -1'],
+    [{ label_smoothing: 2 }, '"settings.label_smoothing" cannot be 2'],
+    [{ ema_decay: 1 }, '"settings.ema_decay" cannot be 1'],
+    [{ schedule: { kind: "cosin" } }, '"settings.schedule.kind" cannot be "cosin"'],
+    [{ schedule: { kind: "one-cycle", div_factor: 0 } }, '"settings.schedule.div_factor" cannot be 0'],
+    [{ schedule: { kind: "multistep" } }, "it needs milestones"],
+    [{ augment: { flip: "yes" } }, '"settings.augment.flip" cannot be "yes"'],
+  ];
+  for (const [changes, message] of wrong) {
+    await assertRejects(() => create(withSettings(changes as Partial<RunDescription["settings"]>)), UserError, message);
+  }
+  const { input: _, ...inputless } = RUN;
+  await assertRejects(() => create(inputless as RunDescription), UserError, '"input" cannot be undefined');
+
   const { checkpoint } = await train(device, { run: withSettings({ epochs: 1 }) });
   const wider = { ...RUN, network: { ...NARROW_NETWORK, channels: [16, 64] } };
   await assertRejects(() => create(wider, checkpoint), UserError, "they are of another network");
@@ -159,4 +180,35 @@ gpuTest("runs that cannot be are refused in words", async (device) => {
     const error = await assertRejects(() => create(huge), BatchSizeError);
     assertEquals(error.fits, Math.floor(maxBindingBytes / (2048 * 2048 * 64 * 4)));
   }
+});
+
+gpuTest("data that make no run are refused before anything is made of them", async (device) => {
+  const create = (changes: Partial<TrainingData>) => Trainer.create(device, { ...data, ...changes }, RUN);
+  const none = shapes({ train: 0, test: 0, seed: 0 });
+  await assertRejects(() => create({ train: none.train }), UserError, "no images to train on");
+  await assertRejects(() => create({ test: none.test }), UserError, "no images to test on");
+  for (const set of ["train", "test"] as const) {
+    const labels = data[set].labels.slice();
+    labels[3] = 10;
+    const error = await assertRejects(() => create({ [set]: { ...data[set], labels } }), RangeError);
+    assertEquals(error.message, "Cannot use a set of images with label 10: the classes are 0 to 9");
+  }
+});
+
+gpuTest("batches may be as small as the batch norm that gets least of an image allows", async (device) => {
+  const sizes = (run: RunDescription, count: number) => new EpochBatches({ ...data.train, count }, run).sizes;
+  // Three stages after the stem for CIFAR: 8x8 pixels in the last one.
+  const network = { arch: "resnext29_8x64d", num_classes: 10, cardinality: 8, layers: [1, 1, 1] };
+  assertEquals(sizes({ ...withSettings({ batch_size: 1 }), network }, 3), [1]);
+  assertEquals(sizes({ ...withSettings({ batch_size: 8 }), network }, 17), [8, 1]);
+  // A single pixel in the last stage, which learns, or runs as in evaluation.
+  const deep = { ...RUN.network, layers: [1, 1, 1, 1], channels: [16, 32, 32, 32] };
+  assertEquals(sizes({ ...withSettings({ batch_size: 8 }), network: deep }, 17), [8]);
+  const frozen = ["stem", "layer1", "layer2", "layer3", "layer4"];
+  const still = { ...withSettings({ batch_size: 8, epochs: 1, frozen }), network: deep };
+  assertEquals(sizes(still, 17), [8, 1]);
+  const trainer = await Trainer.create(device, { ...data, train: limit(data.train, 17) }, still);
+  for await (const event of trainer.run()) if (event.type === "epoch") assert(event.metrics.train_loss > 0);
+  assertEquals(trainer.stepsPerEpoch, 3);
+  trainer.destroy();
 });

@@ -1,0 +1,137 @@
+/**
+ * What a description of a checkpoint or of a run may say: of what type each field is, and within which bounds. Whoever wrote
+ * a file need not be trusted, nor a caller without types.
+ */
+
+import { SCHEDULES } from "./schedule.ts";
+import { STEMS } from "./resnext.ts";
+import { RING_SLOTS } from "./step.ts";
+
+/** A field that is missing, of another type or out of bounds. */
+export interface WrongField {
+  /** Its path, such as `settings.schedule.kind`. */
+  readonly path: string;
+  readonly value: unknown;
+}
+
+type Check = (value: unknown) => boolean;
+/** A table in a table may be absent. */
+interface Fields {
+  readonly [name: string]: Check | Fields;
+}
+
+const text: Check = (value) => typeof value === "string";
+const flag: Check = (value) => typeof value === "boolean";
+const number: Check = (value) => typeof value === "number" && Number.isFinite(value);
+const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
+const positive: Check = (value) => count(value) && (value as number) > 0;
+/** Sizes that a machine could hold: a file must not ask for more work than it is worth. */
+const upTo = (most: number): Check => (value) => positive(value) && (value as number) <= most;
+/** The largest float32. */
+const MAX_FLOAT = 3.4028234e38;
+const between = (least: number, most = MAX_FLOAT): Check => (value) =>
+  number(value) && (value as number) >= least && (value as number) <= most;
+const above0 = (most = MAX_FLOAT): Check => (value) => between(0, most)(value) && value !== 0;
+const oneOf = (choices: readonly unknown[]): Check => (value) => choices.includes(value);
+const list = (item: Check, most = Infinity): Check => (value) =>
+  Array.isArray(value) && value.length <= most && value.every(item);
+const triple = (item: Check): Check => (value) => list(item)(value) && (value as unknown[]).length === 3;
+const optional = (check: Check): Check => (value) => value === undefined || check(value);
+const fields = (checks: Fields): Check => (value) => wrongField(value, checks, "") === undefined;
+
+const NETWORK: Fields = {
+  arch: text,
+  num_classes: upTo(1_000_000),
+  cardinality: upTo(65536),
+  layers: optional(list(upTo(1024), 8)),
+  channels: optional(list(upTo(65536), 8)),
+  base_width: optional(upTo(65536)),
+  stem: optional(oneOf(STEMS)),
+};
+
+const INPUT: Fields = {
+  image_size: upTo(65536),
+  mean: triple(between(-MAX_FLOAT)),
+  std: triple(above0()),
+};
+
+const SCHEDULE: Fields = {
+  kind: oneOf(SCHEDULES),
+  by: optional(oneOf(["epoch", "step"])),
+  warmup: optional(between(0)),
+  warmup_start: optional(above0(1)),
+  milestones: optional(list(between(0))),
+  gamma: optional(between(0)),
+  min_lr: optional(between(0)),
+  rise: optional(between(0, 1)),
+  div_factor: optional(above0()),
+  final_div_factor: optional(above0()),
+  anneal: optional(oneOf(["cos", "linear"])),
+};
+
+const amount = optional(between(0));
+const AUGMENT: Fields = {
+  ...{ flip: optional(flag), reflect: optional(flag), crop: optional(count), cutout: optional(count) },
+  ...{ erasing: optional(between(0, 1)), brightness: amount, contrast: amount, saturation: amount },
+  ...{ hue: optional(between(0, 0.5)), mixup: amount, cutmix: amount },
+};
+
+const SETTINGS: Fields = {
+  dataset: text,
+  batch_size: upTo(2 ** 20),
+  accumulate: optional(upTo(RING_SLOTS)),
+  precision: optional(oneOf(["f32", "f16"])),
+  epochs: count,
+  lr: between(0),
+  momentum: between(0, 1),
+  weight_decay: between(0),
+  nesterov: flag,
+  label_smoothing: between(0, 1),
+  clip_grad_norm: optional(between(0)),
+  seed: count,
+  train_limit: optional(positive),
+  test_limit: optional(positive),
+  val_split: optional(between(0, 1)),
+  frozen: optional(list(text)),
+  schedule: SCHEDULE,
+  decay_vectors: optional(flag),
+  ema_decay: optional((value) => between(0, 1)(value) && value !== 1),
+  patience: optional(positive),
+  augment: AUGMENT,
+};
+
+const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
+
+const DESCRIPTION: Fields = {
+  network: NETWORK,
+  input: INPUT,
+  class_names: optional(list(text)),
+  settings: SETTINGS,
+  progress: { epoch: count, step: count, loss_sum: number, rows: count, history: list(fields(EPOCH)) },
+};
+
+/**
+ * The first field of a description that is wrong; undefined where none is.
+ *
+ * @param needed Sections that must be there.
+ */
+export function wrongInDescription(
+  description: { readonly [section: string]: unknown },
+  needed: readonly ("network" | "input" | "settings")[] = ["network"],
+): WrongField | undefined {
+  const missing = needed.find((section) => description[section] === undefined);
+  return missing ? { path: missing, value: undefined } : wrongField(description, DESCRIPTION, "");
+}
+
+function wrongField(value: unknown, checks: Fields, before: string): WrongField | undefined {
+  if (typeof value !== "object" || value === null) return { path: before + Object.keys(checks)[0], value: undefined };
+  for (const [name, check] of Object.entries(checks)) {
+    const field = (value as Record<string, unknown>)[name], path = before + name;
+    if (typeof check === "function") {
+      if (!check(field)) return { path, value: field };
+    } else if (field !== undefined) {
+      const wrong = wrongField(field, check, `${path}.`);
+      if (wrong) return wrong;
+    }
+  }
+}
