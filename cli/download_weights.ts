@@ -29,13 +29,7 @@ export async function downloadWeights(
   version: PublishedWeights["version"] | undefined,
   options: WeightsOptions,
 ): Promise<string> {
-  const { weights } = NETWORK_FACTS[name];
-  const published = version === undefined ? weights[0] : weights.find((each) => each.version === version);
-  if (!published) {
-    const known = weights.map((each) => each.version).join(" or ");
-    throw usageError(`Option --version must be ${known} for ${name}, not "${version}"`, "resnext download");
-  }
-  const { url, sha256: prefix, top1, imageSize } = published;
+  const published = publishedWeights(name, version), { url, sha256: prefix, top1, imageSize } = published;
   const { path, present, sha256 } = await fetchWeights({ file: weightsFileName(published), url, sha256: prefix }, {
     ...options,
     check: (path) => checkWeights(name, path, options.url ?? url),
@@ -48,6 +42,15 @@ export async function downloadWeights(
     } % at ${imageSize}x${imageSize}`,
     `A checkpoint of them: ${commandLine("checkpoint", "import", path, "--arch", name, "--to", `${name}.safetensors`)}`,
   ].join("\n");
+}
+
+/** The weights of a version, or those that are published first. @throws {UserError} where there are none of it. */
+export function publishedWeights(name: KnownNetwork, version?: PublishedWeights["version"]): PublishedWeights {
+  const { weights } = NETWORK_FACTS[name];
+  const found = version === undefined ? weights[0] : weights.find((each) => each.version === version);
+  if (found) return found;
+  const known = weights.map((each) => each.version).join(" or ");
+  throw usageError(`Option --version must be ${known} for ${name}, not "${version}"`, "resnext download");
 }
 
 /** @throws {UserError} where a file does not hold the network's weights; any number of classes will do. */

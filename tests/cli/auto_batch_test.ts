@@ -48,22 +48,36 @@ Deno.test("what was found stands in --json; the memory told in advance is about 
   });
 });
 
-Deno.test("where a single image is too large, what is too large is told", async () => {
-  const { description } = narrowCheckpoint(), { network, input, settings } = description;
-  const plan = {
+/** A run on 32 images. */
+const run = (() => {
+  const { network, input, settings } = narrowCheckpoint().description;
+  return {
     ...{ description: { network, input: input!, settings: settings! }, data: shapes({ train: 32, test: 20, seed: 0 }) },
     ...{ parameters: 0, foundDataset: false, batchSizeChosen: false },
   };
-  const device = (maxBindingBytes: number, room: number) =>
-    ({
-      ...{ name: "a device", capabilities: { ...TYPICAL_GPU, maxBindingBytes } },
-      roomFor: () => Promise.resolve(room),
-    }) as unknown as Device;
+})();
+
+/** A device that binds so many bytes, and has so many. */
+const device = (maxBindingBytes: number, room: number) =>
+  ({
+    ...{ name: "a device", capabilities: { ...TYPICAL_GPU, maxBindingBytes } },
+    roomFor: () => Promise.resolve(room),
+  }) as unknown as Device;
+
+Deno.test("a tenth of a device is left alone", async () => {
+  const whole = (await withAutoBatch(run, device(2 ** 30, 2 ** 30))).autoBatch!;
+  assertEquals([whole.rows, whole.bound, whole.room], [32, "images", whole.memory.total]);
+  const room = whole.memory.total;
+  const less = (await withAutoBatch(run, device(2 ** 30, room))).autoBatch!;
+  assertEquals([less.bound, less.room, less.rows < 32], ["memory", room * 0.9, true]);
+});
+
+Deno.test("where a single image is too large, what is too large is told", async () => {
   const pieces =
     /^Cannot train on a device: batches of a single image do not fit, a piece takes [\d.]+ kB of at most 1\.0 kB;/;
-  assertMatch((await assertRejects(() => withAutoBatch(plan, device(1000, 2 ** 30)), UserError)).message, pieces);
+  assertMatch((await assertRejects(() => withAutoBatch(run, device(1000, 2 ** 30)), UserError)).message, pieces);
   const all = /do not fit, the run takes [\d.]+ (kB|MB); use a smaller image size$/;
-  assertMatch((await assertRejects(() => withAutoBatch(plan, device(2 ** 30, 1000)), UserError)).message, all);
+  assertMatch((await assertRejects(() => withAutoBatch(run, device(2 ** 30, 1000)), UserError)).message, all);
 });
 
 Deno.test("other words than auto are refused", async () => {

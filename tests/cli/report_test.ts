@@ -39,6 +39,9 @@ Deno.test("a report is one file with all that a run has to show", async () => {
     assertStringIncludes(page, '<tr class="best"><td>2</td>');
     assertStringIncludes(page, "layer2.0");
     assertMatch(page, /<figcaption><b>\w+<\/b> \d+ %<br>is \w+ \d+(\.\d+)? %/);
+    const shares = [...page.matchAll(/<br>is \w+ (\d+(?:\.\d+)?) %/g)].map(([, share]) => Number(share));
+    assertEquals(shares, shares.toSorted((a, b) => a - b), "the least likely labels first");
+    assert(shares.length > 5 && shares[0] < shares.at(-1)!, String(shares));
     // Nothing is fetched: no address but those of pictures inside, and of XML's names.
     const addresses = [...page.matchAll(/(?:src|href)="([^"]*)"|url\(([^)]*)\)/g)].map(([, a, b]) => a ?? b);
     assert(addresses.length > 2 && addresses.every((address) => address.startsWith("data:image/png")), `${addresses}`);

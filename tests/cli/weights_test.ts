@@ -1,9 +1,12 @@
 /** Weights from elsewhere, and networks that go elsewhere, as a user meets them. */
 
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
+import { publishedWeights } from "../../cli/download_weights.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
+import { weightsFileName } from "../../nn/networks.ts";
 import { resnext as network } from "../../nn/resnext.ts";
 import { encodeSafetensors, float32Tensor, toFloat32 } from "../../nn/safetensors.ts";
 import { Counter } from "../../nn/state.ts";
@@ -60,6 +63,15 @@ for (const form of ["zip", "legacy"]) {
     });
   });
 }
+
+Deno.test("a version of published weights is the one asked for, without one the best", () => {
+  const file = (...asked: Parameters<typeof publishedWeights>) => weightsFileName(publishedWeights(...asked));
+  assertEquals(file("resnext50_32x4d"), "resnext50_32x4d-1a0047aa.pth");
+  assertEquals(file("resnext50_32x4d", "1"), "resnext50_32x4d-7cdf4587.pth");
+  assertEquals(file("resnext50_32x4d", "timm"), "resnext50_32x4d.a1h_in1k.safetensors");
+  const none = () => publishedWeights("resnext101_64x4d", "2");
+  assertThrows(none, UserError, 'Option --version must be 1 or timm for resnext101_64x4d, not "2"');
+});
 
 Deno.test("inspect shows what a .pth holds; a hostile one is one line, exit 1", async () => {
   const shown = await resnext(["checkpoint", "inspect", `${fixtures}network_zip.pth`]);

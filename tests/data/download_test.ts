@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { download, type DownloadOptions } from "../../data/download.ts";
 import type { Progress } from "../../data/meter.ts";
@@ -217,6 +217,15 @@ Deno.test("a wait that a server asks for is not sat out when it is long", async 
   const answer = () => new Response(null, { status: 429, headers: { "retry-after": "3600" } });
   await withServer(answer, async (_, options, requests) => {
     await assertRejects(() => download(options), UserError, "to be tried in 3600 s");
+    assertEquals(requests.length, 1);
+  });
+  const dated = () => {
+    const date = new Date(Date.now() + 3600_000).toUTCString();
+    return new Response(null, { status: 503, headers: { "retry-after": date } });
+  };
+  await withServer(dated, async (_, options, requests) => {
+    const { message } = await assertRejects(() => download(options), UserError);
+    assertMatch(message, /to be tried in (3599|3600) s/);
     assertEquals(requests.length, 1);
   });
 });

@@ -49,6 +49,9 @@ gpuTest("grad_norm: gradients of zero stay zero, what is not finite shows", asyn
   const zero = await clip(device, [new Float32Array(64)], 1);
   assertEquals([zero.norm, zero.scale], [0, 1]);
   assertEquals(zero.clipped[0], new Float32Array(64));
+  // PyTorch's 1e-6 keeps small gradients, which would be multiplied by 2.
+  const small = await clip(device, [Float32Array.of(0, 1e-6, 0, 0)], 1.5e-6);
+  assertClose([small.norm, small.scale], [1e-6, 0.75], 1e-5, "a norm of 1e-6");
   for (const bad of [NaN, Infinity, 3e38]) {
     const gradients = formula(512, 3);
     gradients[300] = bad;

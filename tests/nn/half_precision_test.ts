@@ -265,6 +265,24 @@ gpuTest("half precision: an overflow is no divergence, a loss that is no number 
   await assertRejects(() => train(device, wild), DivergedError);
 });
 
+gpuTest("half precision: steps left out though the scale is as small as can be are a divergence", async (device) => {
+  const { collect } = RunSteps.prototype;
+  const skippedAt = async (lossScale: number) => {
+    RunSteps.prototype.collect = async function () {
+      const { results, ...more } = await collect.call(this);
+      return { ...more, results: results.map((result) => ({ ...result, skipped: true, lossScale })) };
+    };
+    await train(device, run({ epochs: 1 }));
+  };
+  try {
+    await skippedAt(2 ** -14);
+    const { message } = await assertRejects(() => skippedAt(2 ** -15), DivergedError);
+    assertMatch(message, /^The gradient is not finite any more at step 1 of epoch 1/);
+  } finally {
+    RunSteps.prototype.collect = collect;
+  }
+});
+
 Deno.test("a checkpoint's precision and loss scale are checked, and those in float32 have neither", async () => {
   const checkpoint = narrowCheckpoint(), { description } = checkpoint;
   const plain = await decodeCheckpoint(await encodeCheckpoint(checkpoint), "x");
