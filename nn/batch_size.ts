@@ -1,6 +1,6 @@
 /** Whether batches fit a device; where they do not, how many images would. */
 
-import { type Device, OutOfMemoryError } from "../kernels/device.ts";
+import { OutOfMemoryError } from "../kernels/device.ts";
 import type { Dispatch, ElementType, Operand } from "../kernels/dispatch.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
@@ -22,22 +22,24 @@ export class BatchSizeError extends UserError {
   }
 }
 
-/** No binding may be larger than the device allows: said before anything is allocated, with what would fit. */
-export function checkBindings(device: Device, dispatches: readonly Dispatch[], batchSize: number): void {
+/**
+ * No binding may be larger than the device allows: said before anything is allocated.
+ *
+ * @throws {BatchSizeError} with the batch that would fit.
+ * @throws {UserError} where a weight is too large, whatever the batch.
+ */
+export function checkBindings({ device, weights }: Network, dispatches: readonly Dispatch[], batchSize: number): void {
   const { maxBindingBytes } = device.capabilities;
-  let largest: Operand | undefined;
-  for (const { bindings } of dispatches) {
-    for (const { operand } of Object.values(bindings)) {
-      if (operand.byteLength > (largest?.byteLength ?? maxBindingBytes)) largest = operand;
-    }
-  }
-  if (!largest) return;
+  const tooLarge = dispatches.flatMap(({ bindings }) => Object.values(bindings).map(({ operand }) => operand))
+    .filter(({ byteLength }) => byteLength > maxBindingBytes);
+  if (tooLarge.length === 0) return;
+  const why = ({ label, byteLength }: Operand) =>
+    `"${label}" would take ${mib(byteLength)}, ${device.name} binds at most ${mib(maxBindingBytes)}`;
+  const weight = tooLarge.find((operand) => weights.place(operand));
+  if (weight) throw new UserError(`Cannot run this network: ${why(weight)}`);
+  const largest = tooLarge.reduce((a, b) => b.byteLength > a.byteLength ? b : a);
   const fits = Math.floor(batchSize * maxBindingBytes / largest.byteLength);
-  throw new BatchSizeError(
-    `Cannot run batches of ${batchSize}: "${largest.label}" would take ${mib(largest.byteLength)}, ` +
-      `${device.name} binds at most ${mib(maxBindingBytes)}; ${advice(fits)}`,
-    fits,
-  );
+  throw new BatchSizeError(`Cannot run batches of ${batchSize}: ${why(largest)}; ${advice(fits)}`, fits);
 }
 
 /**

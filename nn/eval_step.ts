@@ -128,7 +128,7 @@ async function evalStepWith<B>(
     { caps, precision },
   );
   const dispatches = inSubmissions([...source.dispatches(caps), ...halves, ...forward], own.counted);
-  checkBindings(device, dispatches, rows);
+  checkBindings(network, dispatches, rows);
   const kept = await own.add("logits", logits);
   const last = await own.add("predictions", predictions);
   const ring = await own.add("predictions ring", operand("predictions ring", last.size / 4 * RING_SLOTS));

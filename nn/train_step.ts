@@ -248,7 +248,7 @@ async function compileWith<B>(
     dispatches = watched.dispatches;
     results = { ...results, found: buffer, describe: watched.describe };
   }
-  if (gradients) checkBindings(device, dispatches, gradients.source.shape.n);
+  if (gradients) checkBindings(network, dispatches, gradients.source.shape.n);
   const plan = new Plan(
     device,
     inSubmissions(dispatches, own.counted),

@@ -1,16 +1,22 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import { openDevice } from "../../kernels/device.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
+import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
+import { evalStep } from "../../nn/eval_step.ts";
 import { Evaluator } from "../../nn/evaluator.ts";
 import { judge } from "../../nn/judge.ts";
+import { GlobalAvgPool2d, Linear } from "../../nn/layers.ts";
 import { TYPICAL_GPU } from "../../nn/memory.ts";
+import { Sequential } from "../../nn/module.ts";
 import { Network } from "../../nn/network.ts";
 import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
 import { LARGEST_BATCH, largestBatch, runMemory, usualBatches } from "../../nn/run_memory.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
-import { gpuTest } from "../support.ts";
+import { gpuTest, standIn } from "../support.ts";
 
 const data = (train: number): TrainingData => shapes({ train, test: 20, seed: 0 });
 const run = (changes: Partial<RunDescription["settings"]> = {}): RunDescription => ({
@@ -87,4 +93,16 @@ gpuTest("where batches do not fit, the images are freed: a smaller batch may be 
   await evaluator(1);
   assert(held.has("images") && held.has("image labels"), [...held].join());
   device.close();
+});
+
+gpuTest("a weight that the device cannot bind is named, and no batch advised", async (device) => {
+  const small = standIn(device, { capabilities: { ...device.capabilities, maxBindingBytes: 2 ** 16 } });
+  const network = await Network.create(small, new Sequential(new GlobalAvgPool2d(), new Linear(3, 8192)));
+  const source = await FloatSource.create(small, { n: 1, c: 3, h: 2, w: 2 });
+  for (const compile of [trainStep, evalStep]) {
+    const error = await assertRejects(() => compile<FloatBatch>(network, { source }), UserError);
+    assertEquals(error instanceof BatchSizeError, false);
+    assertMatch(error.message, /^Cannot run this network: "1\.weight.*" would take 1 MiB, .* binds at most 1 MiB$/);
+  }
+  for (const each of [source, network]) each.destroy();
 });
