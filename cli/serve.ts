@@ -2,7 +2,13 @@
 
 import { PicturePool } from "../data/pictures/pool.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { Classifier, type ClassifierFile, classifierOptions, readClassifier } from "./classifier.ts";
+import {
+  type ClassifierFile,
+  classifierOptions,
+  type OpenClassifier,
+  openClassifier,
+  readClassifier,
+} from "./classifier.ts";
 import { ClassifyQueue } from "./classify_queue.ts";
 import { defineCommand } from "./command.ts";
 import { Interruptible } from "./interrupt.ts";
@@ -50,7 +56,7 @@ export const serveCommand = defineCommand({
     const warn = (message: string) => console.error(`warning: ${message}`);
     const decoder = new PicturePool(), pools = [decoder];
     const queue = new ClassifyQueue({
-      open: (again) => openClassifier(file, options.batchSize, again ? interruptible.signal : undefined),
+      open: (again) => openWarm(file, options.batchSize, again ? interruptible.signal : undefined),
       pool: () => pools.pop() ?? new PicturePool(),
       transform: file.transform,
       most: MOST_WAITING,
@@ -89,10 +95,10 @@ export const serveCommand = defineCommand({
 });
 
 /** Batches of one picture are for those that come alone, and one size lies between. */
-async function openClassifier(file: ClassifierFile, batchSize: number, reopening?: AbortSignal): Promise<Classifier> {
+async function openWarm(file: ClassifierFile, batchSize: number, reopening?: AbortSignal): Promise<OpenClassifier> {
   const between = Math.round(Math.sqrt(batchSize));
   const sizes = [...new Set([1, between, batchSize])];
-  const classifier = await Classifier.open(file, sizes, reopening && await reopenDevice(reopening));
+  const classifier = await openClassifier(file, sizes, reopening && await reopenDevice(reopening));
   try {
     await classifier.warmUp();
     return classifier;
@@ -151,10 +157,11 @@ function stopped(signal: AbortSignal): Promise<void> {
 /** A line a request. */
 function logged(served: Served): (request: Request) => Promise<Response> {
   return async (request) => {
-    const begun = performance.now(), { pathname, search } = new URL(request.url);
+    const begun = performance.now(), address = URL.parse(request.url);
     const response = await answer(request, served);
     const took = Math.round(performance.now() - begun);
-    console.error(`${new Date().toISOString()} ${request.method} ${pathname}${search} ${response.status} ${took} ms`);
+    const path = address ? address.pathname + address.search : "-";
+    console.error(`${new Date().toISOString()} ${request.method} ${path} ${response.status} ${took} ms`);
     return response;
   };
 }

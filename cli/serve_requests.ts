@@ -1,6 +1,7 @@
 /** What `serve` answers to requests. Pictures come in, names go out as JSON; nothing of the machine is told. */
 
-import { rank } from "./classifier.ts";
+import { Buffer } from "node:buffer";
+import { rank } from "../nn/classifier.ts";
 import { type Answer, type ClassifyQueue, UnavailableError } from "./classify_queue.ts";
 import { type Bodies, HttpError } from "./request_body.ts";
 
@@ -12,7 +13,7 @@ export interface Served {
   readonly names: readonly string[] | undefined;
   /** Labels a picture, where the request does not say. */
   readonly topk: number;
-  /** Pictures a request. */
+  /** Parts of a form. */
   readonly most: number;
   readonly bodies: Pick<Bodies, "read">;
   /** Told of what is no fault of a request. */
@@ -45,7 +46,7 @@ export async function answer(request: Request, served: Served): Promise<Response
 }
 
 async function route(request: Request, signal: AbortSignal, served: Served): Promise<Response> {
-  const { pathname, searchParams } = new URL(request.url);
+  const { pathname, searchParams } = addressOf(request);
   switch (pathname) {
     case "/":
       allow(request, "GET", "HEAD");
@@ -61,6 +62,13 @@ async function route(request: Request, signal: AbortSignal, served: Served): Pro
     default:
       throw new HttpError(404, "Cannot find that: there are GET /, GET /health and POST /predict");
   }
+}
+
+/** A request's address, whose host is what the client wrote. @throws {HttpError} where that is none. */
+function addressOf({ url }: Request): URL {
+  const address = URL.parse(url);
+  if (!address) throw new HttpError(400, "Cannot read the address: its host or path is none of HTTP");
+  return address;
 }
 
 function allow(request: Request, ...methods: string[]): void {
@@ -81,10 +89,7 @@ async function predict(request: Request, signal: AbortSignal, topk: number, serv
   if (body.bytes.length === 0) {
     throw new HttpError(400, "Cannot find a picture: the body is empty; send its bytes, or a form with files");
   }
-  const pictures = await picturesOf(body.bytes, request.headers.get("content-type") ?? "");
-  if (pictures.length > served.most) {
-    throw new HttpError(413, `Cannot take ${pictures.length} pictures at a time: at most ${served.most}`);
-  }
+  const pictures = await picturesOf(body.bytes, request.headers.get("content-type") ?? "", served.most);
   const answers = await served.queue.ask(pictures.map(({ bytes }) => bytes), signal);
   const told = answers.map((answer) => tell(answer, topk, served.names));
   if (told.length > 1) return json(200, { images: told.map((one, i) => ({ image: pictures[i].name, ...one })) });
@@ -97,17 +102,36 @@ function tell(answer: Answer, topk: number, names: readonly string[] | undefined
 }
 
 /** The files of a form; anything else is one picture, whatever it is called: curl calls it a form by itself. */
-async function picturesOf(bytes: Uint8Array<ArrayBuffer>, type: string): Promise<Picture[]> {
+async function picturesOf(bytes: Uint8Array<ArrayBuffer>, type: string, most: number): Promise<Picture[]> {
   if (!/^multipart\/form-data\b/i.test(type)) return [{ name: "", bytes }];
+  const boundary = /;\s*boundary=("?)([\w'()+,./:=?-]{1,70})\1/i.exec(type)?.[2];
+  if (boundary === undefined) throw noForm();
+  // Parsing takes time by the square of the parts.
+  if (!occursAtMost(most + 1, `--${boundary}`, bytes)) {
+    throw new HttpError(413, `Cannot take the form: it may have at most ${most} parts`);
+  }
   let form: FormData;
   try {
-    form = await new Response(bytes, { headers: { "content-type": type } }).formData();
+    const headers = { "content-type": `multipart/form-data; boundary="${boundary}"` };
+    form = await new Response(bytes, { headers }).formData();
   } catch {
-    throw new HttpError(400, "Cannot read the form: it is no whole multipart/form-data");
+    throw noForm();
   }
   const files = [...form.values()].filter((value) => value instanceof File);
   if (files.length === 0) throw new HttpError(400, "Cannot find a picture: the form has no file");
   return await Promise.all(files.map(async (file) => ({ name: file.name, bytes: await file.bytes() })));
+}
+
+function noForm(): HttpError {
+  return new HttpError(400, "Cannot read the form: it is no whole multipart/form-data");
+}
+
+function occursAtMost(times: number, text: string, bytes: Uint8Array<ArrayBuffer>): boolean {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  for (let at = buffer.indexOf(text); at >= 0; at = buffer.indexOf(text, at + text.length)) {
+    if (--times < 0) return false;
+  }
+  return true;
 }
 
 function json(status: number, value: object, headers: Readonly<Record<string, string>> = {}): Response {

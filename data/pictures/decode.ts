@@ -4,6 +4,7 @@
  */
 
 import sharp, { type SharpOptions } from "sharp";
+import type { PixelBudget } from "./budget.ts";
 import { readJpegHeader } from "./jpeg_header.ts";
 import { resample } from "./resample.ts";
 import { type PictureTransform, placement } from "./transform.ts";
@@ -11,9 +12,14 @@ import { type PictureTransform, placement } from "./transform.ts";
 // The threads are ours: one picture a worker, and none of them comes twice.
 sharp.concurrency(1);
 sharp.cache(false);
+// Of what libvips reads only the formats of photographs: an SVG is a program, and its reader heeds no timeout.
+sharp.block({ operation: ["VipsForeignLoad"] });
+sharp.unblock({
+  operation: ["Jpeg", "Png", "Webp", "Heif", "Nsgif", "Tiff"].map((format) => `VipsForeignLoad${format}`),
+});
 
-/** Pictures of more pixels are refused: decoded they would take a gigabyte. */
-const MAX_PIXELS = 2 ** 28;
+/** Pictures of more pixels are refused, as PIL does: a file of a megabyte can hold as many. */
+const MAX_PIXELS = 178_956_970;
 /** Seconds that a picture may take: only one made for it takes so long. */
 const TIMEOUT = 30;
 
@@ -34,9 +40,14 @@ export interface PreparedPicture {
  * Testing pictures are decoded in full. For training pictures a JPEG much larger than needed is decoded at a half, a
  * quarter or an eighth of its size, which is several times faster.
  *
+ * @param budget Of all pictures that are decoded at a time.
  * @throws {Error} saying what is wrong with it.
  */
-export async function preparePicture(bytes: Uint8Array, transform: PictureTransform): Promise<PreparedPicture> {
+export async function preparePicture(
+  bytes: Uint8Array,
+  transform: PictureTransform,
+  budget?: PixelBudget,
+): Promise<PreparedPicture> {
   if (bytes.length === 0) throw new Error("it is empty");
   const input = {
     failOn: "error",
@@ -46,6 +57,8 @@ export async function preparePicture(bytes: Uint8Array, transform: PictureTransf
     autoOrient: true,
   } as const;
   const { width, height, cmyk, hasAlpha } = await readHeader(bytes, input);
+  if (width * height > MAX_PIXELS) throw new Error("it has too many pixels");
+  using _taken = await budget?.take(width * height);
   const placed = placement(width, height, transform);
   const window = { left: placed.left, top: placed.top, width: transform.size, height: transform.size };
   // Libvips enlarges with its pixels half a pixel off, blends colours with transparency before it resizes, and turns

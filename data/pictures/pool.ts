@@ -1,6 +1,7 @@
 /** Workers that decode pictures, as many at a time as there are processors. */
 
 import { UserError } from "../../kernels/user_error.ts";
+import { PixelBudget } from "./budget.ts";
 import type { PreparedPicture } from "./decode.ts";
 import type { PictureTransform } from "./transform.ts";
 
@@ -9,6 +10,8 @@ export interface PictureRequest {
   readonly id: number;
   readonly source: string | Uint8Array;
   readonly transform: PictureTransform;
+  /** The memory of the {@linkcode PixelBudget} of all workers. */
+  readonly budget: SharedArrayBuffer;
 }
 
 /** What became of a picture; `error` tells people what is wrong with it. */
@@ -23,6 +26,8 @@ export type PictureAnswer = { readonly id: number } & PictureResult;
 
 /** Pictures that a worker has at a time: one is decoded while the next is read and the last handed over. */
 const DEPTH = 2;
+/** Pixels that are decoded at a time; one takes up to a dozen bytes (progressive CMYK), all of them some 3 GB. */
+const MOST_PIXELS = 2 ** 28;
 
 /** A picture that is asked for. */
 interface Job {
@@ -38,6 +43,7 @@ export class PicturePool {
   readonly #waiting: Job[] = [];
   /** What workers are at, by number. */
   readonly #open = new Map<number, Job & { done: () => void }>();
+  readonly #budget = PixelBudget.of(MOST_PIXELS);
   #failed: Error | undefined;
   #next = 0;
 
@@ -54,7 +60,7 @@ export class PicturePool {
   /** Prepares a picture. Rejects only when the workers themselves cannot run. */
   prepare(source: string | Uint8Array, transform: PictureTransform): Promise<PictureResult> {
     if (this.#failed) return Promise.reject(this.#failed);
-    const request = { id: this.#next++, source, transform };
+    const request = { id: this.#next++, source, transform, budget: this.#budget.memory };
     const answer = new Promise<PictureResult>((resolve, reject) => this.#waiting.push({ request, resolve, reject }));
     this.#assign();
     return answer;

@@ -3,14 +3,15 @@
 /// <reference no-default-lib="true" />
 /// <reference lib="deno.worker" />
 
+import { PixelBudget } from "./budget.ts";
 import { preparePicture } from "./decode.ts";
 import type { PictureAnswer, PictureRequest } from "./pool.ts";
 
-self.onmessage = async ({ data: { id, source, transform } }: MessageEvent<PictureRequest>) => {
+self.onmessage = async ({ data: { id, source, transform, budget } }: MessageEvent<PictureRequest>) => {
   let answer: PictureAnswer;
   try {
     const bytes = typeof source === "string" ? await Deno.readFile(source) : source;
-    answer = { id, ...await preparePicture(bytes, transform) };
+    answer = { id, ...await preparePicture(bytes, transform, new PixelBudget(budget)) };
   } catch (error) {
     const unread = error instanceof Error && error.name in Deno.errors;
     answer = { id, error: explain(error), ...(unread && { unread }) };

@@ -60,6 +60,20 @@ function form(files: Record<string, Uint8Array<ArrayBuffer>>): FormData {
   return form;
 }
 
+/** A form of fields that are no files. */
+function formOf(parts: number): Blob {
+  const part = "--x\r\ncontent-disposition: form-data; name=a\r\n\r\n\r\n";
+  return new Blob([part.repeat(parts), "--x--\r\n"], { type: "multipart/form-data; boundary=x" });
+}
+
+/** Sends bytes that no client would, and gives the answer as it comes. */
+async function raw(url: string, request: string): Promise<string> {
+  const { hostname, port } = new URL(url);
+  const connection = await Deno.connect({ hostname, port: Number(port) });
+  await connection.write(new TextEncoder().encode(request));
+  return await new Response(connection.readable).text();
+}
+
 Deno.test("serve answers as predict does, one picture or many, alone or together", async () => {
   await serving([], async ({ url, network, ready, stop }) => {
     assertEquals([ready.type, ready.arch, ready.classes, ready.image_size, ready.precision], [
@@ -128,6 +142,8 @@ Deno.test("serve refuses in a sentence what it cannot answer, and goes on", asyn
       ["predict", noFile, 400, /the form has no file$/],
       ["predict", new Blob(["--x"], { type: "multipart/form-data; boundary=y" }), 400, /^Cannot read the form/],
       ["predict", new Blob(["--x"], { type: "multipart/form-data" }), 400, /^Cannot read the form/],
+      ["predict", formOf(1025), 413, /^Cannot take the form: it may have at most 1024 parts$/],
+      ["predict", formOf(1024), 400, /the form has no file$/],
       ["predict", large, 413, /at most 100000 bytes$/],
       ["predict", chunked, 413, /at most 100000 bytes$/],
       ["predict?topk=0", good, 400, /^Cannot read topk/],
@@ -140,6 +156,10 @@ Deno.test("serve refuses in a sentence what it cannot answer, and goes on", asyn
       assertEquals([answer.status, Object.keys(answer.body)], [status, ["error"]], path);
       assertMatch(answer.body.error, message);
       assert(!/\/(home|work|tmp|root)\b|\n/.test(answer.body.error), answer.body.error);
+    }
+    for (const head of ["GET / HTTP/1.1\r\nHost: a b<>", "GET http://[::1/ HTTP/1.1\r\nHost: localhost"]) {
+      const answer = await raw(url, `${head}\r\nConnection: close\r\n\r\n`);
+      assertMatch(answer, /^HTTP\/1\.1 400 [^]*\{"error":"Cannot read the address: [^"]*"\}\n/);
     }
     const get = await fetch(`${url}predict`);
     assertEquals([get.status, get.headers.get("allow")], [405, "POST"]);
@@ -158,8 +178,8 @@ Deno.test("serve refuses in a sentence what it cannot answer, and goes on", asyn
     const { code, stderr } = await stop(Deno.build.os === "windows" ? "SIGINT" : "SIGTERM");
     assertEquals(code, Deno.build.os === "windows" ? 130 : 143);
     const lines = stderr.trimEnd().split("\n").filter((line) => !line.startsWith("Stopping"));
-    assertEquals(lines.length, cases.length + 4, stderr);
-    for (const line of lines) assertMatch(line, /^\S+Z (GET|POST) \/\S* \d{3} \d+ ms$/);
+    assertEquals(lines.length, cases.length + 6, stderr);
+    for (const line of lines) assertMatch(line, /^\S+Z (GET|POST) (\/\S*|-) \d{3} \d+ ms$/);
   });
 });
 

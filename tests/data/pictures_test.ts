@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertGreater, assertLess, assertRejects, assertStringIncludes } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
 import sharp, { type Sharp } from "sharp";
+import { PixelBudget } from "../../data/pictures/budget.ts";
 import { preparePicture } from "../../data/pictures/decode.ts";
 import { readJpegHeader } from "../../data/pictures/jpeg_header.ts";
 import { PicturePool } from "../../data/pictures/pool.ts";
@@ -140,6 +141,39 @@ Deno.test("of a moving picture the first frame is taken", async () => {
   assertEquals([height, Math.min(...pixels) > 200], [20, true]);
 });
 
+/** A JPEG whose header tells another size. */
+function sized(jpeg: Uint8Array<ArrayBuffer>, width: number, height: number): Uint8Array<ArrayBuffer> {
+  const bytes = jpeg.slice(), frame = bytes.findIndex((byte, i) => byte === 0xff && bytes[i + 1] === 0xc0);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(frame + 5, height);
+  view.setUint16(frame + 7, width);
+  return bytes;
+}
+
+Deno.test("pixels are decoded within a budget: who asks for more than is left waits", async () => {
+  const budget = PixelBudget.of(10), elsewhere = new PixelBudget(budget.memory);
+  const first = await budget.take(7);
+  // Waiting for another thread keeps no program running.
+  const timer = setTimeout(() => {}, 10_000);
+  let taken = false;
+  const second = elsewhere.take(4).then((second) => (taken = true, second));
+  (await budget.take(3))[Symbol.dispose]();
+  assertEquals(taken, false);
+  first[Symbol.dispose]();
+  (await second)[Symbol.dispose]();
+  (await budget.take(10))[Symbol.dispose]();
+  clearTimeout(timer);
+});
+
+Deno.test("pictures give back their share of the budget, also those that break off", async () => {
+  const large = sized(new Uint8Array(await quarters(60, 40).jpeg().toBuffer()), 13_000, 13_000);
+  using pool = new PicturePool(1);
+  const ask = (bytes: Uint8Array) => pool.prepare(bytes, testTransform(16));
+  const half = large.slice(0, large.length / 2);
+  const results = await Promise.all([half, half, large, half, large].map(ask));
+  assertEquals(results.map((result) => "pixels" in result), [false, false, true, false, true]);
+});
+
 Deno.test("workers name what is wrong with a picture, and go on", async () => {
   const good = new Uint8Array(await quarters(60, 40).jpeg().toBuffer());
   const png = new Uint8Array(await quarters(60, 40).png().toBuffer());
@@ -158,6 +192,10 @@ Deno.test("workers name what is wrong with a picture, and go on", async () => {
     flipped,
     huge,
     text: new TextEncoder().encode("<html>not found</html>"),
+    svg: new TextEncoder().encode(
+      '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0"/></svg>',
+    ),
+    "a jpeg of 256 million pixels": sized(good, 16_000, 16_000),
   };
   using pool = new PicturePool(2);
   const results = await Promise.all([
@@ -174,6 +212,7 @@ Deno.test("workers name what is wrong with a picture, and go on", async () => {
     assertGreater(result.error.length, 8, kind);
   }
   assertEquals(results[1], { error: "it is empty" });
+  assertEquals(results.slice(-4, -2), [{ error: "its format is not known" }, { error: "it has too many pixels" }]);
   assertStringIncludes((results.at(-2) as { error: string }).error, "no such file");
   await assertRejects(() => preparePicture(new Uint8Array(0), testTransform(16)), Error, "it is empty");
 });
