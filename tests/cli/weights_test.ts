@@ -91,7 +91,7 @@ Deno.test("inspect shows what a .pth holds; a hostile one is one line, exit 1", 
 
 Deno.test("weights of another network, and options of ONNX for other files, are refused", async () => {
   await withFolder(async (folder) => {
-    const to = join(folder, "to");
+    const to = join(folder, "to.safetensors");
     const pth = `${fixtures}network_zip.pth`;
     const other = await resnext(["checkpoint", "import", pth, "--arch", "resnext50_32x4d", "--to", to]);
     assertEquals(other.code, 1);
