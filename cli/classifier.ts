@@ -5,13 +5,10 @@ import { resizedSide } from "../data/pictures/transform.ts";
 import { imagenetStatistics } from "../data/folder.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
-import { DeviceImages, type ImageBatch, ImageSource } from "../nn/batch_source.ts";
 import type { CheckpointDescription, InputDescription } from "../nn/checkpoint.ts";
+import { Classifier } from "../nn/classifier.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
-import { type EvalStep, evalStep } from "../nn/eval_step.ts";
-import { softmax } from "../nn/judge.ts";
 import { Network } from "../nn/network.ts";
-import { RING_SLOTS } from "../nn/step.ts";
 import { type OptionSpecs, type OptionValues, usageError } from "./command.ts";
 import { isPictures } from "./dataset.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
@@ -72,107 +69,40 @@ export async function readClassifier(
   return { network, input, transform, precision };
 }
 
-/** A step of some size. */
-interface Sized {
-  readonly rows: number;
-  readonly step: EvalStep<ImageBatch>;
-}
+/** A classifier on a device of its own, which goes with it. */
+export type OpenClassifier = Pick<Classifier, "device" | "batchSize" | "classify" | "warmUp"> & Disposable;
 
-/** A network that is ready to name pictures. Evaluation is by running statistics: no row depends on the others. */
-export class Classifier implements Disposable {
-  readonly #pixels: Uint8Array<ArrayBuffer>;
-  readonly #imageBytes: number;
-  readonly #steps: readonly Sized[];
-
-  private constructor(
-    /** Where it lies. */
-    readonly device: Device,
-    pixels: Uint8Array<ArrayBuffer>,
-    imageBytes: number,
-    steps: readonly Sized[],
-  ) {
-    this.#pixels = pixels;
-    this.#imageBytes = imageBytes;
-    this.#steps = steps;
+/**
+ * Opens the device, loads the network, compiles a step for each size of batch.
+ *
+ * @param batchSizes As of `Classifier.create`.
+ * @param device Already open; closed with the classifier.
+ * @throws {UserError} where the device is missing, has no room, or the weights are not the network's.
+ */
+export async function openClassifier(
+  { network: { description, state }, input, precision }: ClassifierFile,
+  batchSizes: readonly number[],
+  device?: Device,
+): Promise<OpenClassifier> {
+  device ??= await openDevice();
+  try {
+    await useKnownTuning(device);
+    const module = describedNetwork(description.network);
+    const network = await Network.create(device, module);
+    network.loadStateDict(fittedState(module, state));
+    const { image_size: imageSize, mean, std } = input;
+    const classifier = await Classifier.create(network, { imageSize, mean, std, batchSizes, precision });
+    return {
+      device,
+      batchSize: classifier.batchSize,
+      classify: (pictures) => classifier.classify(pictures),
+      warmUp: () => classifier.warmUp(),
+      [Symbol.dispose]: () => device.close(),
+    };
+  } catch (error) {
+    device.close();
+    throw error;
   }
-
-  /**
-   * Opens the device, loads the network, compiles a step for each size of batch.
-   *
-   * @param batchSizes Ascending. A batch takes the time of the least of them that holds it.
-   * @param device Already open; closed with the classifier.
-   * @throws {UserError} where the device is missing, has no room, or the weights are not the network's.
-   */
-  static async open(
-    { network: { description, state }, input, precision }: ClassifierFile,
-    batchSizes: readonly number[],
-    device?: Device,
-  ): Promise<Classifier> {
-    device ??= await openDevice();
-    try {
-      await useKnownTuning(device);
-      const module = describedNetwork(description.network);
-      const network = await Network.create(device, module);
-      network.loadStateDict(fittedState(module, state));
-      const size = input.image_size, bytes = size ** 2 * 3, most = batchSizes.at(-1)!;
-      const pixels = new Uint8Array(most * bytes);
-      const set = { count: most, images: pixels, labels: new Uint8Array(most) };
-      const images = await DeviceImages.create(device, set, { stream: true });
-      const steps: Sized[] = [];
-      for (const rows of batchSizes) {
-        const source = await ImageSource.create(images, { height: size, width: size, imageSize: size, ...input }, rows);
-        steps.push({ rows, step: await evalStep(network, { source, precision }) });
-      }
-      return new Classifier(device, pixels, bytes, steps);
-    } catch (error) {
-      device.close();
-      throw error;
-    }
-  }
-
-  /** The most pictures at a time. */
-  get batchSize(): number {
-    return this.#steps.at(-1)!.rows;
-  }
-
-  /** Logits of pictures, `size x size x 3` RGB bytes each; one read of the device. One call at a time. */
-  async classify(pictures: readonly Uint8Array[]): Promise<Float32Array[]> {
-    if (pictures.length === 0) return [];
-    const { step } = this.#steps.find(({ rows }) => rows >= pictures.length)!;
-    // Nobody wants the losses; they only have to make room.
-    if (step.pending === RING_SLOTS) await step.collect();
-    for (const [row, each] of pictures.entries()) this.#pixels.set(each, row * this.#imageBytes);
-    step.run(Uint32Array.from(pictures, (_, row) => row));
-    const logits = await step.logits();
-    return pictures.map((_, row) => logits.slice(row * step.classes, (row + 1) * step.classes));
-  }
-
-  /** Runs a step of each size once: drivers compile at the first use. */
-  async warmUp(): Promise<void> {
-    const black = new Uint8Array(this.#imageBytes);
-    for (const { rows } of this.#steps) await this.classify(Array.from({ length: rows }, () => black));
-  }
-
-  /** Frees the device. */
-  [Symbol.dispose](): void {
-    this.device.close();
-  }
-}
-
-/** A label of a picture. */
-export interface Prediction {
-  readonly label: string;
-  /** Its index among the classes. */
-  readonly class: number;
-  readonly probability: number;
-}
-
-/** The most probable classes; of equal ones the first. */
-export function rank(logits: ArrayLike<number>, count: number, names?: readonly string[]): Prediction[] {
-  return softmax(logits)
-    .map((probability, index) => ({ label: names?.[index] ?? `class ${index}`, class: index, probability }))
-    .sort((a, b) => b.probability - a.probability || a.class - b.class)
-    .slice(0, count);
 }
 
 /** How pictures become the network's input; ImageNet's way where nothing else is known. */

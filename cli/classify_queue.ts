@@ -5,10 +5,10 @@
 
 import type { PicturePool, PictureResult } from "../data/pictures/pool.ts";
 import type { PictureTransform } from "../data/pictures/transform.ts";
-import type { Classifier } from "./classifier.ts";
+import type { OpenClassifier } from "./classifier.ts";
 
-/** What a {@linkcode ClassifyQueue} needs of a {@linkcode Classifier}. */
-export type Batches = Pick<Classifier, "batchSize" | "classify" | typeof Symbol.dispose> & {
+/** What a {@linkcode ClassifyQueue} needs of an {@linkcode OpenClassifier}. */
+export type Batches = Pick<OpenClassifier, "batchSize" | "classify" | typeof Symbol.dispose> & {
   readonly device: { readonly name: string; readonly gpu: { readonly lost: Promise<unknown> } };
 };
 

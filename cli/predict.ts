@@ -2,7 +2,8 @@
 
 import { PicturePool, type PictureResult } from "../data/pictures/pool.ts";
 import type { PictureTransform } from "../data/pictures/transform.ts";
-import { Classifier, classifierOptions, type Prediction, rank, readClassifier } from "./classifier.ts";
+import { type Prediction, rank } from "../nn/classifier.ts";
+import { classifierOptions, openClassifier, readClassifier } from "./classifier.ts";
 import { defineCommand, usageError } from "./command.ts";
 
 /** Pictures a step. */
@@ -38,7 +39,7 @@ export const predictCommand = defineCommand({
     const names = file.network.description.class_names;
     using pictures = new Pictures(args.image, file.transform);
     const rows = Math.min(BATCH, args.image.length);
-    using classifier = await Classifier.open(file, [rows]);
+    using classifier = await openClassifier(file, [rows]);
     let refused = 0;
     for (let at = 0; at < args.image.length; at += rows) {
       const paths = args.image.slice(at, at + rows), results = await pictures.next(paths.length);

@@ -10,6 +10,16 @@
  * if (train.count !== 20 || classNames.length !== 10) throw new Error("two of each class");
  * ```
  *
+ * @example A picture as a network for images of 224x224 sees it
+ * ```ts ignore
+ * import { PicturePool, testTransform } from "@cardinal/resnext/data";
+ *
+ * using pool = new PicturePool(1);
+ * const picture = await pool.prepare("cat.jpg", testTransform(224));
+ * if ("error" in picture) throw new Error(picture.error);
+ * const [logits] = await classifier.classify([picture.pixels]); // a Classifier of @cardinal/resnext
+ * ```
+ *
  * @module
  */
 
@@ -28,6 +38,9 @@ export {
 } from "./cifar_download.ts";
 export { type FolderDataset, type FolderOptions, imagenetStatistics, readFolder } from "./folder.ts";
 export type { Broken, SkippedPicture } from "./pictures/cache.ts";
+export { PicturePool, type PictureResult } from "./pictures/pool.ts";
+export type { PreparedPicture } from "./pictures/decode.ts";
+export { type PictureTransform, testTransform, trainTransform } from "./pictures/transform.ts";
 export type { ExpectedArchive, ExpectedFile } from "./archive.ts";
 export type { DownloadOptions } from "./download.ts";
 export type { Progress } from "./meter.ts";

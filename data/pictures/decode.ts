@@ -29,6 +29,7 @@ export interface PreparedPicture {
   readonly pixels: Uint8Array<ArrayBuffer>;
   /** The picture's own size, upright. */
   readonly width: number;
+  /** As `width`. */
   readonly height: number;
 }
 

@@ -47,7 +47,11 @@ export class PicturePool {
   #failed: Error | undefined;
   #next = 0;
 
-  /** @param workers How many at most; as many as processors by default. */
+  /**
+   * Starts nothing yet.
+   *
+   * @param workers How many at most; as many as processors by default.
+   */
   constructor(workers: number = navigator.hardwareConcurrency) {
     this.#most = Math.max(1, workers);
   }

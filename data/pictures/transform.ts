@@ -10,6 +10,7 @@ export interface PictureTransform {
    * `whole`: all of the picture, its two sides resized independently to `size`: for crops to be taken from.
    */
   readonly kind: "centre" | "whole";
+  /** Of what comes out, in pixels. */
   readonly size: number;
   /** Of `centre`: another length of the shorter side. */
   readonly side?: number;

@@ -2,7 +2,7 @@
 
 import { assertEquals, assertRejects } from "@std/assert";
 import { fromFileUrl } from "@std/path";
-import { Classifier, readClassifier } from "../../cli/classifier.ts";
+import { type OpenClassifier, openClassifier, readClassifier } from "../../cli/classifier.ts";
 import { type Answer, type Batches, ClassifyQueue, UnavailableError } from "../../cli/classify_queue.ts";
 import { PicturePool } from "../../data/pictures/pool.ts";
 import { gpuTest } from "../support.ts";
@@ -140,10 +140,10 @@ gpuTest("a device that is destroyed is opened again, and answers the same", asyn
     const none = { arch: undefined, imageSize: undefined, resizeSize: undefined, precision: "f32" } as const;
     const file = await readClassifier(network, none, "resnext serve");
     const bytes = await Deno.readFile(fromFileUrl(new URL("../fixtures/pictures/small.png", import.meta.url)));
-    let classifier: Classifier | undefined;
+    let classifier: OpenClassifier | undefined;
     const warnings: string[] = [];
     const queue = new ClassifyQueue({
-      open: async () => classifier = await Classifier.open(file, [1, 4]),
+      open: async () => classifier = await openClassifier(file, [1, 4]),
       pool: () => new PicturePool(1),
       transform: file.transform,
       most: 8,

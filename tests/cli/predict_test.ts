@@ -1,7 +1,7 @@
-import { assert, assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { dirname, fromFileUrl, join } from "@std/path";
 import sharp from "sharp";
-import { rank, transformOf } from "../../cli/classifier.ts";
+import { transformOf } from "../../cli/classifier.ts";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { publishedAs } from "../../nn/networks.ts";
@@ -181,14 +181,6 @@ Deno.test("pictures come from stdin too; one that cannot be read is told, the ot
     const wrong = await resnext(["predict", paths[0], paths[0]]);
     assertEquals([wrong.code, wrong.stdout, wrong.stderr.trimEnd().split("\n").length], [1, "", 1]);
   });
-});
-
-Deno.test("labels are ranked by probability, which are a softmax's", () => {
-  const ranking = rank([1, 3, 2, 3], 3, ["a", "b", "c"]);
-  assertEquals(ranking.map(({ label }) => label), ["b", "class 3", "c"]);
-  const sum = Math.exp(-2) + 2 + Math.exp(-1);
-  assertAlmostEquals(ranking[0].probability, 1 / sum, 1e-12);
-  assertAlmostEquals(ranking[2].probability, Math.exp(-1) / sum, 1e-12);
 });
 
 Deno.test("published weights are told by their file's name, and shown what they were tested with", () => {

@@ -1,0 +1,46 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { Classifier, rank } from "../../nn/classifier.ts";
+import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
+import { evalStep } from "../../nn/eval_step.ts";
+import { Network } from "../../nn/network.ts";
+import { resnext50 } from "../../nn/resnext.ts";
+import { RING_SLOTS } from "../../nn/step.ts";
+import { shapes } from "../../data/shapes.ts";
+import { gpuTest } from "../support.ts";
+
+const { test: { images, labels }, mean, std } = shapes({ train: 0, test: 5, seed: 0 });
+const BYTES = 32 * 32 * 3;
+const pictures = Array.from({ length: 5 }, (_, i) => images.subarray(i * BYTES, (i + 1) * BYTES));
+
+gpuTest("a classifier gives each picture the logits of evaluation, whatever it stands with", async (device) => {
+  const network = await Network.create(
+    device,
+    resnext50({ layers: [1], channels: [16], cardinality: 4, numClasses: 7 }),
+  );
+  const set = await DeviceImages.create(device, { count: 5, images, labels });
+  const source = await ImageSource.create(set, { height: 32, width: 32, imageSize: 32, mean, std }, 5);
+  const step = await evalStep(network, { source });
+  step.run(Uint32Array.of(0, 1, 2, 3, 4));
+  const wanted = await step.logits();
+
+  const classifier = await Classifier.create(network, { imageSize: 32, mean, std, batchSizes: [1, 4] });
+  assertEquals(classifier.batchSize, 4);
+  assertEquals(await classifier.classify([]), []);
+  const four = await classifier.classify(pictures.slice(0, 4)), [last] = await classifier.classify([pictures[4]]);
+  assertEquals(
+    [...four, last].map((logits) => [...logits]),
+    Array.from({ length: 5 }, (_, i) => [...wanted.slice(i * 7, i * 7 + 7)]),
+  );
+  // More calls than a step keeps results of.
+  for (let i = 0; i <= RING_SLOTS; i++) await classifier.classify([pictures[i % 5]]);
+
+  await assertRejects(() => classifier.classify(pictures), RangeError, "5 pictures at a time: 4 at most");
+  await assertRejects(() => classifier.classify([images]), RangeError, "a picture of 15360 bytes: it must have 3072");
+  for (const each of [classifier, step, source, set, network]) each.destroy();
+});
+
+Deno.test("classes are ranked by their probability; of equal ones the first comes first", () => {
+  const ranking = rank([0, Math.log(3), 0, -Infinity], 3, ["a", "b"]);
+  assertEquals(ranking.map(({ label, class: index }) => [label, index]), [["b", 1], ["a", 0], ["class 2", 2]]);
+  assertEquals(ranking.map(({ probability }) => probability.toFixed(6)), ["0.600000", "0.200000", "0.200000"]);
+});
