@@ -16,7 +16,7 @@ Deno.test("summary shows every layer of a network with its size and cost", async
   assertEquals(code, 0);
   assertMatch(out, /^conv1 +conv2d +\[1, 64, 112, 112\] +9,408 +118,013,952 +3\.2 MB$/m);
   assertMatch(out, /^layer4\.2\.conv2 +conv2d +\[1, 1024, 7, 7\] +294,912 +14,450,688 +200\.7 kB$/m);
-  assertMatch(out, /^fc +conv2d +\[1, 1000, 1, 1\] +2,049,000 +2,048,000 +4\.0 kB$/m);
+  assertMatch(out, /^fc +linear +\[1, 1000, 1, 1\] +2,049,000 +2,048,000 +4\.0 kB$/m);
   assertStringIncludes(out, "Parameters        25,028,904\nMultiply-adds     4.23 G");
 });
 
