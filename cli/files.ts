@@ -5,6 +5,7 @@ import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
 import { saveFile } from "../nn/checkpoint_file.ts";
+import { isCheckpoint } from "./weights_input.ts";
 
 /** Whether anything is there, be it a link to nowhere. */
 export async function exists(path: string): Promise<boolean> {
@@ -33,7 +34,12 @@ export async function readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
 
 /** A checkpoint. @throws {UserError} where it cannot be read, is another file or damaged. */
 export async function readCheckpoint(path: string): Promise<Checkpoint> {
-  return await decodeCheckpoint(await readFile(path), path);
+  const bytes = await readFile(path);
+  if (await isCheckpoint(path)) return await decodeCheckpoint(bytes, path);
+  throw new UserError(
+    `Cannot read "${path}" as a checkpoint: it holds weights without a description; ` +
+      "`checkpoint import` makes a checkpoint of them",
+  );
 }
 
 /** Writes a new file; over an old one only when `force` is set. @throws {UserError} */

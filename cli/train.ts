@@ -163,7 +163,7 @@ async function trainInto(
       report.end({ seconds, history: trainer.history, last: folder.last, best: folder.best });
       return 0;
     } catch (error) {
-      if (error instanceof DivergedError) throw diverged(error, folder);
+      if (error instanceof DivergedError) throw diverged(error, folder, safety);
       const loss = await lossBehind(error, device);
       if (!loss) throw error;
       from = await losses.recover(loss) ?? plan.from;

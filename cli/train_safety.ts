@@ -197,7 +197,8 @@ export async function reopenDevice(signal: AbortSignal): Promise<Device> {
   throw new Error("unreachable");
 }
 
-/** A divergence, with where to go on from. */
-export function diverged(error: DivergedError, folder: RunFolder): DivergedError {
-  return new DivergedError(`${error.message}; the last good checkpoint is ${folder.last}`, { cause: error });
+/** A divergence, with what tells more of it, and where to go on from. */
+export function diverged(error: DivergedError, folder: RunFolder, { detectAnomaly }: Safety): DivergedError {
+  const more = detectAnomaly ? "" : "; --detect-anomaly looks for the layer";
+  return new DivergedError(`${error.message}${more}; the last good checkpoint is ${folder.last}`, { cause: error });
 }

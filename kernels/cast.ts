@@ -46,7 +46,7 @@ export async function prepareHalves(device: Device): Promise<void> {
   const wrong = await wronglyRounded(device);
   if (wrong === undefined) return;
   throw new UserError(
-    `Cannot compute in f16: ${device.name} turns ${wrong} into another half than IEEE 754; use --precision f32`,
+    `Cannot compute in f16: ${device.name} turns ${wrong} into another half than IEEE 754; use precision f32`,
   );
 }
 

@@ -190,7 +190,7 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
     throw new UserError(`Cannot read "${name}" as a checkpoint: ${why}`);
   };
   if (metadata.resnext === undefined) {
-    refuse("it holds weights without a description; `checkpoint import` makes a checkpoint of them");
+    refuse("it holds weights without a description; `readWeightsFile` reads those");
   }
   const description = parseDescription(metadata.resnext, refuse);
   if (metadata.sha256 !== await digest(metadata.resnext, tensors)) {

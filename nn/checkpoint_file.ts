@@ -38,9 +38,9 @@ async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Removes what processes that were killed while saving left in a folder. */
+/** Removes what processes that were killed in {@linkcode saveFile} left in a folder. */
 export async function removeUnfinished(folder: string): Promise<void> {
   for await (const { name, isFile } of Deno.readDir(folder)) {
-    if (isFile && /^\..*\.safetensors\.\d+\.part$/.test(name)) await Deno.remove(join(folder, name)).catch(() => {});
+    if (isFile && /^\..+\.\d+\.part$/.test(name)) await Deno.remove(join(folder, name)).catch(() => {});
   }
 }

@@ -41,8 +41,8 @@ export class DivergedError extends UserError {
 }
 
 /** What is not finite any more, and when that was seen. */
-export function diverged(what: string, when: string, hint = ""): DivergedError {
+export function diverged(what: string, when: string): DivergedError {
   return new DivergedError(
-    `The ${what} is not finite any more ${when}: training has diverged; use a smaller learning rate${hint}`,
+    `The ${what} is not finite any more ${when}: training has diverged; use a smaller learning rate`,
   );
 }

@@ -284,10 +284,9 @@ export class Trainer {
             "use a smaller learning rate",
         );
       }
-      const hint = this.#options.detectAnomaly ? "" : "; --detect-anomaly names the layer";
-      if (!Number.isFinite(loss)) throw diverged("loss", when, hint);
-      if (skipped && !overflowed) throw diverged("gradient", when, hint);
-      if (!Number.isFinite(gradientNorm)) throw diverged("gradients' norm", when, hint);
+      if (!Number.isFinite(loss)) throw diverged("loss", when);
+      if (skipped && !overflowed) throw diverged("gradient", when);
+      if (!Number.isFinite(gradientNorm)) throw diverged("gradients' norm", when);
       if (result.lossScale !== undefined) {
         scaling = { lossScale, skipped: (scaling?.skipped ?? 0) + Number(skipped) };
       }

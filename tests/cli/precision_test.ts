@@ -65,12 +65,14 @@ Deno.test("in float32 nothing tells of scales, and f16's weights take half as mu
 });
 
 Deno.test("train --precision f16 --detect-anomaly names the layer of a run that diverges", async () => {
-  const { code, stderr } = await resnext([
-    ...["train", ...SMALL, "--epochs", "1", "--precision", "f16", "--detect-anomaly", "--lr", "1e20"],
-    ...["--out", await Deno.makeTempDir({ prefix: "resnext-test-" })],
-  ]);
-  assertEquals(code, 1);
-  assertMatch(stderr, /first value that is not finite appeared at step [12] of epoch 1, in .* \(kernel "/);
+  await withFolder(async (folder) => {
+    const diverging = ["train", ...SMALL, "--epochs", "1", "--precision", "f16", "--lr", "1e20", "--out"];
+    const { code, stderr } = await resnext([...diverging, join(folder, "found"), "--detect-anomaly"]);
+    assertEquals(code, 1);
+    assertMatch(stderr, /first value that is not finite appeared at step [12] of epoch 1, in .* \(kernel "/);
+    const plain = await resnext([...diverging, join(folder, "plain")]);
+    assertMatch(plain.stderr, /learning rate; --detect-anomaly looks for the layer; the last good checkpoint is /);
+  });
 });
 
 Deno.test("eval and predict in f16 agree with float32; eval goes by the run", async () => {

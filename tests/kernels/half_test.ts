@@ -397,7 +397,7 @@ gpuTest("half precision: an adapter whose halves are wrong either way is refused
     await assertRejects(
       () => prepareHalves(altered(device, wrong, 2).proxy),
       UserError,
-      `turns ${wrong.named} into another half than IEEE 754; use --precision f32`,
+      `turns ${wrong.named} into another half than IEEE 754; use precision f32`,
     );
   }
 });

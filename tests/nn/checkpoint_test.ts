@@ -34,7 +34,7 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   const tensors = new Map([["w", float32Tensor(new Float32Array(1), [1])]]);
   const decode = (metadata: Record<string, string>) =>
     decodeCheckpoint(encodeSafetensors({ tensors, metadata }), "a.safetensors");
-  await assertRejects(() => decode({}), UserError, "`checkpoint import` makes a checkpoint of them");
+  await assertRejects(() => decode({}), UserError, "without a description; `readWeightsFile` reads those");
   await assertRejects(() => decode({ resnext: "{" }), UserError, "not JSON");
   await assertRejects(() => decode({ resnext: "null" }), UserError, "not a JSON object");
   await assertRejects(() => decode({ resnext: '{"format":2}' }), UserError, "use a newer version");
@@ -85,10 +85,11 @@ Deno.test("a file is saved whole or not at all, and nothing stays beside it", as
 
 Deno.test("what a killed process left beside is cleared, and nothing else", async () => {
   await withFolder(async (folder) => {
-    for (const name of [".last.safetensors.123.part", "last.safetensors", "notes.part"]) {
+    const left = [".last.safetensors.123.part", ".report.html.45.part"];
+    for (const name of [...left, "last.safetensors", "notes.part", ".notes.part"]) {
       await Deno.writeTextFile(join(folder, name), "");
     }
     await removeUnfinished(folder);
-    assertEquals(names(folder), ["last.safetensors", "notes.part"]);
+    assertEquals(names(folder), [".notes.part", "last.safetensors", "notes.part"]);
   });
 });
