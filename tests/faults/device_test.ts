@@ -19,7 +19,7 @@ Deno.test("a lost device is opened again, and the run ends with the same bits", 
     assertEquals(whole.code, 0, whole.err);
     const expected = await Deno.readFile(join(folder, "whole", "last.safetensors"));
     const random = new Random(6), count = trials(2, 30);
-    let survived = 0, losses = 0;
+    let losses = 0;
     for (let i = 0; i < count; i++) {
       // Steps, readings and tests submit about 110 times; some runs lose it twice.
       const at = Array.from({ length: 1 + i % 2 }, () => 1 + random.below(100));
@@ -29,10 +29,9 @@ Deno.test("a lost device is opened again, and the run ends with the same bits", 
       const warnings = said.split("\n").filter((line) => line.includes("The GPU device was lost")).length;
       losses += warnings;
       assertEquals(await Deno.readFile(join(out, "last.safetensors")), expected, `lost at ${at}: other bits`);
-      survived++;
     }
     assert(losses > 0);
-    report("a lost device", count, survived, `${losses} losses`);
+    report("a lost device", count, `${losses} losses`);
   });
 });
 

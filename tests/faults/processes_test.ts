@@ -12,8 +12,8 @@ const ENDLESS = [...SMALL_RUN, "--train-limit", "40", "--epochs", "100000"];
 
 const sleep = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** Waits until the child has printed a line with the text. */
-async function printed(child: Deno.ChildProcess, text: string): Promise<() => Promise<void>> {
+/** Waits until the child has printed a line with the text; what comes back reads on, and gives all that was printed. */
+async function printed(child: Deno.ChildProcess, text: string): Promise<() => Promise<string>> {
   const [ours, rest] = child.stdout.pipeThrough(new TextDecoderStream()).tee();
   const reader = ours.getReader();
   let seen = "";
@@ -25,9 +25,13 @@ async function printed(child: Deno.ChildProcess, text: string): Promise<() => Pr
   // Nothing may wait for a reader that has gone.
   const draining = rest.pipeTo(new WritableStream()).catch(() => {});
   const drained = (async () => {
-    while (!(await reader.read()).done);
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return seen;
+      seen += value;
+    }
   })();
-  return async () => void await Promise.all([draining, drained]);
+  return async () => (await Promise.all([drained, draining]))[0];
 }
 
 /** Windows has no signals, and pipes of another kind. */
@@ -45,38 +49,42 @@ processTest("SIGINT and SIGTERM save and exit 130 and 143; what was saved goes o
   await withFolder(async (folder) => {
     const whole = await runToEnd(program([...ARGS, "--out", join(folder, "whole")]));
     assertEquals(whole.code, 0, whole.err);
-    const expected = await Deno.readFile(join(folder, "whole", "last.safetensors"));
+    const files = ["last.safetensors", "best.safetensors"];
     const random = new Random(4), count = trials(2, 20);
-    let survived = 0, midway = 0;
-    for (let i = 0; i < count; i++) {
-      const out = join(folder, `run${i}`),
-        [signal, code] = i % 2 ? ["SIGINT", 130] as const : ["SIGTERM", 143] as const;
+    let tried = 0;
+    for (let midway = 0; midway < count; tried++) {
+      assert(tried < 10 * count, "runs end before they are stopped");
+      const out = join(folder, `run${tried}`);
+      const [signal, code] = midway % 2 ? ["SIGINT", 130] as const : ["SIGTERM", 143] as const;
       const child = program([...ARGS, "--out", out]).spawn();
       const drained = await printed(child, '"type":"step"');
-      await sleep(random.uniform() * 400);
+      // Sooner where runs have ended before.
+      await sleep(random.uniform() * 400 / (1 + tried - midway));
       try {
         child.kill(signal);
       } catch {
         // It has ended.
       }
-      const [status, err] = await Promise.all([child.status, new Response(child.stderr).text(), drained()]);
+      const [status, err, said] = await Promise.all([child.status, new Response(child.stderr).text(), drained()]);
       assert(status.code === code || status.code === 0, `${signal}: exit code ${status.code}: ${err}`);
       if (status.code === code) {
         midway++;
+        const { type, resume } = JSON.parse(said.trim().split("\n").at(-1)!);
+        assertEquals([type, resume], ["interrupted", join(out, "last.safetensors")]);
         const { code, err } = await runToEnd(program([...ARGS, "--out", out, "--resume", "auto"]));
         assertEquals(code, 0, err);
       }
-      assertEquals(await Deno.readFile(join(out, "last.safetensors")), expected);
-      survived++;
+      for (const name of files) {
+        assertEquals(await Deno.readFile(join(out, name)), await Deno.readFile(join(folder, "whole", name)), name);
+      }
     }
-    report("SIGINT and SIGTERM", count, survived, `${midway} stopped midway and went on`);
+    report("SIGINT and SIGTERM", tried, `${count} stopped midway and went on`);
   });
 });
 
 processTest("a second signal ends the program at once", async () => {
   await withFolder(async (folder) => {
     const count = trials(1, 10);
-    let survived = 0;
     for (let i = 0; i < count; i++) {
       const out = join(folder, `run${i}`);
       const child = program([...ENDLESS, "--out", out]).spawn();
@@ -93,9 +101,8 @@ processTest("a second signal ends the program at once", async () => {
       assert([130, 137].includes(status.code), `exit code ${status.code}`);
       assert(performance.now() - started < 5000);
       await whole(join(out, "last.safetensors"));
-      survived++;
     }
-    report("a second signal", count, survived);
+    report("a second signal", count);
   });
 });
 
@@ -107,7 +114,6 @@ processTest("a closed pipe ends the program quietly", async () => {
       ["networks"],
       ["--help"],
     ];
-    let survived = 0;
     for (const args of commands) {
       const child = program(args).spawn();
       const reader = child.stdout.getReader();
@@ -121,9 +127,8 @@ processTest("a closed pipe ends the program quietly", async () => {
       // Progress lines are not what is piped.
       assert(!/error|Error|at file:/.test(err), err);
       if (args[0] === "train") await whole(join(args[args.length - 1], "last.safetensors"));
-      survived++;
     }
-    report("a closed pipe", commands.length, survived);
+    report("a closed pipe", commands.length);
   });
 });
 
@@ -132,7 +137,6 @@ processTest(
   async () => {
     await withFolder(async (folder) => {
       const count = trials(1, 10);
-      let survived = 0;
       for (let i = 0; i < count; i++) {
         const out = join(folder, `run${i}`);
         const child = program([...ENDLESS, "--out", out]).spawn();
@@ -152,9 +156,8 @@ processTest(
         // It may be that the first epoch was done.
         assertEquals(code, 0, err);
         if (err) assertMatch(err, /Nothing to do/);
-        survived++;
       }
-      report("two runs in one folder", count, survived);
+      report("two runs in one folder", count);
     });
   },
 );

@@ -12,11 +12,9 @@ export function trials(short: number, long: number): number {
   return LONG ? long : short;
 }
 
-/** Prints what was tried and what was survived; every one must be. */
-export function report(what: string, tried: number, survived: number, more = ""): void {
-  const line = `${what}: tried ${tried}, survived ${survived}${more && `; ${more}`}`;
-  console.log(line);
-  if (survived !== tried) throw new Error(line);
+/** Prints what was tried: at the end of a test, so that all was survived. */
+export function report(what: string, tried: number, more = ""): void {
+  console.log(`${what}: tried ${tried} and survived${more && `; ${more}`}`);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
