@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertLess, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { dirname, join } from "@std/path";
 import sharp from "sharp";
 import type { AnyImageSet } from "../../data/dataset.ts";
@@ -136,9 +136,83 @@ Deno.test("broken pictures are left out and named, and remembered as such", asyn
   });
 });
 
+Deno.test("what only tests needs no pictures to train on, and leaves theirs alone", async () => {
+  await withPictures(async (path, read) => {
+    await read();
+    const tested = await read({ trainLimit: 0 });
+    assertEquals([tested.train.count, tested.test.count, tested.decoded], [0, 4, 0]);
+    assertEquals((await read()).decoded, 0);
+    await Deno.rename(join(path, "train"), join(dirname(path), "elsewhere"));
+    await assertRejects(() => read(), UserError, "it has no train and val in it");
+    // `val` without `train`, and the folder of classes itself.
+    for (const more of [{}, { path: join(path, "val") }]) {
+      const alone = await read({ trainLimit: 0, ...more });
+      assertEquals([alone.classNames, alone.train.count], [["dark", "light"], 0]);
+      assertEquals(reds(alone.test).sort(), reds(tested.test).sort());
+    }
+    await Deno.rename(join(path, "val"), join(path, "train"));
+    await assertRejects(() => read({ trainLimit: 0 }), UserError, "it has no train and val in it");
+  });
+});
+
+Deno.test("a class without a picture to train on is refused by name; pictures that no decoder takes are told", async () => {
+  await withPictures(async (path, read) => {
+    await write(join(path, "train/third/1.bmp"), noise(100, 1));
+    await write(join(path, "train/third/2.HEIC"), noise(100, 2));
+    for (const more of [{}, { trainLimit: 10 }]) {
+      await assertRejects(() => read(more), UserError, 'the class "third" has no picture to train on');
+    }
+    assertEquals((await read({ trainLimit: 0 })).classNames, ["dark", "light", "third"]);
+    await write(join(path, "train/third/3.png"), await plain(1, 2, 3));
+    const { train, skipped } = await read();
+    assertEquals([train.count, skipped.map(({ path }) => path).sort()], [9, [
+      "train/third/1.bmp",
+      "train/third/2.HEIC",
+    ]]);
+    // Of a limited part the class may have none.
+    assertEquals((await read({ trainLimit: 1 })).train.count, 1);
+    await Deno.remove(join(path, "train/dark"), { recursive: true });
+    await Deno.mkdir(join(path, "train/dark"));
+    await assertRejects(() => read(), UserError, 'the class "dark" has no picture to train on');
+  });
+});
+
+Deno.test("what is known of pictures that are gone is forgotten, of those beyond a limit it is not", async () => {
+  await withPictures(async (path, read) => {
+    await read();
+    await Deno.rename(join(path, "train/dark/0.png"), join(path, "train/dark/new.png"));
+    await read();
+    const cache = join(dirname(path), "data", "pictures"),
+      index = names(cache).find((name) => /whole.*json$/.test(name));
+    const { entries } = JSON.parse(await Deno.readTextFile(join(cache, index!)));
+    assertEquals(entries.map(({ path }: { path: string }) => path).sort(), [
+      ...["1", "2", "3", "new"].map((name) => `train/dark/${name}.png`),
+      ...["0", "1", "2", "3"].map((name) => `train/light/${name}.png`),
+    ]);
+    await Deno.rename(join(path, "train/dark/new.png"), join(path, "train/dark/newer.png"));
+    await read({ trainLimit: 8 });
+    assertEquals((await read()).decoded, 0);
+  });
+});
+
+Deno.test("mirroring can be switched off; a folder's name may be as long as a system allows", async () => {
+  await withPictures(async (path, read) => {
+    const long = join(dirname(path), "ж".repeat(120));
+    await Deno.rename(path, long);
+    const windows = async (flip?: boolean) => {
+      const { train } = await read({ path: long, flip });
+      return Array.from({ length: 40 }, (_, seed) => train.crop!(seed % 8, new Random(seed)));
+    };
+    const [plain, mirrored] = [await windows(false), await windows()];
+    assertEquals([plain, mirrored].map((all) => all.some(([, , , width]) => width < 0)), [false, true]);
+    assertEquals(plain.map(([top]) => top), mirrored.map(([top]) => top));
+  });
+});
+
 Deno.test("a part is split off each class, the same for the same seed", async () => {
   await withPictures(async (path, read) => {
     const set = await read({ valSplit: 0.25 });
+    assertEquals(set.skipped, []);
     assertEquals([set.classNames, set.train.count, set.test.count], [["dark", "light"], 12, 4]);
     const test = reds(set.test);
     assertEquals(test.filter((each) => each.startsWith("0:")).length, 2);
@@ -177,7 +251,8 @@ Deno.test("more than 256 classes have labels of four bytes", async () => {
 Deno.test("folders that are no data set are told by what to do", async () => {
   await withPictures(async (path, read) => {
     await assertRejects(() => read({ path: join(path, "none") }), UserError, "no such file or directory");
-    await assertRejects(() => read({ valSplit: 0.5 }), UserError, "leave out --val-split");
+    const split = await assertRejects(() => read({ valSplit: 0.5 }), UserError, "leave out --val-split");
+    assertEquals(split.exitCode, 2);
     await write(join(path, "val/strange/1.png"), await plain(1, 1, 1));
     await assertRejects(() => read(), UserError, '"strange"');
     await Deno.remove(join(path, "val/strange"), { recursive: true });
@@ -191,13 +266,19 @@ Deno.test("folders that are no data set are told by what to do", async () => {
   });
 });
 
-Deno.test("progress is told, and runs at the same time share the work", async () => {
+Deno.test("progress is told picture by picture, of each part", async () => {
   await withPictures(async (_, read) => {
-    const told: number[] = [];
-    const onProgress = (done: number, total: number) => void told.push(done, total);
-    const [one, two] = await Promise.all([read({ onProgress }), read()]);
+    const told: number[][] = [];
+    await read({ onProgress: (...counts) => void told.push(counts) });
+    const upTo = (all: number) => Array.from({ length: all }, (_, i) => [i + 1, all]);
+    assertEquals(told, [...upTo(8), ...upTo(4)]);
+  });
+});
+
+Deno.test("runs at the same time share the work", async () => {
+  await withPictures(async (_, read) => {
+    const [one, two] = await Promise.all([read(), read()]);
     assertEquals(reds(one.train), reds(two.train));
     assertEquals(one.decoded + two.decoded, 12);
-    assertLess(told.length, 25);
   });
 });

@@ -4,10 +4,17 @@ import { operand } from "../../kernels/dispatch.ts";
 import { relu } from "../../kernels/elementwise.ts";
 import { Program } from "../../kernels/program.ts";
 import { passTimes, tickNanoseconds } from "../../kernels/timestamps.ts";
-import { gpuTest, standIn } from "../support.ts";
+import { standIn, testDevice } from "../support.ts";
 
-gpuTest("passes are timed by the device's clock: ten times the work takes longer", async (device) => {
-  if (!device.capabilities.timestamps) return;
+const device = await testDevice();
+
+/** A test of the device's clock, where it has one. */
+function clockTest(name: string, fn: () => Promise<void>): void {
+  const ignore = !device.capabilities.timestamps;
+  Deno.test({ name, ignore, sanitizeOps: false, sanitizeResources: false, fn });
+}
+
+clockTest("passes are timed by the device's clock: ten times the work takes longer", async () => {
   const elements = 2 ** 20, [x, y] = ["x", "y"].map((label) => operand(label, elements));
   const buffers = new Map([[x, await device.buffer("x", x.byteLength)], [y, await device.buffer("y", y.byteLength)]]);
   const dispatches = relu({ x, y }, elements, device.capabilities);
@@ -19,9 +26,10 @@ gpuTest("passes are timed by the device's clock: ten times the work takes longer
     );
     // The first run may compile.
     await passTimes(device, passes);
-    const ms = await passTimes(device, passes);
-    // The machine may be too busy for the two clocks to agree.
-    if (!ms) return;
+    let ms: number[] | undefined;
+    // The machine may be too busy for the two clocks to agree at once.
+    for (let attempt = 0; !ms && attempt < 20; attempt++) ms = await passTimes(device, passes);
+    assert(ms);
     assertEquals(ms.length, times.length);
     const least = (wanted: number) => Math.min(...ms.filter((_, i) => times[i] === wanted));
     assert(least(1) > 0 && least(10) > least(1), `${ms}`);
@@ -31,10 +39,9 @@ gpuTest("passes are timed by the device's clock: ten times the work takes longer
   }
 });
 
-Deno.test("a device whose stamps are ticks of its own is timed in milliseconds all the same", async () => {
+clockTest("a device whose stamps are ticks of its own is timed in milliseconds all the same", async () => {
   const device = await openDevice();
   try {
-    if (!device.capabilities.timestamps) return;
     /** With a clock of its own to measure. */
     const stamped = (ticksOf: (stamp: bigint) => bigint) =>
       standIn(device, {
