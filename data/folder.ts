@@ -1,5 +1,6 @@
 /**
- * A folder of pictures as a data set: `train/CLASS/*` and `val/CLASS/*`, or `CLASS/*` with a part split off for testing.
+ * A folder of pictures as a data set: `train/CLASS/*` and `val/CLASS/*`, or `CLASS/*` with a part split off for testing;
+ * to test alone, `val/CLASS/*` or `CLASS/*`.
  * Pictures are decoded once, into a cache in the data directory; training sees random crops of them.
  */
 
@@ -9,7 +10,13 @@ import { permutation } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { AnyImageSet, Dataset } from "./dataset.ts";
 import { touching } from "./files.ts";
-import { type CachedPictures, cachePictures, type PictureFile, type SkippedPicture } from "./pictures/cache.ts";
+import {
+  type CachedPictures,
+  cachePictures,
+  type CacheRequest,
+  type PictureFile,
+  type SkippedPicture,
+} from "./pictures/cache.ts";
 import { PicturePool } from "./pictures/pool.ts";
 import { drawWindow } from "./pictures/random_resized_crop.ts";
 import { type PictureTransform, testTransform, trainTransform } from "./pictures/transform.ts";
@@ -32,10 +39,12 @@ export interface FolderOptions {
   readonly valSplit?: number;
   /** Of the split. */
   readonly seed?: number;
-  /** At most so many pictures of each part, the classes mixed. Default all. */
+  /** At most so many pictures of each part, the classes mixed. Default all; with 0 there need be none to train on. */
   readonly trainLimit?: number;
   /** As `trainLimit`, of the test part. */
   readonly testLimit?: number;
+  /** Mirror half of the training pictures. Default true. */
+  readonly flip?: boolean;
   /** Stop at a picture that cannot be used, instead of leaving it out. */
   readonly strict?: boolean;
   /** Processors to decode on. Default all. */
@@ -56,9 +65,12 @@ export interface FolderDataset extends Dataset<AnyImageSet> {
   close(): void;
 }
 
-/** Names of files that are pictures. */
-const PICTURE = /\.(jpe?g|jfif|png|webp|avif|gif|tiff?)$/i;
+/** Names of files that are pictures. The last ones cannot be decoded: it is told that they are left out. */
+const PICTURE = /\.(jpe?g|jfif|png|webp|avif|gif|tiff?|bmp|p[bgp]m|hei[cf])$/i;
+const FORMATS = "JPEG, PNG, WebP, AVIF, GIF and TIFF are known";
 const TRAIN = "train", TEST = ["val", "valid", "validation", "test"];
+/** Characters of a folder's name in a cache's: four bytes each, and what follows, are a name that systems take. */
+const NAME_LENGTH = 50;
 /** Folders within folders of a class. */
 const MAX_DEPTH = 16;
 /** Which of a folder's pictures are the first ones: mixed once, the same always. */
@@ -72,17 +84,24 @@ interface Labelled extends PictureFile {
 /**
  * Reads a folder of pictures, decoding those that are not in the cache.
  *
- * @throws {UserError} where there are no classes or no usable pictures, and with `strict` for a broken picture.
+ * @throws {UserError} where there are no classes or no usable pictures, a class has none to train on, and with `strict` for
+ * a broken picture.
  */
 export async function readFolder(options: FolderOptions): Promise<FolderDataset> {
+  const { imageSize, trainLimit = Infinity, testLimit = Infinity, flip } = options;
+  if (!(trainLimit >= 0 && testLimit >= 0)) {
+    throw new RangeError(`Cannot take ${trainLimit} and ${testLimit} images: must be 0 or more`);
+  }
   const folder = resolve(options.path);
-  const { classNames, train, test } = await list(folder, options);
-  const { imageSize, trainLimit = Infinity, testLimit = Infinity } = options;
+  const listing = await list(folder, options);
+  const { classNames } = listing, train = mixed(listing.train), test = mixed(listing.test);
+  const present = new Set([...train, ...test].map(({ path }) => path));
   using pool = new PicturePool(options.workers);
-  const read = (files: readonly Labelled[], transform: PictureTransform, limit: number) =>
-    readPart(folder, mixed(files).slice(0, Math.max(limit, 0)), transform, options, pool);
-  const trained = await read(train, trainTransform(imageSize), trainLimit);
-  const tested = await read(test, testTransform(imageSize), testLimit);
+  const read = (files: readonly Labelled[], transform: PictureTransform) =>
+    readPart({ folder, files, present, transform }, options, pool);
+  const trained = await read(train.slice(0, trainLimit), trainTransform(imageSize));
+  if (trainLimit > 0) checkClasses(folder, classNames, trained.set.labels, train.slice(trainLimit));
+  const tested = await read(test.slice(0, testLimit), testTransform(imageSize));
   const { size } = trainTransform(imageSize);
   return {
     name: `folder:${folder}`,
@@ -94,7 +113,7 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
       ...trained.set,
       crop: (image, random) => {
         const { width, height } = trained.pictures[image];
-        return drawWindow(width, height, size, random);
+        return drawWindow(width, height, size, random, flip);
       },
     },
     test: { ...tested.set, size: { height: imageSize, width: imageSize } },
@@ -107,15 +126,30 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
   };
 }
 
-async function readPart(
+/** A class that nothing is learned of is a mistake. @param unread Pictures beyond the limit. */
+function checkClasses(
   folder: string,
-  files: readonly Labelled[],
-  transform: PictureTransform,
+  classNames: readonly string[],
+  labels: Iterable<number>,
+  unread: readonly Labelled[],
+): void {
+  const known = new Set(labels);
+  for (const { label } of unread) known.add(label);
+  const empty = classNames.find((_, label) => !known.has(label));
+  if (empty === undefined) return;
+  throw new UserError(
+    `Cannot use ${folder}: the class "${empty}" has no picture to train on; remove it or give it some; ${FORMATS}`,
+  );
+}
+
+async function readPart(
+  request: Pick<CacheRequest, "folder" | "present" | "transform"> & { readonly files: readonly Labelled[] },
   { dataDirectory, strict, onProgress, onNotice }: FolderOptions,
   pool: PicturePool,
 ): Promise<CachedPictures & { set: AnyImageSet }> {
+  const { folder, files, transform } = request;
   const cached = await cachePictures({
-    ...{ folder, files, transform, strict, onProgress, onNotice },
+    ...{ ...request, strict, onProgress, onNotice },
     cache: cachePath(dataDirectory, folder, transform),
   }, pool);
   const { pictures } = cached;
@@ -135,7 +169,8 @@ async function readPart(
 /** In the data directory: for people the folder's name, for the machine what tells it from others of that name. */
 function cachePath(dataDirectory: string, folder: string, { kind, size }: PictureTransform): string {
   const hash = createHash("sha256").update(folder).digest("hex").slice(0, 12);
-  return join(dataDirectory, "pictures", `${basename(folder) || "root"}-${hash}-${kind}-${size}`);
+  const name = [...basename(folder) || "root"].slice(0, NAME_LENGTH).join("");
+  return join(dataDirectory, "pictures", `${name}-${hash}-${kind}-${size}`);
 }
 
 /** In an order that does not go by class, so that the first ones are of all. */
@@ -153,35 +188,30 @@ interface Listing {
   readonly test: readonly Labelled[];
 }
 
-async function list(folder: string, { valSplit, seed = 0 }: FolderOptions): Promise<Listing> {
-  const doing = `read ${folder}`;
-  const inside = await touching(doing, () => folders(folder));
-  const testFolder = TEST.find((name) => inside.includes(name));
-  if (inside.includes(TRAIN) && testFolder) {
-    if (valSplit !== undefined) {
-      throw new UserError(`Cannot split ${folder}: it has ${TRAIN} and ${testFolder} already; leave out --val-split`);
-    }
-    const classNames = await touching(doing, () => folders(join(folder, TRAIN)));
-    const tested = await touching(doing, () => folders(join(folder, testFolder)));
-    const unknown = tested.find((name) => !classNames.includes(name));
-    if (unknown) {
-      throw new UserError(
-        `Cannot use ${folder}: the class "${unknown}" of ${testFolder} is not one of ${TRAIN}; rename or remove it`,
-      );
-    }
-    return {
-      classNames: someClasses(folder, classNames),
-      train: await labelled(folder, TRAIN, classNames),
-      test: await labelled(folder, testFolder, classNames),
-    };
+async function list(folder: string, { valSplit, seed = 0, trainLimit }: FolderOptions): Promise<Listing> {
+  const inside = await foldersIn(folder);
+  const testFolder = TEST.find((name) => inside.includes(name)), hasTrain = inside.includes(TRAIN);
+  const testOnly = trainLimit === 0;
+  if (hasTrain && testFolder && valSplit !== undefined) {
+    throw new UserError(
+      `Cannot split ${folder}: it has ${TRAIN} and ${testFolder} already; leave out --val-split`,
+      { exitCode: 2 },
+    );
   }
-  const root = inside.includes(TRAIN) && inside.length === 1 ? TRAIN : "";
+  if (testFolder && (hasTrain || (testOnly && valSplit === undefined))) {
+    return await listParts(folder, hasTrain ? TRAIN : undefined, testFolder, testOnly);
+  }
+  const root = hasTrain && inside.length === 1 ? TRAIN : "";
+  if (valSplit === undefined && testOnly && !hasTrain) {
+    return { classNames: someClasses(folder, inside), train: [], test: await labelled(folder, root, inside) };
+  }
   if (valSplit === undefined) {
     throw new UserError(
       `Cannot use ${folder}: it has no ${TRAIN} and val in it; make them, or give --val-split 0.1 for a folder of classes`,
+      { exitCode: 2 },
     );
   }
-  const classNames = someClasses(folder, await touching(doing, () => folders(join(folder, root))));
+  const classNames = someClasses(folder, await foldersIn(join(folder, root)));
   const all = await labelled(folder, root, classNames);
   const train: Labelled[] = [], test: Labelled[] = [];
   for (const label of classNames.keys()) {
@@ -199,6 +229,27 @@ async function list(folder: string, { valSplit, seed = 0 }: FolderOptions): Prom
   return { classNames, train, test };
 }
 
+/** A folder that is split already: `train` has all of the classes, or alone, `test`. */
+async function listParts(
+  folder: string,
+  train: string | undefined,
+  test: string,
+  testOnly: boolean,
+): Promise<Listing> {
+  const classNames = await foldersIn(join(folder, train ?? test));
+  const unknown = (await foldersIn(join(folder, test))).find((name) => !classNames.includes(name));
+  if (unknown) {
+    throw new UserError(
+      `Cannot use ${folder}: the class "${unknown}" of ${test} is not one of ${train}; rename or remove it`,
+    );
+  }
+  return {
+    classNames: someClasses(folder, classNames),
+    train: train && !testOnly ? await labelled(folder, train, classNames) : [],
+    test: await labelled(folder, test, classNames),
+  };
+}
+
 function someClasses(folder: string, names: readonly string[]): readonly string[] {
   if (names.length >= 2) return names;
   throw new UserError(
@@ -210,15 +261,17 @@ function someClasses(folder: string, names: readonly string[]): readonly string[
 }
 
 /** The folders in a folder, sorted, as torchvision's ImageFolder does. */
-async function folders(path: string): Promise<string[]> {
-  const names: string[] = [];
-  for await (const entry of Deno.readDir(path)) {
-    if (entry.name.startsWith(".")) continue;
-    if (entry.isDirectory || (entry.isSymlink && (await statOf(join(path, entry.name)))?.isDirectory)) {
-      names.push(entry.name);
+async function foldersIn(path: string): Promise<string[]> {
+  return await touching(`read ${path}`, async () => {
+    const names: string[] = [];
+    for await (const entry of Deno.readDir(path)) {
+      if (entry.name.startsWith(".")) continue;
+      if (entry.isDirectory || (entry.isSymlink && (await statOf(join(path, entry.name)))?.isDirectory)) {
+        names.push(entry.name);
+      }
     }
-  }
-  return names.sort();
+    return names.sort();
+  });
 }
 
 async function labelled(folder: string, root: string, classNames: readonly string[]): Promise<Labelled[]> {
@@ -229,11 +282,7 @@ async function labelled(folder: string, root: string, classNames: readonly strin
     await touching(`read ${join(folder, start)}`, () => collect(folder, start, label, 0, found));
   }
   if (found.length === 0) {
-    throw new UserError(
-      `Cannot use ${
-        join(folder, root)
-      }: there is no picture in its folders; JPEG, PNG, WebP, AVIF, GIF and TIFF are known`,
-    );
+    throw new UserError(`Cannot use ${join(folder, root)}: there is no picture in its folders; ${FORMATS}`);
   }
   return found;
 }

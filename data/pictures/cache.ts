@@ -42,6 +42,8 @@ export interface CacheRequest {
   /** The folder that the pictures' paths start from. */
   readonly folder: string;
   readonly files: readonly PictureFile[];
+  /** The paths of all pictures in the folder, also of those not wanted this time. */
+  readonly present: ReadonlySet<string>;
   readonly transform: PictureTransform;
   /** Where the cache lies: a path without an ending. */
   readonly cache: string;
@@ -78,7 +80,8 @@ const SAVE_EVERY = 20_000;
  * @throws {UserError} where the cache cannot be written, and with `strict` at the first picture that cannot be used.
  */
 export async function cachePictures(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
-  const { cache, onNotice } = request;
+  const { cache, files, transform, onNotice } = request;
+  if (files.length === 0) return noPictures(transform);
   const doing = `write ${cache}.pixels`;
   await touching(doing, () => Deno.mkdir(dirname(cache), { recursive: true }));
   const lock = `${cache}.lock`;
@@ -87,9 +90,18 @@ export async function cachePictures(request: CacheRequest, pool: PicturePool): P
   });
 }
 
+/** No pictures: the cache stays as it is. */
+function noPictures(transform: PictureTransform): CachedPictures {
+  return { pictures: [], skipped: [], decoded: 0, imageBytes: bytesOf(transform), read() {}, close() {} };
+}
+
+function bytesOf({ size }: PictureTransform): number {
+  return size ** 2 * 3;
+}
+
 async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
-  const { folder, files, transform, cache, strict, onProgress } = request;
-  const imageBytes = transform.size ** 2 * 3;
+  const { folder, files, present, transform, cache, strict, onProgress } = request;
+  const imageBytes = bytesOf(transform);
   const refuse = ({ path, error }: SkippedPicture): never => {
     throw new UserError(`Cannot use ${join(folder, path)}: ${error}; remove it, or leave out --strict`);
   };
@@ -98,7 +110,8 @@ async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPic
     const known = entries.get(path);
     return known?.size === size && known.changed === changed ? known : undefined;
   };
-  // What has been changed since lies between the rest; when that is most of the file, begin anew.
+  for (const path of entries.keys()) if (!present.has(path)) entries.delete(path);
+  // What has been changed or removed since lies between the rest; when that is most of the file, begin anew.
   if (slots > 64 && slots > 4 * Math.max(entries.size, files.filter(entry).length)) {
     await removeFile(`${cache}.pixels`);
     entries = new Map();

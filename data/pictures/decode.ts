@@ -12,11 +12,9 @@ import { type PictureTransform, placement } from "./transform.ts";
 // The threads are ours: one picture a worker, and none of them comes twice.
 sharp.concurrency(1);
 sharp.cache(false);
-// Of what libvips reads only the formats of photographs: an SVG is a program, and its reader heeds no timeout.
-sharp.block({ operation: ["VipsForeignLoad"] });
-sharp.unblock({
-  operation: ["Jpeg", "Png", "Webp", "Heif", "Nsgif", "Tiff"].map((format) => `VipsForeignLoad${format}`),
-});
+// An SVG is a program, whose reader heeds no timeout. Only its loader is blocked, not all with exceptions: this holds for
+// the whole process at once, while other workers are decoding.
+sharp.block({ operation: ["VipsForeignLoadSvg"] });
 
 /** Pictures of more pixels are refused, as PIL does: a file of a megabyte can hold as many. */
 const MAX_PIXELS = 178_956_970;

@@ -31,7 +31,7 @@ export function drawCrop(width: number, height: number, random: Random): Part {
 }
 
 /**
- * The crop, mirrored half of the time, as a window (top, left, height, width; a negative width runs to the left) of a copy
+ * The crop, with `flip` mirrored half of the time, as a window (top, left, height, width; a negative width runs to the left) of a copy
  * of the picture whose sides were both resized to `size`.
  */
 export function drawWindow(
@@ -39,10 +39,11 @@ export function drawWindow(
   height: number,
   size: number,
   random: Random,
+  flip = true,
 ): readonly [number, number, number, number] {
   const part = drawCrop(width, height, random);
   const x = size / width, y = size / height;
-  const mirrored = random.uniform() < 0.5;
+  const mirrored = flip && random.uniform() < 0.5;
   return mirrored
     ? [part.top * y, (part.left + part.width) * x, part.height * y, -part.width * x]
     : [part.top * y, part.left * x, part.height * y, part.width * x];

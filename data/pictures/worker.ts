@@ -23,6 +23,7 @@ self.postMessage("ready");
 /** What libvips says, in the words of the rest and on one line. */
 function explain(error: unknown): string {
   if (error instanceof Deno.errors.NotFound) return "no such file";
+  if (error instanceof Deno.errors.IsADirectory) return "it is a folder";
   if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
   const text = error instanceof Error ? error.message : String(error);
   if (text.includes("unsupported image format")) return "its format is not known";
