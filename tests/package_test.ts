@@ -54,6 +54,24 @@ Deno.test("the package could be published, its types told without inference", as
   assert(!names.some((name) => /^(tests|docs)\//.test(name)), "tests are not published");
 });
 
+Deno.test("the library is for browsers too: it needs nothing of Deno's or Node's", async () => {
+  await withFolder(async (folder) => {
+    const bundle = join(folder, "library.js");
+    const { code, err } = await deno(["bundle", "--quiet", "--platform", "browser", "--output", bundle, exports["."]]);
+    assertEquals(code, 0, err);
+    const text = await Deno.readTextFile(bundle);
+    assertEquals(text.match(/\bDeno\.\w+|"node:\w+"|^import .*/gm), null);
+    const lines = [
+      "for (const name of ['Deno', 'process', 'Buffer', 'global']) delete globalThis[name];",
+      `const { describedNetwork, shapes, UserError } = await import(${JSON.stringify(bundle)});`,
+      "const network = { arch: 'resnext50_32x4d', num_classes: 1000, cardinality: 32 };",
+      "console.log(describedNetwork(network).parameterCount, shapes({ train: 10, test: 0, seed: 0 }).train.count);",
+    ];
+    const { out, err: told } = await deno(["eval", lines.join("\n")]);
+    assertEquals(out, "25028904 10\n", told);
+  });
+});
+
 /** A program that uses the library from elsewhere. */
 const PROGRAM = `
 import { describedNetwork, learningRate, summarize, type Shape } from "@cardinal/resnext";

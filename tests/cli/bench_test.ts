@@ -73,6 +73,10 @@ Deno.test("bench ops tells each distinct operation of a step, of any network", a
     "; resnext50, layers 1,1, channels 16,32, cardinality 4, stem cifar, 16x16,",
   );
   for (const text of ["GFLOP/s", "conv2d.forward", "conv2d.grouped.dweight", "sgd"]) assertStringIncludes(stdout, text);
+  const infer = await bench("ops", ...NARROW, "--mode", "infer", "--repeats", "1", "--json");
+  const told = infer.stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assertEquals(told.map(({ kind, mode }) => [kind, mode]).slice(2), [["operations", "infer"]]);
+  assert(told[2].operations.every(({ label }: { label: string }) => !/sgd|dweight/.test(label)));
 });
 
 Deno.test("what cannot be measured is a wrong call", async () => {

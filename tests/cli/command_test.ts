@@ -2,6 +2,9 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
+import { readArguments } from "../../cli/command.ts";
+import { configSchema } from "../../cli/config.ts";
+import { completionScript } from "../../cli/completions.ts";
 
 const fixture = fromFileUrl(new URL("fixtures/program.ts", import.meta.url));
 const main = fromFileUrl(new URL("../../main.ts", import.meta.url));
@@ -205,6 +208,32 @@ Deno.test("a bug shows its stack", async () => {
 Deno.test("the version is that of deno.json", async () => {
   const config = JSON.parse(Deno.readTextFileSync(new URL("../../deno.json", import.meta.url)));
   assertEquals(await call(["--version"], main), { code: 0, out: `resnext ${config.version}\n`, err: "" });
+});
+
+Deno.test("what the help shows as an example is a right call", async () => {
+  const { commands } = await import("../../main.ts");
+  for (const { load } of commands) {
+    const listed = await load();
+    const single = listed.kind === "command" ? [listed] : listed.commands;
+    for (const command of single) {
+      const name = listed.kind === "command" ? listed.name : `${listed.name} ${command.name}`;
+      assert(command.examples.length > 0, name);
+      for (const example of command.examples) {
+        assert(`${example} `.startsWith(`${name} `), example);
+        readArguments(command, example.slice(name.length).split(" ").filter(Boolean), example);
+      }
+    }
+  }
+});
+
+Deno.test("completions and schema print what editors and shells read", async () => {
+  const { commands } = await import("../../main.ts");
+  const augmentCommand = commands.find(({ name }) => name === "augment")!;
+  const script = await call(["completions", "bash"], main);
+  assertEquals(script, { code: 0, out: await completionScript("bash", "resnext", commands), err: "" });
+  const { code, out, err } = await call(["schema", "augment"], main), augment = await augmentCommand.load();
+  assert(augment.kind === "command");
+  assertEquals({ code, schema: JSON.parse(out), err }, { code: 0, schema: configSchema(augment), err: "" });
 });
 
 Deno.test("every listed command is what its module says it is", async () => {
