@@ -1,17 +1,42 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { fromFileUrl } from "@std/path";
+import { fromFileUrl, join } from "@std/path";
+import sharp from "sharp";
+import { shapeNames, shapes } from "../data/shapes.ts";
+import { Random } from "../kernels/random.ts";
+import { describedNetwork } from "../nn/described_network.ts";
+import { encodeSafetensors, float32Tensor, type TensorData } from "../nn/safetensors.ts";
+import { Counter } from "../nn/state.ts";
+import { NARROW_NETWORK } from "./cli/support.ts";
+import { withFolder } from "./support.ts";
 
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
 
-Deno.test("examples/resnet20.ts: a network of one's own learns", async () => {
-  const command = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", "examples/resnet20.ts", "24", "32"],
+/** What an example prints. */
+async function run(name: string, args: string[], env: Record<string, string> = {}): Promise<string> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "--no-check", `examples/${name}`, ...args],
     cwd: ROOT,
-    env: { NO_COLOR: "1" },
-  });
-  const { code, stdout, stderr } = await command.output();
+    env: { NO_COLOR: "1", ...env },
+  }).output();
   assertEquals([code, new TextDecoder().decode(stderr)], [0, ""]);
-  const [head, ...lines] = new TextDecoder().decode(stdout).trimEnd().split("\n");
+  return new TextDecoder().decode(stdout);
+}
+
+/** Drawn shapes of the first two classes as files, some of each. */
+async function pictures(folder: string): Promise<void> {
+  const { train } = shapes({ train: 60, test: 0, seed: 1 });
+  for (let i = 0; i < train.count; i++) {
+    const name = shapeNames[train.labels[i]];
+    if (train.labels[i] > 1) continue;
+    const place = join(folder, i % 3 === 0 ? "val" : "train", name);
+    await Deno.mkdir(place, { recursive: true });
+    const pixels = train.images.subarray(i * 3072, (i + 1) * 3072);
+    await sharp(pixels, { raw: { width: 32, height: 32, channels: 3 } }).png().toFile(join(place, `${i}.png`));
+  }
+}
+
+Deno.test("examples/resnet20.ts: a network of one's own learns", async () => {
+  const [head, ...lines] = (await run("resnet20.ts", ["24", "32"])).trimEnd().split("\n");
   // 0.27 M of the paper's table 6, and the three projections.
   assertMatch(head, /^ResNet-20: 272474 parameters, on ./);
   assertEquals(lines.length, 4);
@@ -19,4 +44,27 @@ Deno.test("examples/resnet20.ts: a network of one's own learns", async () => {
   assert(losses[0] > losses[1] && losses[1] > losses[2], lines.join("\n"));
   assert(losses[2] < 1.5, lines.join("\n"));
   assert(Number(lines[3].match(/Acc: (\d\.\d{4})$/)![1]) > 0.3, lines.join("\n"));
+});
+
+Deno.test("examples/fine_tune.ts and evaluate.ts: weights of others become a network for one's own pictures", async () => {
+  await withFolder(async (folder) => {
+    const own = join(folder, "pictures"), weights = join(folder, "weights.safetensors"), out = join(folder, "out");
+    const env = { RESNEXT_DATA: folder };
+    await pictures(own);
+    const module = describedNetwork({ ...NARROW_NETWORK, num_classes: 1000 });
+    const tensors = new Map<string, TensorData>();
+    for (const [index, [name, entry]] of [...module.stateEntries()].entries()) {
+      if (entry instanceof Counter) continue;
+      tensors.set(name, float32Tensor(entry.initialValues(new Random(1, index)), entry.shape));
+    }
+    await Deno.writeFile(weights, encodeSafetensors({ tensors, metadata: {} }));
+    const tuned = await run("fine_tune.ts", [own, weights, out, "1", "32"], env);
+    assertMatch(tuned, /^\w+, \d+ pictures of 2 classes; the head was for 1000\n/);
+    assertMatch(tuned, /^Epoch 1 \| Train Loss: \d+\.\d{4} \| Test Acc: [01]\.\d{4}$/m);
+    const judged = await run("evaluate.ts", [out, own], env);
+    assertMatch(judged, /^\d+ of \d+ pictures are named right\n/);
+    const accuracy = Number(tuned.match(/Test Acc: (\S+)/)![1]);
+    const [right, , count] = judged.split(" ").map(Number);
+    assert(Math.abs(accuracy - right / count) < 1e-3, `${tuned}\n${judged}`);
+  });
 });

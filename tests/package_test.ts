@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { dirname, fromFileUrl, join, relative } from "@std/path";
-import { withFolder } from "./cli/support.ts";
+import { withFolder } from "./support.ts";
 
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
 const config = JSON.parse(Deno.readTextFileSync(join(ROOT, "deno.json")));

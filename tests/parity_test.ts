@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
 import { encodeSafetensors, float32Tensor, type TensorData } from "../nn/safetensors.ts";
 import { runParity } from "./parity/runner.ts";
-import { type Golden, goldens, gpuTest, testDevice } from "./support.ts";
+import { type Golden, goldens, gpuTest, testDevice, withFolder } from "./support.ts";
 import { referenceConv } from "./kernels/conv_support.ts";
 
 const GOLDENS = fromFileUrl(new URL("goldens", import.meta.url));
@@ -44,16 +44,6 @@ async function parity(...args: string[]): Promise<{ code: number; stdout: string
   return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }
 
-/** Runs `test` on a folder that is gone afterwards. */
-async function inFolder(test: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await test(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
 /** Writes the tensors of a golden file that `keeps` names, `changes` made. */
 function writePart(
   path: string,
@@ -66,7 +56,7 @@ function writePart(
 }
 
 Deno.test("what differs, and what is damaged, fails; what is unknown is named and skipped", () =>
-  inFolder(async (folder) => {
+  withFolder(async (folder) => {
     const golden = goldens("conv2d");
     const y = golden.values("conv1x1.y").map((value) => value * 1.01);
     writePart(join(folder, "altered.safetensors"), golden, (key) => /^conv1x1(_s2)?\./.test(key), {
@@ -102,7 +92,7 @@ Deno.test("a wrong call ends with 2 and says what is right", async () => {
 });
 
 gpuTest("cases may hold less, and be of any name and shape", () =>
-  inFolder(async (folder) => {
+  withFolder(async (folder) => {
     const device = await testDevice();
     writePart(join(folder, "few.safetensors"), goldens("conv2d"), (key) => /^grouped3x3_w8\.(x|weight|y)$/.test(key));
     writePart(join(folder, "norm.safetensors"), goldens("batch_norm"), (key) => /^small\.(x|y|before\..*)$/.test(key));

@@ -108,3 +108,13 @@ export function standIn<T extends object>(target: T, own: Partial<T>): T {
     },
   });
 }
+
+/** Runs `body` with a new folder, which goes with it. */
+export async function withFolder<T>(body: (folder: string) => Promise<T>): Promise<T> {
+  const folder = await Deno.makeTempDir({ prefix: "resnext-test-" });
+  try {
+    return await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}

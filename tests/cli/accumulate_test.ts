@@ -2,7 +2,8 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { join } from "@std/path";
 import { readCheckpoint } from "../../cli/files.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
-import { NARROW, resnext, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW, resnext } from "./support.ts";
 
 /** 40 images are 2 batches of 16 and one of 8. */
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "40", "--test-limit", "20"];

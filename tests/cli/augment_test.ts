@@ -5,8 +5,8 @@ import { contactSheet, type SheetOptions } from "../../cli/augment.ts";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { gpuTest } from "../support.ts";
-import { resnext, withFolder } from "./support.ts";
+import { gpuTest, withFolder } from "../support.ts";
+import { resnext } from "./support.ts";
 
 const data = shapes({ train: 2, test: 1, seed: 0 });
 const options = { imageSize: 32, epochs: 2, seed: 3 };

@@ -6,7 +6,8 @@ import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { TYPICAL_GPU } from "../../nn/memory.ts";
-import { NARROW, narrowCheckpoint, resnext, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW, narrowCheckpoint, resnext } from "./support.ts";
 
 const small = (images: number) => [
   ...["train", ...NARROW, "--dataset", "shapes", "--train-limit", `${images}`, "--test-limit", "20", "--epochs", "1"],

@@ -11,7 +11,7 @@ import { openWorkload } from "../../bench/throughput.ts";
 import { openDevice } from "../../kernels/device.ts";
 import { type Dispatch, operand, read } from "../../kernels/dispatch.ts";
 import { ResNeXt, resnext } from "../../nn/resnext.ts";
-import { withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
 
 const NARROW = [
   "--layers",

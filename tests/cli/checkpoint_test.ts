@@ -2,7 +2,8 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { encodeSafetensors, parseSafetensors } from "../../nn/safetensors.ts";
-import { NARROW_NETWORK, narrowCheckpoint, resnext, withFolder, writeNarrow, writeSpoilt } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW_NETWORK, narrowCheckpoint, resnext, writeNarrow, writeSpoilt } from "./support.ts";
 
 const checkpoint = (...args: string[]) => resnext(["checkpoint", ...args]);
 

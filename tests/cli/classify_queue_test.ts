@@ -5,8 +5,8 @@ import { fromFileUrl } from "@std/path";
 import { type OpenClassifier, openClassifier, readClassifier } from "../../cli/classifier.ts";
 import { type Answer, type Batches, ClassifyQueue, UnavailableError } from "../../cli/classify_queue.ts";
 import { PicturePool } from "../../data/pictures/pool.ts";
-import { gpuTest } from "../support.ts";
-import { withFolder, writeNarrow } from "./support.ts";
+import { gpuTest, withFolder } from "../support.ts";
+import { writeNarrow } from "./support.ts";
 
 const transform = { kind: "centre", size: 1 } as const;
 const KEPT = new AbortController().signal;

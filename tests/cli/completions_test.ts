@@ -4,7 +4,7 @@ import { completionScript, schemaCommand } from "../../cli/completions.ts";
 import { weightsNames } from "../../cli/download_weights.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { commands } from "../../main.ts";
-import { withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
 
 async function has(shell: string): Promise<boolean> {
   try {

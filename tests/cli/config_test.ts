@@ -3,7 +3,7 @@ import { join } from "@std/path";
 import { type OptionSpecs, readArguments } from "../../cli/command.ts";
 import { configArguments, configSchema, withConfig } from "../../cli/config.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
 
 const options = {
   arch: { type: "choice", choices: ["a", "b"], default: "a", doc: "Network" },

@@ -3,7 +3,8 @@ import { join } from "@std/path";
 import { adapterAdvice, type SystemFacts } from "../../cli/advice.ts";
 import { bufferFinding, dataFinding, denoFinding, doctorText } from "../../cli/doctor.ts";
 import { cifar10 } from "../../data/cifar10.ts";
-import { resnext, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { resnext } from "./support.ts";
 
 const plain: SystemFacts = { os: "linux", nvidia: false, wsl: false, container: false, dri: false, packages: "apt" };
 const steps = (changes: Partial<SystemFacts>, software = false) =>

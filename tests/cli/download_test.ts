@@ -1,7 +1,8 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
 import { describeProgress } from "../../cli/download.ts";
-import { gzip, names, tar, withFolder } from "../data/archive_support.ts";
+import { gzip, names, tar } from "../data/archive_support.ts";
+import { withFolder } from "../support.ts";
 
 /** Runs `download ...` as a process; gives its exit code and what it prints. */
 async function resnext(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {

@@ -1,7 +1,12 @@
-import { assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { join } from "@std/path";
+import { assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { fromFileUrl, join } from "@std/path";
+import { imagenetLabels } from "../../data/imagenet_labels.ts";
+import { encodeSafetensors } from "../../nn/safetensors.ts";
+import { checkClasses } from "../../cli/eval.ts";
 import { evaluationText } from "../../cli/eval_report.ts";
-import { NARROW_NETWORK, narrowCheckpoint, resnext, withFolder, writeNarrow } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { UserError } from "../../kernels/user_error.ts";
+import { NARROW_NETWORK, narrowCheckpoint, resnext, writeNarrow } from "./support.ts";
 
 Deno.test("eval tells loss, accuracies, each class and what it is taken for; in JSON the same", async () => {
   await withFolder(async (folder) => {
@@ -60,6 +65,52 @@ Deno.test("CIFAR-10's whole test set fits 80 columns", () => {
   assertEquals(text.split("\n").filter((line) => line.length > 80), []);
 });
 
+Deno.test("weights are evaluated as a checkpoint is, on a folder of nothing but what is tested as predict sees it", async () => {
+  await withFolder(async (folder) => {
+    const weights = join(folder, "weights.safetensors"), pictures = join(folder, "pictures");
+    await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
+    const bare = { settings: undefined, input: undefined, class_names: undefined };
+    const shapes = ["--dataset", "shapes", "--image-size", "32", "--test-limit", "20", "--json"];
+    const [first, second] = await Promise.all(
+      [weights, await writeNarrow(folder, "bare.safetensors", bare)].map((file) => resnext(["eval", file, ...shapes])),
+    );
+    assertEquals([first.code, first.stderr], [0, ""]);
+    const { loss, confusion } = JSON.parse(second.stdout);
+    assertEquals(JSON.parse(first.stdout).loss, loss);
+    assertEquals(JSON.parse(first.stdout).confusion, confusion);
+
+    const picture = fromFileUrl(new URL("../fixtures/pictures/landscape.jpg", import.meta.url));
+    for (let i = 0; i < 10; i++) {
+      await Deno.mkdir(join(pictures, `val/c${i}`), { recursive: true });
+      await Deno.copyFile(picture, join(pictures, `val/c${i}/1.jpg`));
+    }
+    const size = ["--image-size", "32", "--resize-size", "64", "--json"];
+    const predicted = await resnext(["predict", weights, picture, ...size]);
+    const [{ class: taken }] = JSON.parse(predicted.stdout).predictions;
+    for (const path of [pictures, join(pictures, "val")]) {
+      const tested = await resnext(["eval", weights, "--dataset", `folder:${path}`, "--data-dir", folder, ...size]);
+      assertEquals([tested.code, tested.stderr], [0, ""]);
+      const { confusion } = JSON.parse(tested.stdout);
+      assertEquals(confusion.map((row: number[]) => row[taken]), new Array(10).fill(1));
+    }
+  });
+});
+
+Deno.test("classes that weights are only thought to have may be named by WordNet's numbers", () => {
+  const network = { ...NARROW_NETWORK, num_classes: 1000 };
+  const numbers = imagenetLabels.map((_, i) => `n${String(i).padStart(8, "0")}`);
+  const check = (names: readonly string[], classNames: readonly string[]) => {
+    return () => checkClasses("w", "d", { network, class_names: names }, classNames);
+  };
+  check(imagenetLabels, numbers)();
+  check(numbers, numbers)();
+  check(imagenetLabels, imagenetLabels)();
+  for (const wrong of [numbers.map((name) => `x${name}`), imagenetLabels.toSorted()]) {
+    assertThrows(check(imagenetLabels, wrong), UserError, "its classes are");
+  }
+  assertThrows(check(numbers.toReversed(), numbers), UserError, "its classes are");
+});
+
 Deno.test("what cannot be evaluated is one line on stderr", async () => {
   await withFolder(async (folder) => {
     const other = { ...NARROW_NETWORK, num_classes: 7 };
@@ -92,6 +143,8 @@ Deno.test("what cannot be evaluated is one line on stderr", async () => {
         /its classes are class 0, class 1, class 2, \.\.\./,
       ],
       [[await writeNarrow(folder, "c", { settings: undefined })], 2, /names no data set; choose one with --dataset/],
+      [[whole, "--resize-size", "64"], 2, /--resize-size is of folders of pictures alone/],
+      [[whole, "--arch", "resnext29_8x64d"], 2, /leave out --arch/],
       [[whole, "--test-limit", "0"], 2, /must be a whole number of at least 1/],
     ];
     for (const [args, wanted, message] of cases) {

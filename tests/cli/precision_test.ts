@@ -3,8 +3,8 @@ import { join } from "@std/path";
 import sharp from "sharp";
 import { readCheckpoint } from "../../cli/files.ts";
 import { FIRST_LOSS_SCALE } from "../../kernels/loss_scale.ts";
-import { formula } from "../support.ts";
-import { NARROW, resnext, withFolder, writeNarrow } from "./support.ts";
+import { formula, withFolder } from "../support.ts";
+import { NARROW, resnext, writeNarrow } from "./support.ts";
 
 /** 40 images are 2 batches of 16 and one of 8. */
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "40", "--test-limit", "20"];

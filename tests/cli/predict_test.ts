@@ -6,7 +6,8 @@ import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { publishedAs } from "../../nn/networks.ts";
 import { encodeSafetensors } from "../../nn/safetensors.ts";
-import { NARROW, narrowCheckpoint, type Outcome, resnext, withFolder, writeNarrow, writeSpoilt } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW, narrowCheckpoint, type Outcome, resnext, writeNarrow, writeSpoilt } from "./support.ts";
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 

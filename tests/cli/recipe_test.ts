@@ -2,7 +2,8 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { join } from "@std/path";
 import { bestEpoch, readEpochs, readRun } from "../../cli/run_files.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
-import { NARROW, resnext, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW, resnext } from "./support.ts";
 
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "32", "--test-limit", "20"];
 

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { reportPage, type Verdict } from "../../cli/report/page.ts";
-import { resnext, withFolder, writeNarrow } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { resnext, writeNarrow } from "./support.ts";
 
 const history = [1, 2, 3].map((epoch) => ({
   epoch,

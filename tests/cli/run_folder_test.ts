@@ -3,7 +3,8 @@ import { join } from "@std/path";
 import { RunFolder } from "../../cli/run_folder.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { smallCheckpoint } from "../checkpoint_support.ts";
-import { names, withFolder } from "../data/archive_support.ts";
+import { names } from "../data/archive_support.ts";
+import { withFolder } from "../support.ts";
 
 Deno.test("one process at a time trains into a folder; the second is told who does", async () => {
   await withFolder(async (path) => {

@@ -4,7 +4,7 @@ import { METRICS_FILE, readEpochs } from "../../cli/run_files.ts";
 import { RunRecorder } from "../../cli/run_recorder.ts";
 import type { TrainPlan } from "../../cli/train_plan.ts";
 import type { Device } from "../../kernels/device.ts";
-import { withFolder } from "../data/archive_support.ts";
+import { withFolder } from "../support.ts";
 
 const metrics = (epoch: number) => ({ epoch, train_loss: 1 / epoch, test_loss: 2 / epoch, test_acc: 0.5 });
 const device = { name: "a device", capabilities: { software: true } } as Device;

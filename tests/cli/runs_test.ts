@@ -1,7 +1,8 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { readRun } from "../../cli/run_files.ts";
-import { resnext, withFolder, writeNarrow } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { resnext, writeNarrow } from "./support.ts";
 
 const epochs = (...accuracies: number[]) =>
   accuracies.map((test_acc, i) => ({ epoch: i + 1, train_loss: 1, test_loss: 1.5, test_acc }));

@@ -2,7 +2,8 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { fromFileUrl } from "@std/path";
-import { program, resnext, withFolder, writeNarrow } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { program, resnext, writeNarrow } from "./support.ts";
 
 const PICTURES = ["landscape.jpg", "portrait.jpg", "grey.jpg", "small.png", "stars.webp"];
 const pathOf = (name: string) => fromFileUrl(new URL(`../fixtures/pictures/${name}`, import.meta.url));

@@ -33,16 +33,6 @@ export async function resnext(args: readonly string[], env?: Record<string, stri
   return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }
 
-/** Runs `body` with a folder that is removed after it. */
-export async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir({ prefix: "resnext-test-" });
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
 /** A network that compiles and trains in a moment. */
 export const NARROW = ["--layers", "1,1", "--channels", "16,32", "--cardinality", "2"];
 

@@ -2,7 +2,8 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
-import { NARROW, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW } from "./support.ts";
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 

@@ -3,7 +3,8 @@ import { readArguments } from "../../cli/command.ts";
 import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
-import { withFolder, writeNarrow } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { writeNarrow } from "./support.ts";
 
 /** What such arguments make `train` do; without a device. */
 const plan = (args: readonly string[]) => {

@@ -5,7 +5,8 @@ import { cifar10 } from "../../data/cifar10.ts";
 import { shapes } from "../../data/shapes.ts";
 import { TextReport } from "../../cli/train_report.ts";
 import type { Device } from "../../kernels/device.ts";
-import { NARROW, narrowCheckpoint, program, resnext, withFolder, writeNarrow } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { NARROW, narrowCheckpoint, program, resnext, writeNarrow } from "./support.ts";
 
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "48", "--test-limit", "20"];
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();

@@ -3,7 +3,8 @@ import { fromFileUrl, join, toFileUrl } from "@std/path";
 import { mergeTunings } from "../../bench/ship_tunings.ts";
 import { readTunings, shippedTunings, type Tunings, tuningsText } from "../../cli/tuning.ts";
 import config from "../../deno.json" with { type: "json" };
-import { narrowCheckpoint, resnext, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { narrowCheckpoint, resnext } from "./support.ts";
 import { encodeCheckpoint } from "../../nn/checkpoint.ts";
 
 /** Runs the program with another table than the one it comes with. */

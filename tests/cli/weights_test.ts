@@ -11,7 +11,8 @@ import { resnext as network } from "../../nn/resnext.ts";
 import { encodeSafetensors, float32Tensor, toFloat32 } from "../../nn/safetensors.ts";
 import { Counter } from "../../nn/state.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { resnext, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { resnext } from "./support.ts";
 
 const fixtures = fromFileUrl(new URL("../fixtures/torch/", import.meta.url));
 const SIZES = ["--arch", "resnext", "--depths", "1", "--channels", "16", "--base-width", "32", "--stem", "cifar"];

@@ -79,16 +79,6 @@ export const goodEntries: readonly TarEntry[] = [
   ...smallFiles.map(({ name, data }) => ({ path: `set/${name}`, data })),
 ];
 
-/** Runs a test with a new folder, which goes with it. */
-export async function withFolder(run: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir({ prefix: "resnext-test-" });
-  try {
-    await run(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
 /** The names in a folder, sorted. */
 export function names(folder: string): string[] {
   return [...Deno.readDirSync(folder)].map(({ name }) => name).sort();

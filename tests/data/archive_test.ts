@@ -3,17 +3,8 @@ import { join } from "@std/path";
 import { ArchiveError, extractTarGz } from "../../data/archive.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import {
-  goodEntries,
-  gzip,
-  names,
-  noise,
-  smallArchive,
-  smallFiles,
-  tar,
-  type TarEntry,
-  withFolder,
-} from "./archive_support.ts";
+import { withFolder } from "../support.ts";
+import { goodEntries, gzip, names, noise, smallArchive, smallFiles, tar, type TarEntry } from "./archive_support.ts";
 
 /** Extracts an archive of these bytes in a folder of its own; gives what came out, by name. */
 async function extract(bytes: Uint8Array): Promise<Map<string, Uint8Array>> {

@@ -3,7 +3,7 @@ import { join } from "@std/path";
 import { cifarFiles, hasCifar, parseRecords, readCifar, recordBytes } from "../../data/cifar.ts";
 import { cifar100, cifar100ClassNames } from "../../data/cifar100.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
 
 /** Records with coarse label 19 - i and fine label 90 + i; a plane is filled with its number and the record's. */
 function records(count: number): Uint8Array<ArrayBuffer> {

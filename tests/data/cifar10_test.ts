@@ -3,7 +3,7 @@ import { join } from "@std/path";
 import { hasCifar, parseRecords, readCifar, recordBytes } from "../../data/cifar.ts";
 import { cifar10, cifar10ClassNames, cifar10Files } from "../../data/cifar10.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
 
 const RECORD_BYTES = recordBytes(cifar10);
 

@@ -2,7 +2,8 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { join, toFileUrl } from "@std/path";
 import { fetchPublication, localPath, type Publication } from "../../data/cifar_download.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { goodEntries, gzip, md5, names, noise, smallArchive, smallFiles, tar, withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
+import { goodEntries, gzip, md5, names, noise, smallArchive, smallFiles, tar } from "./archive_support.ts";
 
 const archive = await gzip(tar(goodEntries));
 

@@ -3,7 +3,8 @@ import { join } from "@std/path";
 import { download, type DownloadOptions } from "../../data/download.ts";
 import type { Progress } from "../../data/meter.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { md5, names, noise, withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
+import { md5, names, noise } from "./archive_support.ts";
 
 const content = noise(300_000, 7);
 const facts = { size: content.length, md5: md5(content) };

@@ -5,7 +5,8 @@ import type { AnyImageSet } from "../../data/dataset.ts";
 import { type FolderOptions, readFolder } from "../../data/folder.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { names, noise, withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
+import { names, noise } from "./archive_support.ts";
 
 const WIDTH = 40, HEIGHT = 30;
 

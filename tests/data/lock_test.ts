@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import { HeldLock, withLock } from "../../data/lock.ts";
-import { names, withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
+import { names } from "./archive_support.ts";
 
 Deno.test("tasks under one lock run one after the other, and the lock goes with the last", async () => {
   await withFolder(async (folder) => {

@@ -9,6 +9,7 @@ import {
   fileHeader,
   histogram,
 } from "../../data/tensorboard.ts";
+import { withFolder } from "../support.ts";
 
 /** Reads the records of a file, checksums checked by a plain loop over bits. */
 function events(bytes: Uint8Array): Record<string, unknown>[] {
@@ -40,8 +41,7 @@ Deno.test("CRC-32C is RFC 3720's", () => {
 });
 
 Deno.test("an event file holds scalars, pictures and histograms by step", async () => {
-  const folder = await Deno.makeTempDir();
-  try {
+  await withFolder(async (folder) => {
     const file = EventFile.create(folder);
     const png = new Uint8Array([137, 80, 78, 71]);
     file.write(0, [{ tag: "loss", scalar: 0 }]);
@@ -59,9 +59,7 @@ Deno.test("an event file holds scalars, pictures and histograms by step", async 
     assertEquals([image.height, image.width, [...image.encodedImageString as Uint8Array]], [2, 3, [...png]]);
     const { histo } = (three.summary as { value: { histo: { num: number; bucket: number[] } }[] }).value[0];
     assertEquals([histo.num, histo.bucket.reduce((a, b) => a + b)], [4, 4]);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });
 
 Deno.test("events have the bytes of TensorFlow's event.proto and summary.proto", () => {

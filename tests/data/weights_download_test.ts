@@ -4,7 +4,8 @@ import { join } from "@std/path";
 import { FileSource } from "../../data/file_source.ts";
 import { digestInName, fetchWeights, type WeightsOptions } from "../../data/weights_download.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { names, noise, withFolder } from "./archive_support.ts";
+import { withFolder } from "../support.ts";
+import { names, noise } from "./archive_support.ts";
 
 const content = noise(200_000, 3), sha256 = createHash("sha256").update(content).digest("hex");
 const file = `net-${sha256.slice(0, 8)}.pth`;

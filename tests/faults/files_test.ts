@@ -19,9 +19,9 @@ import { bytesSource } from "../../nn/byte_source.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors, type TensorData } from "../../nn/safetensors.ts";
 import { readWeightsFile } from "../../nn/weights_file.ts";
-import { concatenate, goodEntries, gzip, md5, noise, tar, type TarEntry, withFolder } from "../data/archive_support.ts";
+import { concatenate, goodEntries, gzip, md5, noise, tar, type TarEntry } from "../data/archive_support.ts";
 import { smallCheckpoint } from "../checkpoint_support.ts";
-import { formula } from "../support.ts";
+import { formula, withFolder } from "../support.ts";
 import { mutateBytes, mutateJson, report, trials } from "./support.ts";
 
 const NAME = "hostile.file";

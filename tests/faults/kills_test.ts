@@ -8,7 +8,8 @@ import { join } from "@std/path";
 import { RunFolder } from "../../cli/run_folder.ts";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
-import { program, report, runToEnd, SMALL_RUN, trials, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { program, report, runToEnd, SMALL_RUN, trials } from "./support.ts";
 
 /** Two epochs of ten steps, a checkpoint every three. */
 const ARGS = [...SMALL_RUN, "--train-limit", "40", "--epochs", "2", "--checkpoint-every", "3", "--resume", "auto"];

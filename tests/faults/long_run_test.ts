@@ -6,7 +6,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
 import type { Sample } from "./fixtures/watched_gpu.ts";
-import { LONG, program, report, ROOT, runToEnd, SMALL_RUN, trials, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { LONG, program, report, ROOT, runToEnd, SMALL_RUN, trials } from "./support.ts";
 
 const STEPS = trials(100, 5000);
 

@@ -2,7 +2,8 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { toFileUrl } from "@std/path";
-import { program, report, ROOT, runToEnd, SMALL_RUN, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { program, report, ROOT, runToEnd, SMALL_RUN } from "./support.ts";
 
 /** Whether a process's memory can be limited here. */
 const canLimit = Deno.build.os === "linux" &&

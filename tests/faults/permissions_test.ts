@@ -4,7 +4,8 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { join } from "@std/path";
 import { encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { smallCheckpoint } from "../checkpoint_support.ts";
-import { report, ROOT, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { report, ROOT } from "./support.ts";
 
 /** Stands for Deno: prints what it was called with. */
 const FAKE = `#!/bin/sh

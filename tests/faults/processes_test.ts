@@ -4,7 +4,8 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { join } from "@std/path";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
-import { program, report, runToEnd, SMALL_RUN, trials, withFolder } from "./support.ts";
+import { withFolder } from "../support.ts";
+import { program, report, runToEnd, SMALL_RUN, trials } from "./support.ts";
 
 const ARGS = [...SMALL_RUN, "--train-limit", "40", "--epochs", "2"];
 /** Longer than any test waits. */

@@ -195,13 +195,3 @@ export async function runToEnd(
   ]);
   return { code, signal, out, err, seconds: (performance.now() - started) / 1000 };
 }
-
-/** Runs with a new folder, which goes with it. */
-export async function withFolder<T>(run: (folder: string) => Promise<T>): Promise<T> {
-  const folder = await Deno.makeTempDir({ prefix: "resnext-faults-" });
-  try {
-    return await run(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true }).catch(() => {});
-  }
-}

@@ -5,7 +5,8 @@ import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../../nn/checkpoint_file.ts";
 import { describedNetwork, fittedState } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors } from "../../nn/safetensors.ts";
-import { narrowCheckpoint, withFolder } from "../cli/support.ts";
+import { narrowCheckpoint } from "../cli/support.ts";
+import { withFolder } from "../support.ts";
 
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
 

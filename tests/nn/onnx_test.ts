@@ -16,13 +16,12 @@ import { resnext, resnext50 } from "../../nn/resnext.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import type { Tensor } from "../../nn/tensor.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { assertClose, formula, gpuTest } from "../support.ts";
+import { assertClose, formula, gpuTest, withFolder } from "../support.ts";
 
 const program = fromFileUrl(new URL("fixtures/onnxruntime.ts", import.meta.url));
 
 async function onnxLogits(model: Uint8Array, images: Float32Array<ArrayBuffer>, dims: number[]): Promise<Float32Array> {
-  const folder = await Deno.makeTempDir();
-  try {
+  return await withFolder(async (folder) => {
     const [modelFile, imagesFile, logitsFile] = ["model.onnx", "images", "logits"].map((name) => join(folder, name));
     await Deno.writeFile(modelFile, model);
     await Deno.writeFile(imagesFile, new Uint8Array(images.buffer));
@@ -33,9 +32,7 @@ async function onnxLogits(model: Uint8Array, images: Float32Array<ArrayBuffer>, 
     }).output();
     assertEquals(code, 0, new TextDecoder().decode(stderr));
     return new Float32Array((await Deno.readFile(logitsFile)).buffer);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 }
 
 async function ownLogits(device: Device, module: Module, images: Float32Array<ArrayBuffer>, [n, c, h, w]: number[]) {
