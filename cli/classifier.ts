@@ -62,10 +62,7 @@ export async function readClassifier(
 ): Promise<ClassifierFile> {
   const network = await readNetworkFile(path, arch);
   const input = inputOf(network.description, imageSize ?? network.published?.imageSize);
-  const transform = transformOf(network, input.image_size, resizeSize);
-  if (transform.side! < transform.size) {
-    throw usageError(`Option --resize-size must be at least the image size, ${transform.size}`, command);
-  }
+  const transform = transformFor(network, input.image_size, resizeSize, command);
   return { network, input, transform, precision };
 }
 
@@ -111,6 +108,15 @@ function inputOf({ input }: CheckpointDescription, imageSize?: number): InputDes
   return { ...known, image_size: imageSize ?? known.image_size };
 }
 
+/** What becomes of pictures, with the options' sizes. @throws {UserError} where they contradict each other. */
+export function transformFor(network: NetworkFile, size: number, side: number | undefined, command: string) {
+  const transform = transformOf(network, size, side);
+  if (transform.side < size) {
+    throw usageError(`Option --resize-size must be at least the image size, ${size}`, command);
+  }
+  return transform;
+}
+
 /**
  * Networks that learned from whole small images see a picture's whole centre, published weights what they were tested with,
  * others what testing shows them.
@@ -119,7 +125,7 @@ export function transformOf(
   { description: { settings }, published }: Pick<NetworkFile, "description" | "published">,
   size: number,
   side?: number,
-): PictureTransform {
+): Required<PictureTransform> {
   const whole = settings !== undefined && !isPictures(settings.dataset);
   const usual = size === published?.imageSize ? published.resizeSize : resizedSide(size);
   return { kind: "centre", size, side: side ?? (whole ? size : usual) };

@@ -23,6 +23,12 @@ export interface DatasetRequest {
   readonly dataDir?: string;
   /** Of the network: what is kept of pictures follows from it. Only folders of pictures need it. */
   readonly imageSize?: number;
+  /** Of a folder's test pictures: the shorter side before the centre is cut out. */
+  readonly resizeSize?: number;
+  /** False: no picture of a folder is mirrored in training. */
+  readonly flip?: boolean;
+  /** Processors that decode a folder's pictures. */
+  readonly workers?: number;
   /** Share of a folder's pictures to test on, and the seed of the choice. */
   readonly valSplit?: number;
   readonly seed?: number;

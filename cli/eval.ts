@@ -1,28 +1,35 @@
-/** `resnext eval`: what a checkpoint's network makes of a test set. */
+/** `resnext eval`: what a checkpoint's network, or weights, make of a test set. */
 
 import { openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
-import { describedNetwork } from "../nn/described_network.ts";
+import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
-import { defineCommand } from "./command.ts";
+import { imagenetLabels } from "../data/imagenet_labels.ts";
+import { classifierOptions, transformFor } from "./classifier.ts";
+import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
-import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
+import { datasetForms, datasetNames, isPictures, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
-import { readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
+import { readNetworkFile } from "./network_file.ts";
 import { runPrecisionOption } from "./precision.ts";
 import { formatRate, ProgressLine } from "./progress.ts";
 import { knownTuneOption, useKnownTuning } from "./tuning.ts";
+
+const PATH = "resnext eval";
 
 /** The command. */
 export const evalCommand = defineCommand({
   name: "eval",
   summary: "Test a checkpoint: loss, accuracy, and which class is taken for which",
-  details: "The network and how images are prepared come from the checkpoint, the images from its data set's test set.",
-  positionals: [{ name: "checkpoint", doc: "A checkpoint of `train`, or of `checkpoint import`" }],
+  details:
+    "The network and how images are prepared come from the checkpoint, the images from its data set's test set. Weights " +
+    "need a --dataset. A folder of pictures needs only what is tested: PATH/val/CLASS/* or PATH/CLASS/*; for ImageNet's " +
+    "weights the classes are named by WordNet's numbers, such as n01440764.",
+  positionals: [{ name: "network", doc: "A checkpoint, or weights: safetensors or PyTorch's .pth" }],
   options: {
     dataset: {
       type: "string",
@@ -38,6 +45,7 @@ export const evalCommand = defineCommand({
       otherwise: "the run's",
       doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
     },
+    arch: classifierOptions.arch,
     strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
     dataDir: dataDirOption,
     imageSize: {
@@ -47,17 +55,22 @@ export const evalCommand = defineCommand({
       otherwise: "the checkpoint's",
       doc: "Height and width that images are resized to",
     },
+    resizeSize: classifierOptions.resizeSize,
     batchSize: { type: "integer", min: 1, max: 65536, otherwise: "the checkpoint's", doc: "Images a step" },
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
     precision: runPrecisionOption,
     tune: knownTuneOption,
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
-  examples: ["eval runs/first/best.safetensors", "eval imported.safetensors --dataset cifar10 --test-limit 1000"],
-  run: async ({ args: { checkpoint: file }, options }) => {
-    const { description, state } = await readCheckpoint(file);
+  examples: [
+    "eval runs/first/best.safetensors",
+    "eval imported.safetensors --dataset cifar10 --test-limit 1000",
+    "eval resnext50_32x4d-1a0047aa.pth --dataset folder:imagenet/val",
+  ],
+  run: async ({ args: { network: file }, options }) => {
+    const networkFile = await readNetworkFile(file, options.arch), { description, state, published } = networkFile;
     const { settings } = description;
-    const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, "resnext eval");
+    const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
     if (name === undefined) {
       throw new UserError(`Cannot evaluate "${file}": it names no data set; choose one with --dataset`, {
         exitCode: 2,
@@ -67,9 +80,15 @@ export const evalCommand = defineCommand({
     const known = runDefaults(name);
     // A data set of its own is the one that was tested while training.
     const testLimit = options.testLimit ?? (own ? settings.test_limit : known?.testLimit);
-    const imageSize = options.imageSize ?? description.input?.image_size ?? known?.imageSize;
+    const imageSize = options.imageSize ?? published?.imageSize ?? description.input?.image_size ??
+      known?.imageSize ?? 224;
+    if (options.resizeSize !== undefined && !isPictures(name)) {
+      throw usageError("Option --resize-size is of folders of pictures alone: leave it out", PATH);
+    }
+    const { side: resizeSize } = transformFor(networkFile, imageSize, options.resizeSize, PATH);
     const data = await loadDataset(name, {
-      ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, strict: options.strict, quiet: options.json },
+      ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, resizeSize, strict: options.strict },
+      ...{ quiet: options.json },
       ...{ valSplit: options.valSplit ?? (own ? settings.val_split : undefined), seed: settings?.seed },
     });
     for (const { path, error } of data.skipped ?? []) console.error(`warning: skipped ${path}: ${error}`);
@@ -78,7 +97,7 @@ export const evalCommand = defineCommand({
       mean: data.mean,
       std: data.std,
       ...description.input,
-      image_size: imageSize ?? known!.imageSize,
+      image_size: imageSize,
     };
     const batchSize = options.batchSize ?? settings?.batch_size ?? known!.batchSize;
 
@@ -88,8 +107,9 @@ export const evalCommand = defineCommand({
     try {
       if (!options.json && Deno.stderr.isTerminal()) progress.update("Compiling kernels ...");
       await useKnownTuning(device, { mode: options.tune, directory: options.dataDir });
-      const network = await Network.create(device, describedNetwork(description.network));
-      network.loadStateDict(state);
+      const module = describedNetwork(description.network);
+      const network = await Network.create(device, module);
+      network.loadStateDict(fittedState(module, state));
       const precision = options.precision ?? settings?.precision ?? "f32", shown = imageInput(data, input, data.test);
       const evaluator = await Evaluator.create(network, data.test, shown, batchSize, { precision });
       const started = performance.now();
@@ -125,8 +145,11 @@ export const evalCommand = defineCommand({
   },
 });
 
-/** Other classes make numbers without a meaning. */
-function checkClasses(
+/** How the folders of ImageNet's classes are named; sorted, they are in the order of its labels. */
+const WORDNET = /^n\d{8}$/;
+
+/** Other classes make numbers without a meaning. @throws {UserError} */
+export function checkClasses(
   file: string,
   dataset: string,
   { network, class_names: names }: CheckpointDescription,
@@ -138,6 +161,7 @@ function checkClasses(
   if (network.num_classes !== classNames.length) {
     refuse(`its network has ${network.num_classes} classes, the data set ${classNames.length}`);
   }
+  if (names === imagenetLabels && classNames.every((name) => WORDNET.test(name))) return;
   if (names && String(names) !== String(classNames)) {
     refuse(`its classes are ${names.slice(0, 3).join(", ")}, ..., not ${classNames.slice(0, 3).join(", ")}, ...`);
   }

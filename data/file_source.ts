@@ -27,7 +27,11 @@ export class FileSource implements AsyncDisposable {
       const stat = await handle.stat();
       if (stat.isFile()) return new FileSource(handle, path, stat.size);
       await handle.close();
-      throw new UserError(`Cannot read "${path}": it is ${stat.isDirectory() ? "a folder" : "no file"}; name a file`);
+      throw new UserError(
+        `Cannot read "${path}": ${
+          stat.isDirectory() ? "it is a folder; name the file in it" : "it is no file; name one"
+        }`,
+      );
     });
   }
 

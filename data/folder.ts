@@ -35,6 +35,8 @@ export interface FolderOptions {
   readonly dataDirectory: string;
   /** The network's image size: what is kept of each picture follows from it. */
   readonly imageSize: number;
+  /** Of test pictures: the shorter side before the centre is cut out. Default 256 for an image size of 224. */
+  readonly resizeSize?: number;
   /** For a folder without a part for testing: the share of each class to split off. */
   readonly valSplit?: number;
   /** Of the split. */
@@ -88,7 +90,7 @@ interface Labelled extends PictureFile {
  * a broken picture.
  */
 export async function readFolder(options: FolderOptions): Promise<FolderDataset> {
-  const { imageSize, trainLimit = Infinity, testLimit = Infinity, flip } = options;
+  const { imageSize, resizeSize, trainLimit = Infinity, testLimit = Infinity, flip } = options;
   if (!(trainLimit >= 0 && testLimit >= 0)) {
     throw new RangeError(`Cannot take ${trainLimit} and ${testLimit} images: must be 0 or more`);
   }
@@ -101,7 +103,7 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
     readPart({ folder, files, present, transform }, options, pool);
   const trained = await read(train.slice(0, trainLimit), trainTransform(imageSize));
   if (trainLimit > 0) checkClasses(folder, classNames, trained.set.labels, train.slice(trainLimit));
-  const tested = await read(test.slice(0, testLimit), testTransform(imageSize));
+  const tested = await read(test.slice(0, testLimit), testTransform(imageSize, resizeSize));
   const { size } = trainTransform(imageSize);
   return {
     name: `folder:${folder}`,
@@ -167,10 +169,10 @@ async function readPart(
 }
 
 /** In the data directory: for people the folder's name, for the machine what tells it from others of that name. */
-function cachePath(dataDirectory: string, folder: string, { kind, size }: PictureTransform): string {
+function cachePath(dataDirectory: string, folder: string, { kind, size, side }: PictureTransform): string {
   const hash = createHash("sha256").update(folder).digest("hex").slice(0, 12);
   const name = [...basename(folder) || "root"].slice(0, NAME_LENGTH).join("");
-  return join(dataDirectory, "pictures", `${name}-${hash}-${kind}-${size}`);
+  return join(dataDirectory, "pictures", [name, hash, kind, size, ...side === undefined ? [] : [side]].join("-"));
 }
 
 /** In an order that does not go by class, so that the first ones are of all. */

@@ -207,8 +207,9 @@ async function readIndex(cache: string, transform: PictureTransform, imageBytes:
   const nothing = { entries: new Map<string, Entry>(), slots: 0 };
   try {
     const index = JSON.parse(await Deno.readTextFile(`${cache}.json`));
-    const { kind, size } = index.transform;
-    if (index.format !== FORMAT || kind !== transform.kind || size !== transform.size) return nothing;
+    const { kind, size, side } = index.transform;
+    const same = kind === transform.kind && size === transform.size && side === transform.side;
+    if (index.format !== FORMAT || !same) return nothing;
     const whole = (index.entries as Entry[]).filter((entry) => "error" in entry || entry.slot < records);
     return { entries: new Map(whole.map((entry) => [entry.path, entry])), slots: Math.min(index.slots, records) };
   } catch (error) {

@@ -26,9 +26,9 @@ export interface Placement {
   readonly top: number;
 }
 
-/** What testing does to photographs for a network of images of `imageSize`. */
-export function testTransform(imageSize: number): PictureTransform {
-  return { kind: "centre", size: imageSize };
+/** What testing does to photographs for a network of images of `imageSize`; `side` is another length of the shorter one. */
+export function testTransform(imageSize: number, side: number = resizedSide(imageSize)): PictureTransform {
+  return { kind: "centre", size: imageSize, ...(side !== resizedSide(imageSize) && { side }) };
 }
 
 /** What is kept of photographs for training on images of `imageSize`: somewhat more, as torchvision's 256 for 224. */

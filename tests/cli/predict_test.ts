@@ -118,7 +118,7 @@ Deno.test("what cannot be trained on is one line", async () => {
         1,
         /broken\.png: it is empty; remove it, or leave out --strict/,
       ],
-      [["--dataset", `folder:${pictures}`, "--val-split", "0.1"], 1, /it has train and val already/],
+      [["--dataset", `folder:${pictures}`, "--val-split", "0.1"], 2, /it has train and val already/],
       [["--dataset", `folder:${pictures}`, "--num-classes", "5"], 2, /--num-classes must be 2/],
       [["--dataset", "shapes", "--val-split", "0.1"], 2, /Cannot split shapes/],
       [["--dataset", "shapes", "--freeze", "layer1"], 2, /Cannot freeze "layer1" while "stem" learns/],
