@@ -6,17 +6,19 @@ import {
   decodeCheckpoint,
   encodeCheckpoint,
   type InputDescription,
+  type NetworkDescription,
 } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { IMAGENET_COLOURS, type KnownNetwork, NETWORK_FACTS } from "../nn/networks.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import { recognise } from "../nn/recognise.ts";
 import { encodeOnnx } from "../nn/onnx.ts";
 import { encodeSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { checkpointJson, checkpointText, weightsJson, weightsText } from "./checkpoint_report.ts";
 import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
-import { architectureNames, networkDescription, networkOptions } from "./network_options.ts";
+import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
 
@@ -105,13 +107,14 @@ const importWeights = defineCommand({
   details:
     "Takes a state_dict saved by torch.save (of any version) or safetensors.torch.save_file, its names as PyTorch " +
     "has them; torchvision's and timm's are of that kind. A pickle is read and never run: anything in it but tensors " +
-    "and plain containers is refused by name. What the file's shapes tell need not be said.",
+    "and plain containers is refused by name. The shapes tell which network it is; what they leave open is said by " +
+    "--arch and the options after it.",
   positionals: [{ name: "file", doc: "A file of weights: .safetensors, .pth or .pt" }],
   options: {
     arch: {
       type: "choice",
       choices: architectureNames,
-      required: true,
+      otherwise: "what the shapes tell",
       doc: "Its network",
     },
     to: { type: "string", required: true, placeholder: "FILE", doc: "The checkpoint to write" },
@@ -121,8 +124,8 @@ const importWeights = defineCommand({
     force,
   },
   examples: [
-    "checkpoint import weights.safetensors --arch resnext50 --to imported.safetensors",
-    "checkpoint import resnext50_32x4d-1a0047aa.pth --arch resnext50_32x4d --to imported.safetensors",
+    "checkpoint import resnext50_32x4d-1a0047aa.pth --to imported.safetensors",
+    "checkpoint import weights.safetensors --arch resnext50 --layers 1,1,1,1 --to imported.safetensors",
   ],
   run: async ({ args: { file }, options }) => {
     if (await isCheckpoint(file)) {
@@ -131,21 +134,32 @@ const importWeights = defineCommand({
       );
     }
     const { tensors, notes } = await readWeights(file);
-    const { arch } = options;
-    const standard: ResNeXtOptions = ARCHITECTURES[arch];
-    const numClasses = options.numClasses ?? tensors.get("fc.weight")?.shape[0] ?? standard.numClasses ?? 10;
-    const cardinality = options.cardinality ?? groups(tensors);
-    const network = networkDescription(arch, numClasses, { ...options, cardinality }, IMPORT);
+    const { arch } = options, sizes = ["numClasses", ...Object.keys(networkOptions)] as (keyof typeof options)[];
+    const size = sizes.find((key) => options[key] !== undefined);
+    if (arch === undefined && size) throw usageError(`Option --${flagName(size)} needs --arch`, IMPORT);
+    const network = arch === undefined ? recognise(tensors, file) : chosenNetwork(arch, options, tensors);
     const state = fittedState(describedNetwork(network), tensors);
-    const description = { network, input: inputOf(arch, network.num_classes) };
+    const description = { network, input: inputOf(network) };
     await writeNewFile(options.to, await encodeCheckpoint({ description, state }), options);
     for (const note of notes) console.error(`${note[0].toUpperCase()}${note.slice(1)}`);
-    console.log(`Wrote ${state.size} tensors of ${arch} with ${network.num_classes} classes to ${options.to}`);
+    console.log(`Wrote ${state.size} tensors of ${network.arch} with ${network.num_classes} classes to ${options.to}`);
   },
 });
 
+/** An architecture of the sizes that the options say, the shapes where they do not. */
+function chosenNetwork(
+  arch: Architecture,
+  options: NetworkOptionValues & { readonly numClasses?: number },
+  tensors: StateDict,
+): NetworkDescription {
+  const standard: ResNeXtOptions = ARCHITECTURES[arch];
+  const numClasses = options.numClasses ?? tensors.get("fc.weight")?.shape[0] ?? standard.numClasses ?? 10;
+  const cardinality = options.cardinality ?? groups(tensors);
+  return networkDescription(arch, numClasses, { ...options, cardinality }, IMPORT);
+}
+
 /** How pictures are prepared for weights of ImageNet's 1000 classes, as their publishers do; other weights do not tell. */
-function inputOf(arch: Architecture, classes: number): InputDescription | undefined {
+function inputOf({ arch, num_classes: classes }: NetworkDescription): InputDescription | undefined {
   const facts = classes === 1000 ? NETWORK_FACTS[arch as KnownNetwork] : undefined;
   return facts && facts.weights.length > 0 ? { image_size: facts.imageSize, ...IMAGENET_COLOURS } : undefined;
 }

@@ -57,6 +57,11 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
     const read = await decodeCheckpoint(await Deno.readFile(back), back);
     assertEquals(read.description, { network: NARROW_NETWORK });
     assertEquals(read.state, new Map(state));
+    // So is the rest of the network, if it is not named.
+    const own = join(folder, "own.safetensors"), recognised = await checkpoint("import", weights, "--to", own);
+    assertEquals([recognised.code, recognised.stderr], [0, ""]);
+    const { description } = await decodeCheckpoint(await Deno.readFile(own), own);
+    assertEquals(description, { network: { ...NARROW_NETWORK, stem: "imagenet" } });
 
     // What is there stays, unless it is said that it may go.
     const before = await Deno.readFile(weights);
@@ -108,6 +113,7 @@ Deno.test("what cannot be inspected or imported is one line on stderr, and nothi
       [["verify", spoilt], 1, /"fc\.bias" in it is NaN or infinite/],
       [["import", file, "--arch", "resnext50", "--to", to], 1, /it is a checkpoint already/],
       [["import", weights, "--arch", "resnext50", "--to", to], 1, /"layer1.0.conv1.weight" has shape \[4,64,1,1\]/],
+      [["import", weights, "--layers", "1,1", "--to", to], 2, /--layers needs --arch/],
       [["import", weights, "--arch", "resnet50", "--to", to], 2, /did you mean resnext50\?/],
     ];
     for (const [args, wanted, message] of cases) {
