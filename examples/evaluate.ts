@@ -3,7 +3,8 @@
  *
  *     deno run -A examples/evaluate.ts CHECKPOINT PICTURES
  *
- * CHECKPOINT is a file of `train` or of `checkpoint import`; PICTURES holds `val` with a folder for each class, and `train`.
+ * CHECKPOINT is a file of `train` or of `checkpoint import`; PICTURES holds a folder for each class, or
+ * `val` with those.
  */
 
 import {
@@ -24,7 +25,8 @@ if (!pictures) {
 }
 const { description, state } = await decodeCheckpoint(await Deno.readFile(file), file);
 const input = description.input ?? { image_size: 224, ...imagenetStatistics };
-const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize: input.image_size });
+const imageSize = input.image_size;
+const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, trainLimit: 0 });
 if (description.network.num_classes !== data.classNames.length) {
   console.error(`The network has ${description.network.num_classes} classes, the folder ${data.classNames.length}`);
   Deno.exit(1);
