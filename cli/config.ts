@@ -37,7 +37,8 @@ export function configArguments(text: string, file: string, options: OptionSpecs
   const refuse = (why: string): never => {
     throw new UserError(`Cannot use "${file}": ${why}`, { exitCode: 2 });
   };
-  const values = parseObject(text, refuse);
+  // Windows' editors begin a file with a mark of its byte order.
+  const values = parseObject(text.replace(/^\uFEFF/, ""), refuse);
   const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
   return Object.entries(values).flatMap(([key, value]) => {
     if (key === SCHEMA_KEY) return [];

@@ -72,7 +72,12 @@ export async function fetchPublication(
   return await withLock(join(dataDirectory, `${folder}.lock`), async () => {
     if (await touching(`read ${directory}`, () => hasEntries(directory))) onNotice?.(`checking ${directory}`);
     const mended = await findDamage(directory, publication.content);
-    if (mended.length === 0) return { directory, present: true, mended };
+    if (mended.length === 0) {
+      // Left by a call that was killed after unpacking; an address may be that of the user's own file.
+      const left = join(dataDirectory, publication.archive.name);
+      if (options.url === undefined) await touching(`remove ${left}`, () => removeFile(left));
+      return { directory, present: true, mended };
+    }
     const archive = await obtainArchive(options, publication);
     onNotice?.("unpacking and checking");
     await unpack(archive, directory, publication.content);

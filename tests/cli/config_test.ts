@@ -44,7 +44,7 @@ Deno.test("a config's values count as written, and flags win", async () => {
 });
 
 Deno.test("a value out of range is refused as on the command line", () => {
-  const args = configArguments('{"batch-size": 65}', "run.json", options);
+  const args = configArguments('\uFEFF{"batch-size": 65}', "run.json", options);
   assertThrows(() => read(args), UserError, 'Option --batch-size must be a whole number from 1 to 64, not "65"');
 });
 

@@ -114,6 +114,11 @@ Deno.test("what a killed run left behind is swept away", async () => {
     await Deno.writeFile(join(dataDirectory, "set.tar.gz"), archive.subarray(0, 1000));
     await fetchPublication({ dataDirectory }, publication);
     await assertComplete(dataDirectory);
+    // Everything was in place but the archive not yet removed.
+    await Deno.writeFile(join(dataDirectory, "set.tar.gz"), archive);
+    const { present } = await fetchPublication({ dataDirectory }, publication);
+    assertEquals(present, true);
+    await assertComplete(dataDirectory);
   });
 });
 

@@ -214,6 +214,7 @@ Deno.test("workers name what is wrong with a picture, and go on", async () => {
   assertEquals(results[1], { error: "it is empty" });
   assertEquals(results.slice(-4, -2), [{ error: "its format is not known" }, { error: "it has too many pixels" }]);
   assertStringIncludes((results.at(-2) as { error: string }).error, "no such file");
+  assertEquals(await pool.prepare(FIXTURES, testTransform(16)), { error: "it is a folder", unread: true });
   await assertRejects(() => preparePicture(new Uint8Array(0), testTransform(16)), Error, "it is empty");
 });
 
