@@ -1,6 +1,5 @@
 /** Files that a user names: read and written with failures told in words. */
 
-import { join } from "@std/path";
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
@@ -22,20 +21,12 @@ export async function exists(path: string): Promise<boolean> {
 
 /** A file's bytes. @throws {UserError} where it cannot be read. */
 export async function readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
-  return await touching(`read "${path}"`, async () => {
-    if ((await Deno.stat(path)).isDirectory) {
-      throw new UserError(
-        `Cannot read "${path}": it is a folder; name the file in it, such as ${join(path, "best.safetensors")}`,
-      );
-    }
-    return await Deno.readFile(path);
-  });
+  return await touching(`read "${path}"`, () => Deno.readFile(path));
 }
 
 /** A checkpoint. @throws {UserError} where it cannot be read, is another file or damaged. */
 export async function readCheckpoint(path: string): Promise<Checkpoint> {
-  const bytes = await readFile(path);
-  if (await isCheckpoint(path)) return await decodeCheckpoint(bytes, path);
+  if (await isCheckpoint(path)) return await decodeCheckpoint(await readFile(path), path);
   throw new UserError(
     `Cannot read "${path}" as a checkpoint: it holds weights without a description; ` +
       "`checkpoint import` makes a checkpoint of them",

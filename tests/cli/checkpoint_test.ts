@@ -93,13 +93,17 @@ Deno.test("verify finds a whole checkpoint, a damaged one, and one whose weights
 Deno.test("what cannot be inspected or imported is one line on stderr, and nothing is written", async () => {
   await withFolder(async (folder) => {
     const file = await writeNarrow(folder), text = join(folder, "text"), to = join(folder, "to");
+    const run = join(folder, "run");
+    await Deno.mkdir(run);
+    await writeNarrow(run, "best.safetensors");
     const weights = join(folder, "weights.safetensors");
     await Deno.writeTextFile(text, "no tensors here");
     await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
     const spoilt = await writeSpoilt(folder);
     const cases: [string[], number, RegExp][] = [
       [["inspect", text], 1, /Cannot read .* as safetensors: its header claims/],
-      [["inspect", folder], 1, /it is a folder/],
+      [["inspect", folder], 1, /it is a folder; name the file in it$/m],
+      [["inspect", run], 1, /it is a folder; name the file in it: .*best\.safetensors$/m],
       [["inspekt", text], 2, /Unknown command "inspekt"; did you mean inspect\?/],
       [["verify", weights], 1, /without a description; `checkpoint import`/],
       [["export", file], 2, /Missing option --to/],
@@ -122,6 +126,6 @@ Deno.test("what cannot be inspected or imported is one line on stderr, and nothi
       assertMatch(stderr, message);
       assertMatch(stderr, /^error: [^\n]*\n$/);
     }
-    assertEquals([...Deno.readDirSync(folder)].length, 4);
+    assertEquals([...Deno.readDirSync(folder)].length, 5);
   });
 });
