@@ -11,9 +11,18 @@ import type { SkippedPicture } from "../data/pictures/cache.ts";
 import { shapes } from "../data/shapes.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { resolve } from "@std/path";
-import { usageError } from "./command.ts";
+import { type OptionSpec, usageError } from "./command.ts";
 import { nearest } from "./nearest.ts";
 import { formatDuration, formatRate, ProgressLine } from "./progress.ts";
+
+/** How many processors decode pictures. */
+export const workersOption = {
+  type: "integer",
+  min: 1,
+  max: 1024,
+  otherwise: "all",
+  doc: "Processors that decode a folder's pictures",
+} as const satisfies OptionSpec;
 
 /** How many images to take, and where from. */
 export interface DatasetRequest {
@@ -51,6 +60,8 @@ export interface RunDefaults {
   readonly lr: number;
   /** Default constant. */
   readonly schedule?: ScheduleKind;
+  /** Training images are mirrored unless the user says otherwise. */
+  readonly flip?: boolean;
   readonly trainLimit?: number;
   readonly testLimit?: number;
 }
@@ -116,7 +127,7 @@ const FOLDER = "folder:";
 export const datasetForms = `${datasetNames.join(", ")} or ${FOLDER}PATH`;
 
 /** What a run on a folder of pictures does. */
-const folderDefaults: RunDefaults = { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01 };
+const folderDefaults: RunDefaults = { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01, flip: true };
 
 /**
  * Reads the value of `--dataset`: a name, or `folder:PATH`, whose path becomes absolute.

@@ -1,14 +1,13 @@
 /** `resnext doctor`: whether this machine can do the work, how fast, and what to do where it cannot. */
 
-import { statfs } from "node:fs/promises";
-import { dirname, join } from "@std/path";
+import { join } from "@std/path";
 import { digits } from "../bench/measure.ts";
 import { measureLimits } from "../bench/limits.ts";
 import { type CifarVersion, hasCifar } from "../data/cifar.ts";
 import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
 import { dataDirectory } from "../data/directory.ts";
-import { damage } from "../data/files.ts";
+import { damage, freeBytes } from "../data/files.ts";
 import { prepareHalves } from "../kernels/cast.ts";
 import { type Device, NoAdapterError, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
@@ -206,19 +205,14 @@ export async function dataFinding(version: CifarVersion, directory: string): Pro
   return { name, verdict: "ok", text: `found and verified in ${place}` };
 }
 
-/** Room on the disk that a path is on, or its nearest folder that exists. */
+/** Room on the disk that a path is on. */
 async function diskFinding(name: string, path: string): Promise<Finding> {
-  for (let at = path;; at = dirname(at)) {
-    try {
-      const { bavail, bsize } = await statfs(at);
-      const free = Number(bavail) * Number(bsize), text = `${formatBytes(free)} free (${path})`;
-      return free >= ROOM_NEEDED
-        ? { name, verdict: "ok", text }
-        : { name, verdict: "note", text: `${text}: little`, steps: ["make room, or choose another folder"] };
-    } catch {
-      if (dirname(at) === at) return { name, verdict: "note", text: `its free room is not known (${path})` };
-    }
-  }
+  const free = await freeBytes(path);
+  if (free === undefined) return { name, verdict: "note", text: `its free room is not known (${path})` };
+  const text = `${formatBytes(free)} free (${path})`;
+  return free >= ROOM_NEEDED
+    ? { name, verdict: "ok", text }
+    : { name, verdict: "note", text: `${text}: little`, steps: ["make room, or choose another folder"] };
 }
 
 /** The findings for people. */

@@ -11,7 +11,15 @@ import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { classifierOptions, transformFor } from "./classifier.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
-import { datasetForms, datasetNames, isPictures, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
+import {
+  datasetForms,
+  datasetNames,
+  isPictures,
+  loadDataset,
+  readDatasetName,
+  runDefaults,
+  workersOption,
+} from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
 import { Interruptible } from "./interrupt.ts";
 import { readNetworkFile } from "./network_file.ts";
@@ -46,6 +54,7 @@ export const evalCommand = defineCommand({
       doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
     },
     arch: classifierOptions.arch,
+    workers: workersOption,
     strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
     dataDir: dataDirOption,
     imageSize: {
@@ -88,7 +97,7 @@ export const evalCommand = defineCommand({
     const { side: resizeSize } = transformFor(networkFile, imageSize, options.resizeSize, PATH);
     const data = await loadDataset(name, {
       ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, resizeSize, strict: options.strict },
-      ...{ quiet: options.json },
+      ...{ quiet: options.json, workers: options.workers },
       ...{ valSplit: options.valSplit ?? (own ? settings.val_split : undefined), seed: settings?.seed },
     });
     for (const { path, error } of data.skipped ?? []) console.error(`warning: skipped ${path}: ${error}`);

@@ -3,6 +3,7 @@
 import { type AugmentSettings, checkAugment, isAugmented } from "../nn/augment.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
 import { checkSchedule, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "../nn/schedule.ts";
+import { isPictures, type RunDefaults } from "./dataset.ts";
 import { flagName, type OptionSpecs, readNumbers, usageError } from "./command.ts";
 
 /** Of schedules, weight decay, averaging and early stopping. */
@@ -49,7 +50,7 @@ export const scheduleOptions = {
 
 /** Of augmentation. */
 export const augmentOptions = {
-  flip: { type: "boolean", doc: "Mirror half of the training images" },
+  flip: { type: "boolean", doc: "Mirror half of the training images; a folder's are mirrored unless --no-flip" },
   crop: { type: "integer", min: 0, max: 1024, default: 0, doc: "Pad by so many pixels and crop at random" },
   reflect: { type: "boolean", doc: "Pad with the image's mirror image instead of black" },
   cutout: { type: "integer", min: 0, max: 4096, default: 0, doc: "Cut out a square of so many pixels" },
@@ -99,7 +100,7 @@ export function recipeSettings(
     readonly given: ReadonlySet<string>;
   },
   epochs: number,
-  standard: { readonly schedule?: ScheduleKind },
+  standard: Pick<RunDefaults, "schedule" | "flip">,
   path: string,
 ): Pick<RunSettings, "schedule" | "decay_vectors" | "ema_decay" | "patience" | "augment"> {
   const { schedule: kind = standard.schedule ?? "constant", scheduleBy, warmup, warmupStart, gamma, minLr } = options;
@@ -124,7 +125,8 @@ export function recipeSettings(
     if (given.has(key) && !used) throw usageError(`Option --${flagName(key)} has no use without ${by}`, path);
   }
   if (scheduled || milestones) checkSchedule(schedule, epochs);
-  const augment = augmentSettings(options);
+  const chosen = augmentSettings(options);
+  const augment = standard.flip && given.has("flip") && !options.flip ? { ...chosen, flip: false } : chosen;
   return {
     ...(scheduled && { schedule }),
     ...(!options.vectorDecay && { decay_vectors: false }),
@@ -149,9 +151,9 @@ export function augmentSettings(options: AugmentOptionValues): AugmentSettings |
 
 /** What such options would have been for a run, by key: for comparing with what a user gives to one that goes on. */
 export function recipeOf(
-  { schedule, decay_vectors = true, ema_decay, augment = {} }: RunSettings,
+  { dataset, schedule, decay_vectors = true, ema_decay, augment = {} }: RunSettings,
 ): Record<Exclude<keyof typeof scheduleOptions, "patience"> | keyof typeof augmentOptions, unknown> {
-  const { flip = false, crop = 0, reflect = false, cutout = 0, erasing = 0, brightness = 0 } = augment;
+  const { flip = isPictures(dataset), crop = 0, reflect = false, cutout = 0, erasing = 0, brightness = 0 } = augment;
   const { hue = 0, mixup = 0, cutmix = 0 } = augment;
   return {
     schedule: schedule?.kind ?? "constant",
@@ -179,7 +181,9 @@ export function scheduleText(schedule: ScheduleSettings | undefined): string {
   ].filter(Boolean).join(" ");
 }
 
-/** In words: `flip, crop 4, mixup 0.2`. */
+/** In words: `flip, crop 4, mixup 0.2`; `no flip`. */
 export function augmentText(augment: AugmentSettings): string {
-  return Object.entries(augment).map(([name, value]) => value === true ? name : `${name} ${value}`).join(", ");
+  const words = (name: string, value: boolean | number) =>
+    typeof value === "number" ? `${name} ${value}` : value ? name : `no ${name}`;
+  return Object.entries(augment).map(([name, value]) => words(name, value)).join(", ");
 }

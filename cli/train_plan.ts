@@ -22,6 +22,7 @@ import {
   loadDataset,
   readDatasetName,
   runDefaults,
+  workersOption,
 } from "./dataset.ts";
 import { dataDirOption } from "./invocation.ts";
 import { tuneOption } from "./tuning.ts";
@@ -50,6 +51,7 @@ export const trainOptions = {
     doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
   },
   strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
+  workers: workersOption,
   weights: {
     type: "string",
     placeholder: "FILE",
@@ -173,7 +175,7 @@ export async function planTraining(invocation: TrainInvocation): Promise<TrainPl
 const PATH = "resnext train";
 
 async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
-  const { options } = invocation;
+  const { options, given } = invocation;
   const dataset = options.dataset === undefined
     ? await defaultDataset(options.dataDir)
     : readDatasetName(options.dataset, PATH);
@@ -186,6 +188,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
   const quiet = options.json;
   const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir, imageSize, valSplit, strict, seed, quiet },
+    ...{ flip: options.flip || !given.has("flip"), workers: options.workers },
   });
   const classes = data.classNames.length;
   if (options.numClasses !== undefined && options.numClasses !== classes) {
@@ -269,6 +272,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   const data = await loadDataset(settings.dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
     ...{ imageSize: input.image_size, valSplit: settings.val_split, seed: settings.seed },
+    ...{ flip: settings.augment?.flip, workers: options.workers },
   });
   const names = from.description.class_names;
   if (names && String(names) !== String(data.classNames)) {

@@ -1,6 +1,8 @@
 /** What every reader and writer of files here needs: failures told to people, and checksums. */
 
 import { createHash } from "node:crypto";
+import { statfs } from "node:fs/promises";
+import { dirname } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 
 /** What is known of a file's content. */
@@ -49,6 +51,18 @@ export async function fileSize(path: string): Promise<number | undefined> {
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
     throw error;
+  }
+}
+
+/** Free room on the disk that a path is on, or its nearest folder that exists; undefined where that is not told. */
+export async function freeBytes(path: string): Promise<number | undefined> {
+  for (let at = path;; at = dirname(at)) {
+    try {
+      const { bavail, bsize } = await statfs(at);
+      return Number(bavail) * Number(bsize);
+    } catch {
+      if (dirname(at) === at) return undefined;
+    }
   }
 }
 

@@ -18,7 +18,7 @@ import {
   type SkippedPicture,
 } from "./pictures/cache.ts";
 import { PicturePool } from "./pictures/pool.ts";
-import { drawWindow } from "./pictures/random_resized_crop.ts";
+import { drawWindow, SCALE } from "./pictures/random_resized_crop.ts";
 import { type PictureTransform, testTransform, trainTransform } from "./pictures/transform.ts";
 
 /** Mean and standard deviation of ImageNet's colours, which torchvision's weights were trained with. */
@@ -47,6 +47,8 @@ export interface FolderOptions {
   readonly testLimit?: number;
   /** Mirror half of the training pictures. Default true. */
   readonly flip?: boolean;
+  /** Least and greatest share of a training picture that is cut out. Default 0.08 to 1. */
+  readonly scale?: readonly [number, number];
   /** Stop at a picture that cannot be used, instead of leaving it out. */
   readonly strict?: boolean;
   /** Processors to decode on. Default all. */
@@ -90,9 +92,12 @@ interface Labelled extends PictureFile {
  * a broken picture.
  */
 export async function readFolder(options: FolderOptions): Promise<FolderDataset> {
-  const { imageSize, resizeSize, trainLimit = Infinity, testLimit = Infinity, flip } = options;
+  const { imageSize, resizeSize, trainLimit = Infinity, testLimit = Infinity, flip, scale = SCALE } = options;
   if (!(trainLimit >= 0 && testLimit >= 0)) {
     throw new RangeError(`Cannot take ${trainLimit} and ${testLimit} images: must be 0 or more`);
+  }
+  if (!(scale[0] > 0 && scale[0] <= scale[1] && scale[1] <= 1)) {
+    throw new RangeError(`Cannot cut ${scale[0]} to ${scale[1]} out of pictures: must be shares from above 0 to 1`);
   }
   const folder = resolve(options.path);
   const listing = await list(folder, options);
@@ -115,7 +120,7 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
       ...trained.set,
       crop: (image, random) => {
         const { width, height } = trained.pictures[image];
-        return drawWindow(width, height, size, random, flip);
+        return drawWindow(width, height, size, random, { flip, scale });
       },
     },
     test: { ...tested.set, size: { height: imageSize, width: imageSize } },

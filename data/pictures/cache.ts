@@ -6,7 +6,7 @@
 
 import { dirname, join } from "@std/path";
 import { UserError } from "../../kernels/user_error.ts";
-import { fileSize, removeFile, touching } from "../files.ts";
+import { fileSize, freeBytes, removeFile, touching } from "../files.ts";
 import { withLock } from "../lock.ts";
 import type { PicturePool } from "./pool.ts";
 import type { PictureTransform } from "./transform.ts";
@@ -118,6 +118,7 @@ async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPic
     slots = 0;
   }
   const missing = files.filter((file) => !entry(file));
+  await checkRoom(dirname(cache), missing.length, imageBytes);
   const file = await Deno.open(`${cache}.pixels`, { read: true, write: true, create: true });
   try {
     await decodeInto(file);
@@ -179,6 +180,17 @@ async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPic
       if (done > 0) await writeIndex(cache, file, transform, entries, slots);
     }
   }
+}
+
+/** @throws {UserError} where so many records have no room: better now than after hours. */
+async function checkRoom(directory: string, records: number, imageBytes: number): Promise<void> {
+  const needed = records * imageBytes, free = await freeBytes(directory) ?? Infinity;
+  if (needed <= free) return;
+  const [needs, has] = [needed, free].map((bytes) => `${(bytes / 1e9).toFixed(1)} GB`);
+  throw new UserError(
+    `Cannot prepare ${records} pictures: they take ${needs} in ${directory}, which has ${has} free; make room, choose ` +
+      "another directory or take fewer pictures",
+  );
 }
 
 async function writeRecord(file: Deno.FsFile, at: number, bytes: Uint8Array): Promise<void> {

@@ -2,8 +2,10 @@
 
 import type { Random } from "../../kernels/random.ts";
 
-/** Share of the area, and ratio of width to height: torchvision's defaults, those of Inception and ResNeXt. */
-const SCALE = [0.08, 1] as const, RATIO = [3 / 4, 4 / 3] as const;
+/** Least and greatest share of the area, torchvision's default: that of Inception and ResNeXt. */
+export const SCALE = [0.08, 1] as const;
+/** Of width to height. */
+const RATIO = [3 / 4, 4 / 3] as const;
 /** Draws until the centre is taken. */
 const ATTEMPTS = 10;
 
@@ -16,10 +18,15 @@ interface Part {
 }
 
 /** `RandomResizedCrop.get_params` for a picture of `width` by `height`. */
-export function drawCrop(width: number, height: number, random: Random): Part {
+export function drawCrop(
+  width: number,
+  height: number,
+  random: Random,
+  scale: readonly [number, number] = SCALE,
+): Part {
   const between = (low: number, high: number) => low + (high - low) * random.uniform();
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    const area = width * height * between(...SCALE);
+    const area = width * height * between(...scale);
     const ratio = Math.exp(between(Math.log(RATIO[0]), Math.log(RATIO[1])));
     const w = Math.round(Math.sqrt(area * ratio)), h = Math.round(Math.sqrt(area / ratio));
     if (w < 1 || w > width || h < 1 || h > height) continue;
@@ -39,9 +46,9 @@ export function drawWindow(
   height: number,
   size: number,
   random: Random,
-  flip = true,
+  { flip = true, scale }: { readonly flip?: boolean; readonly scale?: readonly [number, number] } = {},
 ): readonly [number, number, number, number] {
-  const part = drawCrop(width, height, random);
+  const part = drawCrop(width, height, random, scale);
   const x = size / width, y = size / height;
   const mirrored = flip && random.uniform() < 0.5;
   return mirrored

@@ -1,10 +1,14 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { fromFileUrl, join } from "@std/path";
 import { readArguments } from "../../cli/command.ts";
 import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
+import type { FolderDataset } from "../../data/folder.ts";
+import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
+import type { AugmentSettings } from "../../nn/augment.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
 import { withFolder } from "../support.ts";
-import { writeNarrow } from "./support.ts";
+import { NARROW, narrowCheckpoint, writeNarrow } from "./support.ts";
 
 /** What such arguments make `train` do; without a device. */
 const plan = (args: readonly string[]) => {
@@ -26,7 +30,7 @@ const VALUES = {
 
 /** Those that go into no description, or not beside those above. */
 const OTHERS = [
-  ...["val-split", "strict", "weights", "depths", "min-lr", "out", "resume", "tune", "data-dir"],
+  ...["val-split", "workers", "strict", "weights", "depths", "min-lr", "out", "resume", "tune", "data-dir"],
   ...["checkpoint-every", "keep-going", "detect-anomaly", "on-device-lost", "tensorboard", "quiet", "json"],
 ];
 
@@ -83,5 +87,41 @@ Deno.test("a run that goes on takes the options that it was begun with, and no o
       const other = value === fixed[flag as keyof typeof fixed] ? String(Number(value) / 2) : value;
       await assertRejects(() => plan([resume, `--${flag}=${other}`]), UserError, `${flag}: the run was begun`);
     }
+  });
+});
+
+Deno.test("a folder's pictures are mirrored unless the run, or the one that goes on, was begun with --no-flip", async () => {
+  await withFolder(async (folder) => {
+    const picture = fromFileUrl(new URL("../fixtures/pictures/small.png", import.meta.url));
+    const pictures = join(folder, "pictures"), dataset = `folder:${pictures}`;
+    for (const path of ["train/a", "train/b", "val/a"]) {
+      await Deno.mkdir(join(pictures, path), { recursive: true });
+      await Deno.copyFile(picture, join(pictures, path, "1.png"));
+    }
+    const planned = async (...args: string[]) => {
+      const { data, description: { settings } } = await plan([
+        ...args,
+        `--data-dir=${folder}`,
+        "--workers=1",
+        "--json",
+      ]);
+      const widths = Array.from({ length: 30 }, (_, seed) => data.train.crop!(0, new Random(seed))[3]);
+      (data as unknown as FolderDataset).close();
+      return [settings.augment, widths.some((width) => width < 0)];
+    };
+    const begin = [`--dataset=${dataset}`, "--image-size=24", ...NARROW];
+    assertEquals(await planned(...begin), [undefined, true]);
+    assertEquals(await planned(...begin, "--no-flip"), [{ flip: false }, false]);
+    assertEquals(await planned(...begin, "--no-flip", "--crop=2"), [{ crop: 2, flip: false }, false]);
+    const resume = async (augment?: AugmentSettings) => {
+      const settings = { ...narrowCheckpoint().description.settings!, dataset, augment };
+      return `--resume=${await writeNarrow(folder, "last.safetensors", { class_names: ["a", "b"], settings })}`;
+    };
+    const mirrored = await resume();
+    assertEquals(await planned(mirrored, "--flip"), [undefined, true]);
+    await assertRejects(() => planned(mirrored, "--no-flip"), UserError, "--no-flip: the run was begun with it");
+    const plain = await resume({ flip: false });
+    assertEquals(await planned(plain, "--no-flip"), [{ flip: false }, false]);
+    await assertRejects(() => planned(plain, "--flip"), UserError, "--flip: the run was begun without it");
   });
 });

@@ -196,7 +196,7 @@ Deno.test("what is known of pictures that are gone is forgotten, of those beyond
   });
 });
 
-Deno.test("mirroring can be switched off; a folder's name may be as long as a system allows", async () => {
+Deno.test("mirroring can be switched off, crops be larger; a folder's name may be as long as a system allows", async () => {
   await withPictures(async (path, read) => {
     const long = join(dirname(path), "ж".repeat(120));
     await Deno.rename(path, long);
@@ -207,6 +207,10 @@ Deno.test("mirroring can be switched off; a folder's name may be as long as a sy
     const [plain, mirrored] = [await windows(false), await windows()];
     assertEquals([plain, mirrored].map((all) => all.some(([, , , width]) => width < 0)), [false, true]);
     assertEquals(plain.map(([top]) => top), mirrored.map(([top]) => top));
+    const { train } = await read({ path: long, scale: [1, 1] });
+    const [, , height, width] = train.crop!(0, new Random(1));
+    assert(height * Math.abs(width) > 0.9 * 32 * 32);
+    await assertRejects(() => read({ path: long, scale: [0, 1] }), RangeError, "shares from above 0 to 1");
   });
 });
 
@@ -264,6 +268,15 @@ Deno.test("folders that are no data set are told by what to do", async () => {
     await assertRejects(() => read(), UserError, "there is no picture");
     await write(join(path, "val/dark/1.jpg"), noise(100, 3));
     await assertRejects(() => read(), UserError, "not one of 1 pictures can be read; val/dark/1.jpg");
+  });
+});
+
+Deno.test("pictures that have no room on the disk are refused before they are decoded", async () => {
+  await withPictures(async (_, read) => {
+    const told: number[] = [];
+    const large = () => read({ imageSize: 10_000_000, onProgress: (done) => void told.push(done) });
+    await assertRejects(large, UserError, "Cannot prepare 8 pictures: they take 3134693");
+    assertEquals(told, []);
   });
 });
 
