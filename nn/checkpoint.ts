@@ -84,6 +84,8 @@ export interface RunSettings {
   readonly augment?: AugmentSettings;
   /** Of the first weights and the order of the images. */
   readonly seed: number;
+  /** The file of the first weights; absent: they were drawn. */
+  readonly weights?: string;
   /** Images used of each set; absent: all. */
   readonly train_limit?: number;
   /** As `train_limit`, of the test set. */

@@ -89,6 +89,7 @@ const SETTINGS: Fields = {
   label_smoothing: between(0, 1),
   clip_grad_norm: optional(between(0)),
   seed: count,
+  weights: optional(text),
   train_limit: optional(positive),
   test_limit: optional(positive),
   val_split: optional(between(0, 1)),
