@@ -1,5 +1,6 @@
 /** What `train` is to do, out of its options or out of the checkpoint that it goes on from. */
 
+import { dirname, join } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 import type { SkippedPicture } from "../data/pictures/cache.ts";
 import type { Checkpoint, NetworkDescription, RunSettings } from "../nn/checkpoint.ts";
@@ -11,7 +12,7 @@ import type { RunDescription, TrainingData } from "../nn/run_description.ts";
 import { LARGEST_BATCH } from "../nn/run_memory.ts";
 import { RING_SLOTS } from "../nn/step.ts";
 import type { AutoBatch } from "./auto_batch.ts";
-import { readCheckpoint } from "./files.ts";
+import { exists, readCheckpoint } from "./files.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
 import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
 import {
@@ -30,6 +31,7 @@ import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { augmentOptions, recipeOf, recipeSettings, scheduleOptions } from "./recipe_options.ts";
 import { safetyOptions } from "./train_safety.ts";
+import { refuseRunFolder } from "./weights_input.ts";
 
 const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
   datasetNames.map((name) => `${DATASETS[name].defaults[key]} for ${name}`).join(", ");
@@ -210,6 +212,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     label_smoothing: options.labelSmoothing,
     clip_grad_norm: options.clipGradNorm,
     seed: options.seed,
+    weights: options.weights,
     train_limit: trainLimit,
     test_limit: testLimit,
     val_split: valSplit,
@@ -261,10 +264,14 @@ function readStages(text: string | undefined, network: NetworkDescription): read
 }
 
 async function planResumed(invocation: TrainInvocation, file: string): Promise<TrainPlan> {
+  await refuseRunFolder(file, "last.safetensors");
   const from = await readCheckpoint(file);
   const { network, input, settings, progress } = from.description;
   if (!input || !settings || !progress || !from.momenta) {
-    throw new UserError(`Cannot resume "${file}": it holds weights, but no run to go on with; train anew`);
+    // The best of a run with a moving average is of that kind.
+    const last = join(dirname(file), "last.safetensors");
+    const remedy = settings && await exists(last) ? `go on from ${last}` : "begin a run with it by --weights";
+    throw new UserError(`Cannot resume "${file}": it holds weights, but no run to go on with; ${remedy}`);
   }
   refuseContradictions(invocation, { network, input, settings });
   const { options } = invocation;

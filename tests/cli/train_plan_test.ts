@@ -6,6 +6,7 @@ import type { FolderDataset } from "../../data/folder.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import type { AugmentSettings } from "../../nn/augment.ts";
+import { encodeCheckpoint } from "../../nn/checkpoint.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
 import { withFolder } from "../support.ts";
 import { NARROW, narrowCheckpoint, writeNarrow } from "./support.ts";
@@ -40,7 +41,7 @@ const DESCRIPTION: Omit<RunDescription, "input"> = {
     stem: "cifar",
   },
   settings: {
-    ...{ dataset: "shapes", train_limit: 40, test_limit: 30, val_split: undefined, seed: 6 },
+    ...{ dataset: "shapes", train_limit: 40, test_limit: 30, val_split: undefined, weights: undefined, seed: 6 },
     ...{ batch_size: 20, accumulate: 2, precision: "f16", epochs: 9, frozen: ["stem", "layer1"] },
     ...{ lr: 0.3, momentum: 0.7, weight_decay: 0.01, nesterov: true, label_smoothing: 0.15, clip_grad_norm: 1.5 },
     schedule: {
@@ -66,6 +67,21 @@ Deno.test("every option of train reaches the run's description", async () => {
   const cosine = await plan(["--dataset=shapes", "--schedule=cosine", "--min-lr=0.001", "--depths=1,2"]);
   assertEquals(cosine.description.settings.schedule, { kind: "cosine", min_lr: 0.001 });
   assertEquals(cosine.description.network.layers, [1, 2]);
+  await withFolder(async (folder) => {
+    const weights = await writeNarrow(folder);
+    assertEquals((await plan([`--weights=${weights}`, "--dataset=shapes"])).description.settings.weights, weights);
+  });
+});
+
+Deno.test("what holds no run to go on with is refused with the file that does, if there is one", async () => {
+  await withFolder(async (folder) => {
+    const { description, state } = narrowCheckpoint(), best = join(folder, "best.safetensors");
+    await Deno.writeFile(best, await encodeCheckpoint({ description, state }));
+    await assertRejects(() => plan([`--resume=${best}`]), UserError, "go on with; begin a run with it by --weights");
+    const last = await writeNarrow(folder);
+    await assertRejects(() => plan([`--resume=${best}`]), UserError, `go on from ${last}`);
+    await assertRejects(() => plan([`--resume=${folder}`]), UserError, `it is a folder; name the file in it: ${last}`);
+  });
 });
 
 Deno.test("a run that goes on takes the options that it was begun with, and no others", async () => {
