@@ -18,6 +18,8 @@ export interface AnyImageSet {
   readonly images: Uint8Array<ArrayBuffer> | ImageFile;
   /** `count` class indices. */
   readonly labels: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
+  /** The file of each image, where it has one. */
+  readonly files?: readonly string[];
   /** The images' size, where it is not the data set's. */
   readonly size?: { readonly height: number; readonly width: number };
   /** Draws the part of an image that training sees this time: top, left, height, width; a negative width mirrors. */

@@ -169,6 +169,7 @@ async function readPart(
     count: pictures.length,
     images: cached,
     labels: labels.every((label) => label < 256) ? Uint8Array.from(labels) : labels,
+    files: pictures.map(({ file }) => files[file].path),
   };
   return { ...cached, set };
 }

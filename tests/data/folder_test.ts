@@ -71,6 +71,8 @@ Deno.test("train and val, classes by folder, images of one size", async () => {
     const wanted = ["0:10", "0:11", "0:12", "0:13", "1:200", "1:201", "1:202", "1:203", "1:204"];
     assertEquals(reds(set.train).sort(), wanted);
     assertEquals(reds(set.test).sort(), ["0:10", "0:11", "1:200", "1:201"]);
+    const red: Record<string, string> = { "dark/0": "0:10", "dark/1": "0:11", "light/0": "1:200", "light/1": "1:201" };
+    assertEquals(set.test.files?.map((file) => red[file.slice("val/".length, -".png".length)]), reds(set.test));
     // The first ones are not all of one class.
     assertEquals(new Set(set.train.labels.subarray(0, 4)).size, 2);
     const [top, left, height, width] = set.train.crop!(0, new Random(1));
