@@ -28,6 +28,7 @@ export type TrainEvent =
   | { readonly type: "estimate"; readonly seconds: number; readonly imagesPerSecond: number }
   /** `done` of the test set's `images` are judged. */
   | { readonly type: "evaluating"; readonly epoch: number; readonly done: number; readonly images: number }
+  /** `seconds` of training and testing; what a run that goes on had done of the epoch counts as fast as the rest. */
   | { readonly type: "epoch"; readonly metrics: EpochMetrics; readonly best: boolean; readonly seconds: number }
   /** No epoch has been better than the best for as many as the settings' patience: the run ends before its last epoch. */
   | { readonly type: "stopped"; readonly epoch: number; readonly patience: number }

@@ -162,7 +162,7 @@ export class Trainer {
         yield { type: "interrupted", epoch: this.#epoch, step: 0 };
         return;
       }
-      const started = performance.now(), epoch = this.#epoch + 1;
+      const started = performance.now(), epoch = this.#epoch + 1, rowsBefore = this.#rows;
       const trained = yield* this.#train(epoch, clock, signal);
       const test = trained ? yield* this.#evaluate(epoch, signal) : undefined;
       if (!test) {
@@ -175,7 +175,9 @@ export class Trainer {
       this.#history.push(metrics);
       this.#epoch = epoch;
       this.#step = this.#lossSum = this.#rows = 0;
-      yield { type: "epoch", metrics, best, seconds: (performance.now() - started) / 1000 };
+      // Nobody knows how long the part of an epoch took that was trained before a run was stopped.
+      const { imagesPerSecond: rate } = clock, secondsBefore = rate > 0 ? rowsBefore / rate : 0;
+      yield { type: "epoch", metrics, best, seconds: (performance.now() - started) / 1000 + secondsBefore };
       clock.restart();
     }
   }

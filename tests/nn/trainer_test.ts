@@ -79,6 +79,14 @@ gpuTest("a run that was stopped and goes on ends with the same bits, wherever it
   }
 });
 
+gpuTest("an epoch that a run went on with takes as long as all of its images do", async (device) => {
+  const { checkpoint } = await train(device, { stop: ({ type }) => type === "step" });
+  const { description } = checkpoint, progress = { ...description.progress!, rows: 1e9 };
+  const { events } = await train(device, { from: { ...checkpoint, description: { ...description, progress } } });
+  const [first, second] = events.filter((event) => event.type === "epoch").map(({ seconds }) => seconds);
+  assert(first > 1000 && second < 1000, `${first} and ${second} s`);
+});
+
 gpuTest("a checkpoint stays as it was while its run goes on", async (device) => {
   const trainer = await Trainer.create(device, data, RUN);
   const checkpoints: Checkpoint[] = [];
