@@ -69,6 +69,7 @@ export async function preparePicture(
     : enlarged || hasAlpha
     ? await whole.toColourspace("srgb").removeAlpha().raw().toBuffer()
     : undefined;
+  using _memory = decoded && released(decoded);
   if (enlarged) {
     const pixels = resample({ width, height, data: decoded! }, placed.width, placed.height, window);
     return { pixels, width, height };
@@ -100,9 +101,15 @@ async function readHeader(bytes: Uint8Array, input: SharpOptions) {
   return { width, height, cmyk: space === "cmyk", hasAlpha };
 }
 
+/** Gives a picture's memory back when it is disposed of: a worker without work collects no garbage. */
+function released({ buffer, length }: Uint8Array): Disposable {
+  return { [Symbol.dispose]: () => void (length === buffer.byteLength && (buffer as ArrayBuffer).transfer(0)) };
+}
+
 /** The plain conversion, PIL's: light passes what cyan and black leave of red, and so on. */
 function cmykToRgb(cmyk: Uint8Array, count: number): Uint8Array {
   if (cmyk.length !== count * 4) throw new Error(`its ${count} CMYK pixels decode to ${cmyk.length} bytes`);
+  using _memory = released(cmyk);
   const rgb = new Uint8ClampedArray(count * 3);
   for (let i = 0, from = 0, to = 0; i < count; i++, from += 4) {
     const light = (255 - cmyk[from + 3]) / 255;

@@ -174,6 +174,17 @@ Deno.test("pictures give back their share of the budget, also those that break o
   assertEquals(results.map((result) => "pixels" in result), [false, false, true, false, true]);
 });
 
+Deno.test("a worker gives a large picture's memory back at once", async () => {
+  const side = 3000, background = { r: 1, g: 2, b: 3 };
+  const large = sharp({ create: { width: side, height: side, channels: 3, background } }).toColourspace("cmyk").jpeg();
+  const bytes = new Uint8Array(await large.toBuffer());
+  using pool = new PicturePool(1);
+  await pool.prepare(sized(bytes, 40, 40), testTransform(16));
+  const before = Deno.memoryUsage().rss;
+  assert("pixels" in await pool.prepare(bytes, testTransform(16)));
+  assertLess(Deno.memoryUsage().rss - before, side ** 2 * 3, "neither the inks nor the colours are kept");
+});
+
 Deno.test("workers name what is wrong with a picture, and go on", async () => {
   const good = new Uint8Array(await quarters(60, 40).jpeg().toBuffer());
   const png = new Uint8Array(await quarters(60, 40).png().toBuffer());
