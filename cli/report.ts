@@ -23,7 +23,7 @@ import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
 import { type Picture, reportPage, type Verdict, type WrongPicture } from "./report/page.ts";
 import { dataUrl, filterTiles, imageBytes, png, tiled } from "./report/pictures.ts";
 import { bestEpoch, readRun, type RecordedRun } from "./run_files.ts";
-import { located, runFacts } from "./runs.ts";
+import { duration, located, runFacts, usualRate } from "./runs.ts";
 import { useKnownTuning } from "./tuning.ts";
 
 /** How many of the most wrong pictures are shown. */
@@ -88,16 +88,15 @@ async function bestCheckpoint(folder: string): Promise<Checkpoint | undefined> {
   }
 }
 
-function headline({ config, epochs }: RecordedRun, best: { epoch: number; test_acc: number; test_loss: number }) {
-  const seconds = epochs.map(({ seconds }) => seconds ?? NaN).reduce((sum, each) => sum + each, 0);
-  const rates = epochs.map(({ images_per_second }) => images_per_second).filter((rate) => rate !== undefined);
+function headline(run: RecordedRun, best: { epoch: number; test_acc: number; test_loss: number }) {
+  const { config, epochs } = run, seconds = duration(run), rate = usualRate(run);
   return ([
     ["Best test accuracy", `${(best.test_acc * 100).toFixed(2)} %`],
     ["in epoch", `${best.epoch} of ${epochs.length}`],
     ["with test loss", best.test_loss.toFixed(4)],
     config && ["Parameters", shortCount(config.parameters)],
-    Number.isFinite(seconds) && ["Time", formatDuration(seconds)],
-    rates.length > 0 && ["Images a second", rates.sort((a, b) => a - b)[rates.length >> 1].toPrecision(3)],
+    seconds !== undefined && ["Time", formatDuration(seconds)],
+    rate && ["Images a second", rate],
   ] as (readonly [string, string] | undefined | false)[]).filter((fact) => !!fact);
 }
 
@@ -139,6 +138,7 @@ async function verdictOf(
         url: dataUrl(await png(imageBytes(data.test, image, height * width * 3), width, height)),
         width,
         height,
+        file: data.test.files?.[image],
         label: data.classNames[label],
         prediction: data.classNames[prediction],
         confidence,

@@ -22,7 +22,7 @@ export interface RunConfig extends RunDescription {
   /** Of this program and of Deno. */
   readonly version: string;
   readonly deno: string;
-  /** When it was begun, in ISO 8601. */
+  /** When it was begun or last gone on with, in ISO 8601. */
   readonly started: string;
 }
 
@@ -30,7 +30,7 @@ export interface RunConfig extends RunDescription {
 export interface EpochRecord extends EpochMetrics {
   /** Of the epoch's last step. */
   readonly lr?: number;
-  /** Training and testing. */
+  /** Training and testing; of an epoch that was gone on with, its first part counts as fast as the rest. */
   readonly seconds?: number;
   readonly images_per_second?: number;
 }

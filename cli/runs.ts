@@ -14,7 +14,8 @@ import { bestEpoch, findRun, readRun, type RecordedRun } from "./run_files.ts";
 export const runsCommand = defineCommand({
   name: "runs",
   summary: "List the runs, or put two side by side",
-  details: "A run is a folder that `train` has made. Without arguments all runs are listed, the latest last.",
+  details:
+    "A run is a folder that `train` has made. Without arguments all runs are listed, the one trained latest last.",
   positionals: [
     { name: "action", doc: "What to do", choices: ["list", "compare"], optional: true },
     { name: "a", doc: "A run's folder, or its name", optional: true },
@@ -53,27 +54,34 @@ export async function located(run: string, dir: string): Promise<string> {
   throw new UserError(`Cannot find the run "${run}": no such folder here or in "${dir}"; \`resnext runs\` lists them`);
 }
 
-/** All runs in a folder, by name, which begins with their time. */
+/** All runs in a folder, in the order in which they were begun or gone on with; those that do not tell by name, first. */
 async function readRuns(dir: string): Promise<RecordedRun[]> {
   const names = await touching(`read "${dir}"`, async () => {
     try {
       const entries = await Array.fromAsync(Deno.readDir(dir));
-      return entries.filter(({ isFile }) => !isFile).map(({ name }) => name).sort();
+      return entries.filter(({ isFile }) => !isFile).map(({ name }) => name);
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return [];
       throw error;
     }
   });
   const found = await Promise.all(names.map((name) => findRun(join(dir, name)).catch(() => undefined)));
-  return found.filter((run) => run !== undefined);
+  const key = ({ config, name }: RecordedRun) => `${config?.started ?? ""} ${name}`;
+  return found.filter((run) => run !== undefined).sort((a, b) => key(a) < key(b) ? -1 : 1);
 }
 
 const about = ({ config, description }: RecordedRun): Partial<CheckpointDescription> => config ?? description ?? {};
 
 /** Seconds of the epochs that tell theirs. */
-function duration({ epochs }: RecordedRun): number | undefined {
+export function duration({ epochs }: RecordedRun): number | undefined {
   const known = epochs.map(({ seconds }) => seconds).filter((seconds) => seconds !== undefined);
   return known.length > 0 ? known.reduce((sum, seconds) => sum + seconds) : undefined;
+}
+
+/** Training images a second in the middle one of the epochs that tell theirs. */
+export function usualRate({ epochs }: RecordedRun): string | undefined {
+  const rates = epochs.map(({ images_per_second }) => images_per_second).filter((rate) => rate !== undefined);
+  return rates.length > 0 ? rates.sort((a, b) => a - b)[rates.length >> 1].toPrecision(3) : undefined;
 }
 
 function runsText(runs: readonly RecordedRun[], dir: string): string {
@@ -115,7 +123,7 @@ function runJson(run: RecordedRun) {
 /** What a run is, as lines of two words. */
 export function runFacts(run: RecordedRun): [string, string][] {
   const { network, input, settings } = about(run), best = bestEpoch(run.epochs), seconds = duration(run);
-  const last = run.epochs.at(-1), rate = last?.images_per_second;
+  const last = run.epochs.at(-1);
   const facts: [string, unknown][] = [
     ["network", network?.arch],
     ...Object.entries(network ?? {}).filter(([key]) => key !== "arch"),
@@ -129,7 +137,7 @@ export function runFacts(run: RecordedRun): [string, string][] {
     ["least test loss", best && Math.min(...run.epochs.map(({ test_loss }) => test_loss)).toFixed(4)],
     ["last train loss", last?.train_loss.toFixed(4)],
     ["time", seconds && formatDuration(seconds)],
-    ["images a second", rate && rate.toPrecision(4)],
+    ["images a second", usualRate(run)],
     ["size", formatBytes(run.bytes)],
   ];
   return facts.filter(([, value]) => value !== undefined).map(([name, value]) => [name, factText(value)]);

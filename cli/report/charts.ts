@@ -38,9 +38,11 @@ function epochAxis(epochs: readonly EpochRecord[]) {
   });
 }
 
-const epochScale = (epochs: readonly EpochRecord[]) => ({
-  domain: [Math.min(1, epochs[0]?.epoch ?? 1), Math.max(2, epochs.at(-1)?.epoch ?? 2)],
-});
+/** A single epoch stands in the middle, off the axis. */
+function epochScale(epochs: readonly EpochRecord[]) {
+  const last = epochs.at(-1)?.epoch ?? 1;
+  return { domain: last === 1 ? [0, 2] : [1, last] };
+}
 
 function lines(epochs: readonly EpochRecord[], value: (epoch: EpochRecord) => number | undefined, colour: string) {
   const known = epochs.filter((epoch) => value(epoch) !== undefined);
@@ -56,10 +58,10 @@ function bestMark(
   best: EpochRecord,
   value: (epoch: EpochRecord) => number,
   text: string,
-  epochs: number,
+  epochs: readonly EpochRecord[],
   above: boolean,
 ) {
-  const last = best.epoch > epochs * 0.8;
+  const [first, last] = epochScale(epochs).domain, right = best.epoch > (first + last) / 2;
   return [
     Plot.ruleX([best], { x: "epoch", stroke: QUIET, strokeDasharray: "3,4" }),
     Plot.dot([best], { x: "epoch", y: value, r: 6, stroke: TEST, strokeWidth: 2 }),
@@ -67,9 +69,9 @@ function bestMark(
       x: "epoch",
       y: value,
       text: () => text,
-      dx: last ? -10 : 10,
+      dx: right ? -10 : 10,
       dy: above ? -14 : 16,
-      textAnchor: last ? "end" : "start",
+      textAnchor: right ? "end" : "start",
       fontWeight: 600,
       fill: "currentColor",
       stroke: "var(--card)",
@@ -87,7 +89,7 @@ export function lossChart(epochs: readonly EpochRecord[], best: EpochRecord): st
       epochAxis(epochs),
       ...lines(epochs, ({ train_loss }) => train_loss, TRAIN),
       ...lines(epochs, ({ test_loss }) => test_loss, TEST),
-      ...bestMark(best, ({ test_loss }) => test_loss, best.test_loss.toFixed(4), epochs.length, true),
+      ...bestMark(best, ({ test_loss }) => test_loss, best.test_loss.toFixed(4), epochs, true),
     ],
   });
 }
@@ -107,7 +109,7 @@ export function accuracyChart(epochs: readonly EpochRecord[], best: EpochRecord)
     marks: [
       epochAxis(epochs),
       ...lines(epochs, ({ test_acc }) => test_acc, TEST),
-      ...bestMark(best, ({ test_acc }) => test_acc, `best ${(best.test_acc * 100).toFixed(2)} %`, epochs.length, true),
+      ...bestMark(best, ({ test_acc }) => test_acc, `best ${(best.test_acc * 100).toFixed(2)} %`, epochs, true),
     ],
   });
 }

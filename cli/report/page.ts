@@ -14,6 +14,8 @@ export interface Picture {
 
 /** A picture that the network took for another class, most sure first. */
 export interface WrongPicture extends Picture {
+  /** Where it has one. */
+  readonly file?: string;
   readonly label: string;
   readonly prediction: string;
   readonly confidence: number;
@@ -113,7 +115,8 @@ function verdictCards({ images, correct, classNames, confusion, wrong }: Verdict
   const share = (correct / images * 100).toFixed(2);
   const shown = wrong.map((each) =>
     `<figure>${picture(each, "", `A picture of ${each.label}`)}<figcaption><b>${text(each.prediction)}</b> ` +
-    `${percent(each.confidence)}<br>is ${text(each.label)} ${percent(each.labelProbability)}</figcaption></figure>`
+    `${percent(each.confidence)}<br>is ${text(each.label)} ${percent(each.labelProbability)}` +
+    `${each.file === undefined ? "" : `<br>${text(each.file)}`}</figcaption></figure>`
   );
   const right = `${correct.toLocaleString("en-US")} of ${
     images.toLocaleString("en-US")

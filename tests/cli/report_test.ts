@@ -69,10 +69,10 @@ Deno.test("a report does without the test set, and a run without an epoch has no
 const nasty = '<img src="x" onerror=alert(1)>&';
 
 /** A page of made-up numbers, with names that are no good HTML. */
-function page(verdict: Partial<Verdict> = {}): string {
-  const best = history[1];
+function page(verdict: Partial<Verdict> = {}, epochs = history): string {
+  const best = epochs.at(-2) ?? epochs[0];
   return reportPage({
-    run: { path: "runs/a", name: nasty, epochs: history, bytes: 1 },
+    run: { path: "runs/a", name: nasty, epochs, bytes: 1 },
     best,
     facts: [["a", nasty]],
     headline: [["Best", "60 %"]],
@@ -85,6 +85,28 @@ function page(verdict: Partial<Verdict> = {}): string {
 Deno.test("names are text, never HTML", () => {
   assert(!page().includes("<img"));
   assertStringIncludes(page(), "<h1>&lt;img src=&quot;x&quot; onerror=alert(1)&gt;&amp;</h1>");
+});
+
+Deno.test("a picture's file is told, where it has one", () => {
+  const picture = {
+    url: "data:,",
+    width: 1,
+    height: 1,
+    label: "a",
+    prediction: "b",
+    confidence: 1,
+    labelProbability: 0,
+  };
+  const told = page({ wrong: [{ ...picture, file: "val/a/<1>.png" }, picture] });
+  const captions = [...told.matchAll(/<figcaption>(.*?)<\/figcaption>/g)].map(([, caption]) => caption);
+  assertEquals(captions.map((caption) => caption.split("<br>").slice(2)), [["val/a/&lt;1&gt;.png"], []]);
+});
+
+Deno.test("a single epoch stands off the axis, its mark with room for words", () => {
+  const [, chart] = /<h2>Test accuracy<\/h2>(.*?)<\/section>/s.exec(page({}, history.slice(0, 1)))!;
+  const [, x] = /<circle[^>]* cx="([\d.]+)"/.exec(chart)!;
+  assertEquals(Number(x), 52 + (560 - 52 - 24) / 2, "in the middle of the chart");
+  assertStringIncludes(chart, "best 20.00 %");
 });
 
 Deno.test("of many classes the matrix draws its mistakes alone; of very many a list stands for it", () => {

@@ -1,8 +1,8 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { join } from "@std/path";
+import { basename, join } from "@std/path";
 import { readRun } from "../../cli/run_files.ts";
 import { withFolder } from "../support.ts";
-import { resnext, writeNarrow } from "./support.ts";
+import { narrowCheckpoint, resnext, writeNarrow } from "./support.ts";
 
 const epochs = (...accuracies: number[]) =>
   accuracies.map((test_acc, i) => ({ epoch: i + 1, train_loss: 1, test_loss: 1.5, test_acc }));
@@ -45,6 +45,23 @@ Deno.test("runs are listed with what they reached, other folders are not", async
     assertMatch(compared.stdout, /^\* +epochs done +3 +2$/m);
     assertMatch(compared.stdout, /^ +lr +0.01 +0.01$/m);
     assertMatch(compared.stdout, /^ +2 +1\.5000 +1\.5000 +0\.7500 +0\.6250 +-0\.1250$/m);
+  });
+});
+
+Deno.test("runs stand in the order of their training, and tell their usual speed", async () => {
+  await withFolder(async (folder) => {
+    const { description } = narrowCheckpoint();
+    for (const [name, started] of [["a", "2026-11-26T08:00"], ["b", "2026-11-25T09:00"], ["c", undefined]]) {
+      const path = await run(folder, name!, 0.5);
+      const config = { ...description, class_names: [], parameters: 1, device: "x", version: "1", started };
+      if (started) await Deno.writeTextFile(join(path, "config.json"), JSON.stringify(config));
+      const lines = [8, 2, 4].map((rate, i) => ({ ...epochs(1, 1, 1)[i], images_per_second: rate }));
+      await Deno.writeTextFile(join(path, "metrics.jsonl"), lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    }
+    const runs = JSON.parse((await resnext(["runs", "--dir", folder, "--json"])).stdout);
+    assertEquals(runs.map(({ path }: { path: string }) => basename(path)), ["c", "b", "a"]);
+    const { stdout } = await resnext(["runs", "compare", "a", "b", "--dir", folder]);
+    assertMatch(stdout, /^ +images a second +4\.00 +4\.00$/m);
   });
 });
 
