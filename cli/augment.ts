@@ -8,7 +8,7 @@ import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
-import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults } from "./dataset.ts";
+import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults, valSplitOption } from "./dataset.ts";
 import { writeNewFile } from "./files.ts";
 import { augmentOptions, augmentSettings, augmentText } from "./recipe_options.ts";
 import { png, type Sheet, tiled } from "./report/pictures.ts";
@@ -30,6 +30,7 @@ export const augmentCommand = defineCommand({
       default: "shapes",
       doc: `Images: ${datasetForms}`,
     },
+    valSplit: valSplitOption,
     out: { type: "string", placeholder: "FILE.png", default: "augment.png", doc: "The picture to write" },
     images: { type: "integer", min: 1, max: 64, default: 8, doc: "Images, the first ones" },
     epochs: { type: "integer", min: 1, max: 32, default: 9, doc: "Times that each is augmented" },
@@ -44,13 +45,15 @@ export const augmentCommand = defineCommand({
   run: async ({ options }) => {
     const settings = augmentSettings(options);
     if (!settings) throw usageError("Nothing to do: choose what is done to images, such as --flip --crop 4", PATH);
-    const name = readDatasetName(options.dataset, PATH), { images, epochs, seed, out, force } = options;
+    const name = readDatasetName(options.dataset, PATH), { images, epochs, seed, out, force, valSplit } = options;
+    if (!/\.png$/i.test(out)) throw usageError(`Option --out must end in .png, not as "${out}" does`, PATH);
     const imageSize = options.imageSize ?? runDefaults(name)!.imageSize;
     const data = await loadDataset(name, {
       trainLimit: images,
       testLimit: 1,
       dataDir: options.dataDir,
       imageSize,
+      valSplit,
       seed,
     });
     const device = await openDevice();

@@ -24,6 +24,15 @@ export const workersOption = {
   doc: "Processors that decode a folder's pictures",
 } as const satisfies OptionSpec;
 
+/** How a folder of pictures without a part to test on is split. */
+export const valSplitOption = {
+  type: "number",
+  above: 0,
+  below: 1,
+  otherwise: "the folder has a val",
+  doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
+} as const satisfies OptionSpec;
+
 /** How many images to take, and where from. */
 export interface DatasetRequest {
   readonly trainLimit?: number;

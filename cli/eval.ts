@@ -18,6 +18,7 @@ import {
   loadDataset,
   readDatasetName,
   runDefaults,
+  valSplitOption,
   workersOption,
 } from "./dataset.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
@@ -46,13 +47,7 @@ export const evalCommand = defineCommand({
       otherwise: "the checkpoint's",
       doc: `Images: ${datasetForms}`,
     },
-    valSplit: {
-      type: "number",
-      above: 0,
-      below: 1,
-      otherwise: "the run's",
-      doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
-    },
+    valSplit: { ...valSplitOption, otherwise: "the run's" },
     arch: classifierOptions.arch,
     workers: workersOption,
     strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },

@@ -23,6 +23,7 @@ import {
   loadDataset,
   readDatasetName,
   runDefaults,
+  valSplitOption,
   workersOption,
 } from "./dataset.ts";
 import { dataDirOption } from "./invocation.ts";
@@ -45,13 +46,7 @@ export const trainOptions = {
     otherwise: "cifar10 where it has been downloaded, else shapes",
     doc: `Images: ${datasetForms}, a folder with train/CLASS/* and val/CLASS/*`,
   },
-  valSplit: {
-    type: "number",
-    above: 0,
-    below: 1,
-    otherwise: "the folder has a val",
-    doc: "For folder:PATH with PATH/CLASS/*: the share of each class to test on",
-  },
+  valSplit: valSplitOption,
   strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
   workers: workersOption,
   weights: {

@@ -30,7 +30,7 @@ export const tuneCommand = defineCommand({
     allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
     again: { type: "boolean", doc: "Forget what is known of this adapter first, and measure all" },
     dataDir: dataDirOption,
-    json: { type: "boolean", doc: "Print a JSON object a product instead" },
+    json: { type: "boolean", doc: "Print a JSON object a product measured, and one of all, instead" },
   },
   examples: ["tune", "tune resnext50 --image-size 32 --batch-size 16"],
   async run({ args: { arch = "resnext50" }, options }) {
@@ -52,7 +52,8 @@ export const tuneCommand = defineCommand({
       });
       progress.clear();
       for (const trial of tuned.trials) console.log(options.json ? JSON.stringify(trial) : describe(trial));
-      if (!options.json) console.log(summary(tuned, device.name, tuningFile(directory)));
+      const file = tuningFile(directory);
+      console.log(options.json ? JSON.stringify(counts(tuned, device.name, file)) : summary(tuned, device.name, file));
     } finally {
       progress.clear();
       device.close();
@@ -65,6 +66,11 @@ function describe({ key, tried, won }: Trial): string {
     `${variant === won ? "*" : " "}${variant} ${milliseconds.toFixed(3)} ms`
   );
   return `${key.padEnd(28)} ${times.join("  ")}`;
+}
+
+/** The summary for programs. */
+function counts({ trials, known, shipped, tooLarge }: Tuned, device: string, file: string) {
+  return { measured: trials.length, known, shipped, too_large: tooLarge, device, file };
 }
 
 function summary({ trials, known, shipped, tooLarge }: Tuned, device: string, file: string): string {

@@ -51,8 +51,29 @@ Deno.test("augment writes a picture, and says what is missing", async () => {
     assertEquals([width, height, format], [4 * 96 + 3 * 4, 2 * 96 + 4, "png"]);
     const again = await resnext(args);
     assert(again.code === 1 && /it exists; choose another file or add --force/.test(again.stderr));
+    const text = await resnext([...args, "--out", join(folder, "sheet.txt")]);
+    assertEquals(text.code, 2);
+    assertMatch(text.stderr, /^error: Option --out must end in \.png/);
     const nothing = await resnext(["augment", "--out", join(folder, "none.png")]);
     assertEquals(nothing.code, 2);
     assertMatch(nothing.stderr, /^error: Nothing to do: choose what is done/);
+  });
+});
+
+Deno.test("a folder of classes is split as train splits it", async () => {
+  await withFolder(async (folder) => {
+    for (const name of ["a", "b"]) {
+      await Deno.mkdir(join(folder, "pictures", name), { recursive: true });
+      for (const number of [1, 2]) {
+        const grey = sharp({ create: { width: 8, height: 8, channels: 3, background: { r: 9, g: 9, b: 9 } } });
+        await Deno.writeFile(join(folder, "pictures", name, `${number}.png`), await grey.png().toBuffer());
+      }
+    }
+    const out = join(folder, "sheet.png"), dataset = `folder:${join(folder, "pictures")}`;
+    const args = ["augment", "--dataset", dataset, "--flip", "--image-size", "8", "--out", out, "--data-dir", folder];
+    assertMatch((await resnext(args)).stderr, /give --val-split/);
+    const { code, stdout, stderr } = await resnext([...args, "--val-split", "0.5"]);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /: 2 images, /);
   });
 });

@@ -38,8 +38,11 @@ Deno.test("tune measures once, remembers, and measures anew when told to; a dama
     assertEquals(Object.keys(entries).every((key) => key.startsWith("gemm ")), true);
     assertStringIncludes((await tune()).stdout, "Nothing to measure");
     const again = await tune("--again", "--json");
-    const trials = again.stdout.trim().split("\n").map((line) => JSON.parse(line));
+    const trials = again.stdout.trim().split("\n").map((line) => JSON.parse(line)), all = trials.pop();
     assertEquals(trials.length, Object.keys(entries).length);
+    assertEquals([all.measured, all.known], [trials.length, 0]);
+    const known = JSON.parse((await tune("--json")).stdout);
+    assertEquals([known.measured, known.known, known.file], [0, trials.length, file]);
     assertEquals(
       trials.every(({ tried, won }) => tried.some(({ variant }: { variant: string }) => variant === won)),
       true,
