@@ -83,7 +83,8 @@ try {
     await measure("sharp", () => sharpAlone(folder, files, pool.depth), repeat >= 0);
     await measure("loader", async () => {
       const cache = join(scratch, `cache-${repeat}`);
-      const cached = await cachePictures({ folder, files, transform: TRANSFORM, cache }, pool);
+      const present = new Set(files.map(({ path }) => path));
+      const cached = await cachePictures({ folder, files, present, transform: TRANSFORM, cache }, pool);
       cached.close();
       await Deno.remove(`${cache}.pixels`);
     }, repeat >= 0);
