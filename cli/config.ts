@@ -60,7 +60,9 @@ function parseObject(text: string, refuse: (why: string) => never): Record<strin
   try {
     value = parseStrictJson(text);
   } catch (error) {
-    refuse(`it ${(error as Error).message}`);
+    const { message, cause } = error as Error;
+    // The parser's words tell where, with a piece of the file.
+    refuse(`it ${message}${cause instanceof Error ? `: ${cause.message.replaceAll(/[\s\p{C}]+/gu, " ")}` : ""}`);
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) refuse("it must hold one JSON object");
   return value as Record<string, unknown>;

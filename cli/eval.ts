@@ -167,6 +167,10 @@ export function checkClasses(
   }
   if (names === imagenetLabels && classNames.every((name) => WORDNET.test(name))) return;
   if (names && String(names) !== String(classNames)) {
-    refuse(`its classes are ${names.slice(0, 3).join(", ")}, ..., not ${classNames.slice(0, 3).join(", ")}, ...`);
+    refuse(`its classes are ${firstOf(names)}, not ${firstOf(classNames)}`);
   }
+}
+
+function firstOf(names: readonly string[]): string {
+  return [...names.slice(0, 3), ...(names.length > 3 ? ["..."] : [])].join(", ");
 }

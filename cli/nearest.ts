@@ -3,7 +3,8 @@
 /** The candidate that takes the fewest edits to make of `name`; `undefined` where none is near enough to be meant. */
 export function nearest(name: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let fewest = Math.max(1, Math.floor(name.length / 3)) + 0.5;
+  // Of a single letter nothing would be left.
+  let fewest = Math.min(Math.max(1, Math.floor(name.length / 3)), name.length - 1) + 0.5;
   for (const candidate of candidates) {
     const completes = name.length >= 2 && candidate.startsWith(name);
     const edits = Math.min(editDistance(name, candidate), completes ? 1 : Infinity);

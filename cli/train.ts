@@ -81,7 +81,7 @@ async function train(called: TrainInvocation): Promise<number> {
 
 /** Why a run has nothing left to do; undefined where it has. */
 function endOf({ epoch, history }: RunProgress, { epochs, patience }: RunSettings): string | undefined {
-  if (epoch >= epochs) return `has done all of ${epochs} epochs; go on with --epochs N`;
+  if (epoch >= epochs) return `has done ${epoch} epochs; go on with --epochs N, more than these`;
   if (patience === undefined || !shouldStop(history, patience)) return undefined;
   return `stopped after epoch ${epoch}, without a better one for ${patience}; go on with --patience N`;
 }

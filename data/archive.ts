@@ -185,7 +185,8 @@ class Extraction {
   finish(): void {
     this.check();
     if (this.#output) this.fail("it ends too early");
-    if (this.#missing.size > 0) this.fail(`${[...this.#missing.keys()].join(", ")} is not in it`);
+    const missing = [...this.#missing.keys()];
+    if (missing.length > 0) this.fail(`${missing.join(", ")} ${missing.length === 1 ? "is" : "are"} not in it`);
   }
 
   close(): void {

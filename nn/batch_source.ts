@@ -104,9 +104,11 @@ export class FloatSource implements BatchSource<FloatBatch> {
   /**
    * Writes a batch.
    *
-   * @throws {RangeError} when the batch has another size, or a label is none of the classes.
+   * @throws {TypeError} when the batch has no images or no labels.
+   * @throws {RangeError} when it has another size, or a label is none of the classes.
    */
   load({ images, labels }: FloatBatch, classes = Infinity): number {
+    if (!images || !labels) throw new TypeError("Cannot load a batch without images or without labels: give both");
     const rows = labels.length, wanted = rows * this.shape.c * this.shape.h * this.shape.w;
     if (rows < 1 || rows > this.shape.n || images.length !== wanted) {
       throw new RangeError(

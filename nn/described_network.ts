@@ -25,8 +25,9 @@ export function describedNetwork(
   try {
     return resnext(arch, { numClasses, cardinality, layers, channels, baseWidth, stem });
   } catch (error) {
-    if (error instanceof RangeError) throw new UserError(`Cannot build ${arch}: ${error.message}`, { cause: error });
-    throw error;
+    if (!(error instanceof RangeError)) throw error;
+    const why = error.message.replace(/^Cannot build a ResNeXt: /, "");
+    throw new UserError(`Cannot build ${arch}: ${why}`, { cause: error });
   }
 }
 

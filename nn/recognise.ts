@@ -36,7 +36,7 @@ export function recognise(state: StateDict, name: string): NetworkDescription {
     }
     if (fits(measured, state)) return measured;
   }
-  throw new UserError(`Cannot tell the network of "${name}": its tensors are of no ResNeXt; name the architecture`);
+  throw new UserError(`Cannot tell the network of "${name}": its tensors are of no ResNeXt, and no other is known`);
 }
 
 /** Whether a network has these names and shapes, counters aside. */

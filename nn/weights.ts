@@ -151,7 +151,11 @@ export class Weights implements StatePlaces {
   /** Where an entry lies. */
   state(entry: Parameter | StateBuffer): Operand {
     const found = this.#operands.get(entry);
-    if (!found) throw new Error("A parameter is used that the module does not list: keep it in a field");
+    if (!found) {
+      throw new Error(
+        `A parameter of shape [${entry.shape}] is used that the module does not list: keep it in a field`,
+      );
+    }
     return found;
   }
 

@@ -62,7 +62,11 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   refused('{"freeze": [1]}', '"freeze" must be text or a list of strings, not [1]');
   refused('{"out": ["a"]}', '"out" must be text, not [a]');
   refused("[1]", "it must hold one JSON object");
-  refused('{"lr": 1', "it is not JSON");
+  refused(
+    '{"lr": 1\n "arch": 2}',
+    "it is not JSON: Expected ',' or '}' after property value in JSON at position 10 (line 2",
+  );
+  refused('{"lr":\n.5}', `it is not JSON: Unexpected token '.', "{"lr": .5}" is not valid JSON`);
   assertEquals(configArguments('{"lr": null}', "run.json", options), []);
 });
 

@@ -109,6 +109,9 @@ Deno.test("classes that weights are only thought to have may be named by WordNet
     assertThrows(check(imagenetLabels, wrong), UserError, "its classes are");
   }
   assertThrows(check(numbers.toReversed(), numbers), UserError, "its classes are");
+  const few = () =>
+    checkClasses("w", "d", { network: { ...network, num_classes: 2 }, class_names: ["a", "b"] }, ["b", "a"]);
+  assertThrows(few, UserError, "its classes are a, b, not b, a;");
 });
 
 Deno.test("what cannot be evaluated is one line on stderr", async () => {

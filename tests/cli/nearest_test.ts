@@ -15,4 +15,5 @@ Deno.test("nearest finds what was meant, and nothing where nothing is near", () 
   assertEquals(nearest("down", names), "download");
   assertEquals(nearest("e", names), undefined);
   assertEquals(nearest("shapes", names), undefined);
+  assertEquals(["9", "99"].map((name) => nearest(name, ["1", "91"])), [undefined, "91"]);
 });

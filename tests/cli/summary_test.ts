@@ -49,6 +49,8 @@ Deno.test("summary refuses what makes no network, one line, exit 2", async () =>
     out: "",
     err: `error: Cannot build resnext50: Cannot split 64 -> 64 channels into 7 groups: both must be divisible ${see}`,
   });
+  const narrow = ["--channels", "32,64,128,256", "--cardinality", "8", "--base-width", "2"];
+  assertStringIncludes((await call("resnext", ...narrow)).err, "error: Cannot build resnext: a stage of width 32 has");
   assertEquals(await call("resnext", "--layers", "3", "--depths", "3"), {
     code: 2,
     out: "",

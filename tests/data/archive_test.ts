@@ -56,6 +56,7 @@ Deno.test("links, devices and pipes are refused", async () => {
 Deno.test("files that are missing, twice there, of another size or of other bytes are refused", async () => {
   const [folder, one, two] = goodEntries;
   await assertRefused([folder, one], "set/two.bin is not in it");
+  await assertRefused([folder], "set/one.bin, set/two.bin are not in it");
   await assertRefused([folder, one, two, one], "twice");
   await assertRefused([folder, one, { path: "set/two.bin", data: noise(2999, 2) }], "2999 bytes, must have 3000");
   await assertRefused([folder, one, { path: "set/two.bin", data: noise(3000, 9) }], "two.bin in it has other bytes");

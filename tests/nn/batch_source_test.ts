@@ -3,7 +3,14 @@ import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { fromNhwc } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
-import { DeviceImages, FloatSource, type ImageInput, ImageSource, type LabelledImages } from "../../nn/batch_source.ts";
+import {
+  DeviceImages,
+  type FloatBatch,
+  FloatSource,
+  type ImageInput,
+  ImageSource,
+  type LabelledImages,
+} from "../../nn/batch_source.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { trainStep } from "../../nn/train_step.ts";
@@ -104,5 +111,6 @@ gpuTest("floats are laid out as the device has them", async (device) => {
   assertEquals(fromNhwc(new Float32Array(await device.read(buffer, 0, 64)), shape), images);
   assertEquals([...new Uint32Array(await device.read(source.place(source.labels)!.buffer, 0, 8))], [7, 8]);
   assertEquals(await runOnce(device, source.dispatches(), new Map(), []), []);
+  assertThrows(() => source.load({ images } as FloatBatch), TypeError, "without labels");
   source.destroy();
 });

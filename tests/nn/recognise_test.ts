@@ -47,7 +47,7 @@ Deno.test("what is no ResNeXt is refused by the file's name", () => {
   const state = shapesOf({ arch: "resnext50", num_classes: 10, cardinality: 32 });
   state.set("extra.weight", float32Tensor(new Float32Array(1), [1]));
   assertThrows(() => recognise(state, "some.pth"), UserError, '"some.pth"');
-  assertThrows(() => recognise(new Map(), "some.pth"), UserError, "name the architecture");
+  assertThrows(() => recognise(new Map(), "some.pth"), UserError, "its tensors are of no ResNeXt");
 });
 
 Deno.test("a head of another size is left out, anything else that does not fit refused", () => {

@@ -183,3 +183,13 @@ gpuTest("new parameters begin without momenta, counts and what the loss scale ha
   assertEquals(await weights.lossScale(), first);
   weights.destroy();
 });
+
+gpuTest("a parameter that no field holds is told by its shape", async (device) => {
+  const weights = await Weights.create(device, module());
+  assertThrows(
+    () => weights.state(new Linear(3, 7).weight),
+    Error,
+    "A parameter of shape [7,3] is used that the module",
+  );
+  weights.destroy();
+});
