@@ -125,6 +125,10 @@ export function recipeSettings(
     if (given.has(key) && !used) throw usageError(`Option --${flagName(key)} has no use without ${by}`, path);
   }
   if (scheduled || milestones) checkSchedule(schedule, epochs);
+  // Later ones may be meant for when the run is made longer.
+  if (milestones && milestones[0] >= epochs) {
+    throw usageError(`Option --milestones has no use in ${epochs} epochs: the first must be below that`, path);
+  }
   const chosen = augmentSettings(options);
   const augment = standard.flip && given.has("flip") && !options.flip ? { ...chosen, flip: false } : chosen;
   return {

@@ -55,6 +55,7 @@ async function train(called: TrainInvocation): Promise<number> {
   try {
     const invocation = await withResumeFound(called, report), { options } = invocation;
     const plan = await planTraining(invocation);
+    if (plan.warning) report.warning(plan.warning);
     const { description: { network, settings }, from } = plan;
     const ended = from && endOf(from.description.progress!, settings);
     if (ended) {

@@ -147,6 +147,8 @@ export interface TrainPlan {
   readonly resumed?: string;
   /** The weights to begin with, and what was done to them, for people. */
   readonly weights?: { readonly checkpoint: Checkpoint; readonly notes: readonly string[] };
+  /** What may not be meant, for people. */
+  readonly warning?: string;
   /** Pictures that could not be used. */
   readonly skipped?: readonly SkippedPicture[];
   /** The data directory, where the user named one. */
@@ -217,6 +219,9 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
   if (settings.nesterov && settings.momentum === 0) {
     throw usageError("Option --nesterov needs a momentum above 0", PATH);
   }
+  if ((settings.schedule?.min_lr ?? 0) > settings.lr) {
+    throw usageError(`Option --min-lr must be at most the learning rate, ${settings.lr}`, PATH);
+  }
   const { mean, std } = weights?.description.input ?? data;
   const input = { image_size: imageSize, mean, std };
   return {
@@ -228,6 +233,9 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     foundDataset: options.dataset === undefined && dataset !== "shapes",
     batchSizeChosen: typeof options.batchSize === "number",
     batchSizeAuto: options.batchSize === "auto",
+    ...(settings.frozen && !weights && {
+      warning: `${settings.frozen.join(", ")} will stay as the seed drew them: --freeze is meant for --weights`,
+    }),
   };
 }
 

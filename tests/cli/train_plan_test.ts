@@ -73,6 +73,20 @@ Deno.test("every option of train reaches the run's description", async () => {
   });
 });
 
+Deno.test("what is of no use is refused, what may not be meant told", async () => {
+  const shapes = "--dataset=shapes";
+  const cases: [string[], string][] = [
+    [["--schedule=multistep", "--milestones=5,9"], "--milestones has no use in 5 epochs: the first must be below that"],
+    [["--schedule=cosine", "--min-lr=0.5"], "--min-lr must be at most the learning rate, 0.004"],
+  ];
+  for (const [args, message] of cases) await assertRejects(() => plan([shapes, ...args]), UserError, message);
+  await plan([shapes, "--schedule=multistep", "--milestones=4,9", "--epochs=5"]);
+  await plan([shapes, "--min-lr=0.004"]);
+  assertEquals((await plan([shapes])).warning, undefined);
+  const { warning } = await plan([shapes, "--freeze=stem,layer1"]);
+  assertEquals(warning, "stem, layer1 will stay as the seed drew them: --freeze is meant for --weights");
+});
+
 Deno.test("what holds no run to go on with is refused with the file that does, if there is one", async () => {
   await withFolder(async (folder) => {
     const { description, state } = narrowCheckpoint(), best = join(folder, "best.safetensors");
