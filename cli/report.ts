@@ -15,7 +15,8 @@ import { imageInput } from "../nn/run_description.ts";
 import { groupDigits, shortCount } from "./columns.ts";
 import { defineCommand } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
-import { loadDataset } from "./dataset.ts";
+import { datasetForms, datasetNames, isPictures, loadDataset, readDatasetName } from "./dataset.ts";
+import { checkClasses } from "./eval.ts";
 import { exists, readCheckpoint } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
 import { touching } from "../data/files.ts";
@@ -45,6 +46,13 @@ export const reportCommand = defineCommand({
     },
     dir: { type: "string", placeholder: "DIR", default: "runs", doc: "The folder that holds the runs" },
     judge: { type: "boolean", default: true, doc: "Show what needs the test set: confusion, the most wrong pictures" },
+    dataset: {
+      type: "string",
+      placeholder: "NAME",
+      suggestions: datasetNames,
+      otherwise: "the run's",
+      doc: `Images to test on: ${datasetForms}; of use where a folder has moved`,
+    },
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
     dataDir: dataDirOption,
   },
@@ -101,6 +109,7 @@ function headline(run: RecordedRun, best: { epoch: number; test_acc: number; tes
 }
 
 interface VerdictOptions {
+  readonly dataset?: string;
   readonly testLimit?: number;
   readonly dataDir?: string;
 }
@@ -113,14 +122,16 @@ async function verdictOf(
 ): Promise<Verdict | string> {
   const { network: described, input, settings } = checkpoint.description;
   if (!input || !settings) return "The checkpoint does not tell what it was trained on.";
+  const name = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, "resnext report");
   let device: Device | undefined;
   const progress = new ProgressLine();
   try {
     const { dataDir, testLimit = settings.test_limit } = options;
-    const data = await loadDataset(settings.dataset, {
+    const data = await loadDataset(name, {
       ...{ trainLimit: 0, testLimit, dataDir, imageSize: input.image_size },
-      ...{ valSplit: settings.val_split, seed: settings.seed },
+      ...{ valSplit: isPictures(name) ? settings.val_split : undefined, seed: settings.seed },
     });
+    checkClasses("the run", name, checkpoint.description, data.classNames);
     device = await openDevice();
     await useKnownTuning(device, { directory: dataDir });
     const network = await Network.create(device, describedNetwork(described));

@@ -20,6 +20,7 @@ import {
   datasetNames,
   DATASETS,
   defaultDataset,
+  isPictures,
   loadDataset,
   readDatasetName,
   runDefaults,
@@ -31,6 +32,7 @@ import { tuneOption } from "./tuning.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { augmentOptions, recipeOf, recipeSettings, scheduleOptions } from "./recipe_options.ts";
+import { findRun } from "./run_files.ts";
 import { safetyOptions } from "./train_safety.ts";
 import { refuseRunFolder } from "./weights_input.ts";
 
@@ -279,18 +281,25 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   refuseContradictions(invocation, { network, input, settings });
   const { options } = invocation;
   const { train_limit: trainLimit, test_limit: testLimit } = settings;
-  const data = await loadDataset(settings.dataset, {
+  const dataset = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, PATH);
+  const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
     ...{ imageSize: input.image_size, valSplit: settings.val_split, seed: settings.seed },
     ...{ flip: settings.augment?.flip, workers: options.workers },
   });
   const names = from.description.class_names;
   if (names && String(names) !== String(data.classNames)) {
-    throw new UserError(`Cannot resume "${file}": the classes of ${settings.dataset} are not those it was trained on`);
+    throw new UserError(`Cannot resume "${file}": the classes of ${dataset} are not those it was trained on`);
+  }
+  const { train_images: images = data.train.count } = (await findRun(dirname(file)))?.config ?? {};
+  if (dataset !== settings.dataset && data.train.count !== images) {
+    throw new UserError(
+      `Cannot resume "${file}": ${dataset} has ${data.train.count} images to train on, the run was begun with ${images}`,
+    );
   }
   const { epochs = settings.epochs, patience = settings.patience } = options;
   return {
-    description: { network, input, settings: { ...settings, epochs, patience } },
+    description: { network, input, settings: { ...settings, dataset, epochs, patience } },
     data,
     skipped: data.skipped,
     from,
@@ -299,6 +308,11 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
     foundDataset: false,
     batchSizeChosen: true,
   };
+}
+
+/** A folder of pictures is looked at before it counts as another one. */
+function movedTo(dataset: string, from: string): string {
+  return isPictures(dataset) && isPictures(from) ? from : dataset;
 }
 
 /** A run that goes on must be the run that began. */
@@ -337,7 +351,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     // The size that was found when the run began stays.
     if (!given.has(key) || (key === "batchSize" && options[key] === "auto")) continue;
     const chosen = key === "dataset"
-      ? readDatasetName(options.dataset!, PATH)
+      ? movedTo(readDatasetName(options.dataset!, PATH), settings.dataset)
       : String(options[key]).replaceAll(" ", "");
     if (chosen === String(value)) continue;
     const was = value === undefined || value === false ? "without it" : value === true ? "with it" : `with ${value}`;

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertNotEquals, assertStringInclude
 import { join } from "@std/path";
 import { reportPage, type Verdict } from "../../cli/report/page.ts";
 import { withFolder } from "../support.ts";
-import { resnext, writeNarrow } from "./support.ts";
+import { narrowCheckpoint, resnext, writeNarrow, writePictures } from "./support.ts";
 
 const history = [1, 2, 3].map((epoch) => ({
   epoch,
@@ -63,6 +63,27 @@ Deno.test("a report does without the test set, and a run without an epoch has no
     assertStringIncludes(none.stderr, "no epoch is done yet");
     const missing = await resnext(["report", join(folder, "nowhere")]);
     assertStringIncludes(missing.stderr, "error: Cannot find the run");
+  });
+});
+
+Deno.test("the test set of a folder that has moved is found by --dataset, its pictures are named", async () => {
+  await withFolder(async (folder) => {
+    const dataset = `folder:${await writePictures(folder, "moved")}`;
+    const { network, settings, ...rest } = narrowCheckpoint({ progress }).description;
+    await writeNarrow(folder, "best.safetensors", {
+      ...{ ...rest, class_names: ["a", "b"], network: { ...network, num_classes: 2 } },
+      settings: { ...settings!, dataset: `folder:${join(folder, "gone")}` },
+    });
+    const args = ["report", folder, "--data-dir", folder];
+    const gone = await resnext(args);
+    assertMatch(gone.stderr, /^warning: .*gone.*no such file or directory; the report goes without the test set$/m);
+    const { code, stderr } = await resnext([...args, "--dataset", dataset]);
+    assertEquals([code, stderr.includes("warning")], [0, false], stderr);
+    const page = await Deno.readTextFile(join(folder, "report.html"));
+    assertMatch(page, /[01] of 1 test images are right/);
+    assertEquals(page.includes("val/a/1.png"), page.includes("0 of 1"), "named where it is wrong");
+    const other = await resnext([...args, "--dataset", "shapes"]);
+    assertMatch(other.stderr, /has 2 classes, the data set 10; choose another --dataset; the report goes without/);
   });
 });
 

@@ -92,6 +92,17 @@ export async function writeSpoilt(folder: string): Promise<string> {
   return path;
 }
 
+/** Writes a folder of pictures of two classes, `a` and `b`, two to train on and one to test on; gives its path. */
+export async function writePictures(folder: string, name: string): Promise<string> {
+  const picture = fromFileUrl(new URL("../fixtures/pictures/small.png", import.meta.url)),
+    pictures = join(folder, name);
+  for (const path of ["train/a", "train/b", "val/a"]) {
+    await Deno.mkdir(join(pictures, path), { recursive: true });
+    await Deno.copyFile(picture, join(pictures, path, "1.png"));
+  }
+  return pictures;
+}
+
 /** Writes it, and gives its path. */
 export async function writeNarrow(
   folder: string,

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { fromFileUrl, join } from "@std/path";
+import { join } from "@std/path";
 import { readArguments } from "../../cli/command.ts";
 import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
 import type { FolderDataset } from "../../data/folder.ts";
@@ -9,7 +9,7 @@ import type { AugmentSettings } from "../../nn/augment.ts";
 import { encodeCheckpoint } from "../../nn/checkpoint.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
 import { withFolder } from "../support.ts";
-import { NARROW, narrowCheckpoint, writeNarrow } from "./support.ts";
+import { NARROW, narrowCheckpoint, writeNarrow, writePictures } from "./support.ts";
 
 /** What such arguments make `train` do; without a device. */
 const plan = (args: readonly string[]) => {
@@ -122,12 +122,7 @@ Deno.test("a run that goes on takes the options that it was begun with, and no o
 
 Deno.test("a folder's pictures are mirrored unless the run, or the one that goes on, was begun with --no-flip", async () => {
   await withFolder(async (folder) => {
-    const picture = fromFileUrl(new URL("../fixtures/pictures/small.png", import.meta.url));
-    const pictures = join(folder, "pictures"), dataset = `folder:${pictures}`;
-    for (const path of ["train/a", "train/b", "val/a"]) {
-      await Deno.mkdir(join(pictures, path), { recursive: true });
-      await Deno.copyFile(picture, join(pictures, path, "1.png"));
-    }
+    const dataset = `folder:${await writePictures(folder, "pictures")}`;
     const planned = async (...args: string[]) => {
       const { data, description: { settings } } = await plan([
         ...args,
@@ -153,5 +148,23 @@ Deno.test("a folder's pictures are mirrored unless the run, or the one that goes
     const plain = await resume({ flip: false });
     assertEquals(await planned(plain, "--no-flip"), [{ flip: false }, false]);
     await assertRejects(() => planned(plain, "--flip"), UserError, "--flip: the run was begun without it");
+  });
+});
+
+Deno.test("a run goes on with a folder that has moved, if it is of the same classes and as many pictures", async () => {
+  await withFolder(async (folder) => {
+    const moved = await writePictures(folder, "moved"), from = join(folder, "gone");
+    const settings = { ...narrowCheckpoint().description.settings!, dataset: `folder:${from}` };
+    const write = (...names: string[]) => writeNarrow(folder, "last.safetensors", { class_names: names, settings });
+    const resume = async (names: string[], dataset = `folder:${moved}`) =>
+      await plan([`--resume=${await write(...names)}`, `--dataset=${dataset}`, `--data-dir=${folder}`, "--json"]);
+    const { data, description } = await resume(["a", "b"]);
+    (data as unknown as FolderDataset).close();
+    assertEquals(description.settings.dataset, `folder:${moved}`);
+    await assertRejects(() => resume(["a", "c"]), UserError, "are not those it was trained on");
+    await assertRejects(() => resume(["a", "b"], "shapes"), UserError, "--dataset: the run was begun with folder:");
+    const config = { network: {}, settings, train_images: 3 };
+    await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
+    await assertRejects(() => resume(["a", "b"]), UserError, "has 2 images to train on, the run was begun with 3");
   });
 });
