@@ -2,7 +2,6 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import {
-  type CheckpointDescription,
   decodeCheckpoint,
   encodeCheckpoint,
   type InputDescription,
@@ -21,6 +20,7 @@ import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
+import { readMetadata, weightsMetadata } from "./weights_metadata.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
 
@@ -68,7 +68,7 @@ const exportWeights = defineCommand({
       const bytes = encodeOnnx(module, fittedState(module, state), {
         fold,
         imageSize,
-        metadata: onnxMetadata(description),
+        metadata: weightsMetadata(description),
       });
       await writeNewFile(options.to, bytes, options);
       console.log(
@@ -82,24 +82,13 @@ const exportWeights = defineCommand({
     for (const key of ["fold", "imageSize"] as const) {
       if (given.has(key)) throw usageError(`Option --${flagName(key)} is of ONNX alone: end --to in .onnx`, EXPORT);
     }
-    await writeNewFile(options.to, encodeSafetensors({ tensors: state, metadata: { format: "pt" } }), options);
+    const metadata = { format: "pt", ...weightsMetadata(description) };
+    await writeNewFile(options.to, encodeSafetensors({ tensors: state, metadata }), options);
     console.log(`Wrote ${state.size} tensors to ${options.to}`);
   },
 });
 
 const EXPORT = "resnext checkpoint export", IMPORT = "resnext checkpoint import";
-
-/** What who runs the model must know. */
-function onnxMetadata({ input, class_names: classNames }: CheckpointDescription): Record<string, string> {
-  return {
-    ...(input && {
-      image_size: String(input.image_size),
-      mean: JSON.stringify(input.mean),
-      std: JSON.stringify(input.std),
-    }),
-    ...(classNames && { class_names: JSON.stringify(classNames) }),
-  };
-}
 
 const importWeights = defineCommand({
   name: "import",
@@ -108,7 +97,7 @@ const importWeights = defineCommand({
     "Takes a state_dict saved by torch.save (of any version) or safetensors.torch.save_file, its names as PyTorch " +
     "has them; torchvision's and timm's are of that kind. A pickle is read and never run: anything in it but tensors " +
     "and plain containers is refused by name. The shapes tell which network it is; what they leave open is said by " +
-    "--arch and the options after it.",
+    "--arch and the options after it. What `export` writes tells the classes' names and how images are prepared, too.",
   positionals: [{ name: "file", doc: "A file of weights: .safetensors, .pth or .pt" }],
   options: {
     arch: {
@@ -121,6 +110,19 @@ const importWeights = defineCommand({
     numClasses: { type: "integer", min: 1, otherwise: "what fc.weight has", doc: "Classes" },
     ...networkOptions,
     cardinality: { type: "integer", min: 1, otherwise: "what layer1.0.conv2.weight has", doc: "Groups" },
+    labels: {
+      type: "string",
+      placeholder: "FILE",
+      otherwise: "the file's, if it tells",
+      doc: "Classes, a name a line",
+    },
+    imageSize: {
+      type: "integer",
+      min: 1,
+      max: 4096,
+      otherwise: "the file's, if it tells",
+      doc: "Height and width of the images",
+    },
     force,
   },
   examples: [
@@ -133,18 +135,33 @@ const importWeights = defineCommand({
         `Cannot import "${file}": it is a checkpoint already; \`checkpoint export\` takes its weights`,
       );
     }
-    const { tensors, notes } = await readWeights(file);
-    const { arch } = options, sizes = ["numClasses", ...Object.keys(networkOptions)] as (keyof typeof options)[];
+    const { tensors, notes, metadata } = await readWeights(file);
+    const { arch, imageSize, labels } = options,
+      sizes = ["numClasses", ...Object.keys(networkOptions)] as (keyof typeof options)[];
     const size = sizes.find((key) => options[key] !== undefined);
     if (arch === undefined && size) throw usageError(`Option --${flagName(size)} needs --arch`, IMPORT);
     const network = arch === undefined ? recognise(tensors, file) : chosenNetwork(arch, options, tensors);
     const state = fittedState(describedNetwork(network), tensors);
-    const description = { network, input: inputOf(network) };
+    const told = readMetadata(metadata, network.num_classes), input = told.input ?? inputOf(network);
+    const description = {
+      network,
+      input: imageSize === undefined ? input : { ...IMAGENET_COLOURS, ...input, image_size: imageSize },
+      class_names: labels === undefined ? told.class_names : await readLabels(labels, network.num_classes),
+    };
     await writeNewFile(options.to, await encodeCheckpoint({ description, state }), options);
     for (const note of notes) console.error(`${note[0].toUpperCase()}${note.slice(1)}`);
     console.log(`Wrote ${state.size} tensors of ${network.arch} with ${network.num_classes} classes to ${options.to}`);
   },
 });
+
+/** A class's name a line. @throws {UserError} where they are not as many as the classes. */
+async function readLabels(path: string, classes: number): Promise<string[]> {
+  const names = new TextDecoder().decode(await readFile(path)).trimEnd().split(/\r?\n/);
+  if (names.length === classes) return names;
+  throw new UserError(
+    `Cannot use "${path}": it names ${names.length} classes, a line each, the network has ${classes}`,
+  );
+}
 
 /** An architecture of the sizes that the options say, the shapes where they do not. */
 function chosenNetwork(

@@ -12,6 +12,7 @@ import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { imagenetStatistics } from "../data/folder.ts";
 import { readCheckpoint } from "./files.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
+import { readMetadata } from "./weights_metadata.ts";
 
 /** What a file tells of a network; weights alone tell no settings and no progress. */
 export interface NetworkFile {
@@ -54,13 +55,14 @@ async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> 
     }
     return { description: known(description), state, notes: [] };
   }
-  const { tensors, notes } = await readWeights(path);
+  const { tensors, notes, metadata } = await readWeights(path);
   const network = arch === undefined ? recognise(tensors, path) : {
     arch,
     num_classes: tensors.get("fc.weight")?.shape[0] ?? (ARCHITECTURES[arch] as ResNeXtOptions).numClasses ?? 10,
     cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
   };
-  return { description: known({ network }), state: tensors, notes, published: publishedAs(basename(path)) };
+  const description = known({ network, ...readMetadata(metadata, network.num_classes) });
+  return { description, state: tensors, notes, published: publishedAs(basename(path)) };
 }
 
 /** What goes without saying of weights of a thousand classes. */

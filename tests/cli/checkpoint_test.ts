@@ -1,6 +1,8 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
+import { readNetworkFile } from "../../cli/network_file.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { IMAGENET_COLOURS } from "../../nn/networks.ts";
 import { encodeSafetensors, parseSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
 import { NARROW_NETWORK, narrowCheckpoint, resnext, writeNarrow, writeSpoilt } from "./support.ts";
@@ -43,9 +45,13 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
     const out = await checkpoint("export", file, "--to", weights);
     assertEquals([out.code, out.stderr], [0, ""]);
     const { tensors, metadata } = parseSafetensors(await Deno.readFile(weights));
-    const { state } = narrowCheckpoint();
+    const { state, description: { input, class_names } } = narrowCheckpoint();
     assertEquals([...tensors.keys()], [...state.keys()]);
-    assertEquals(metadata, { format: "pt" });
+    const told = { image_size: "32", mean: "[0.3,0.3,0.3]", std: "[0.25,0.25,0.25]" };
+    assertEquals(metadata, { format: "pt", ...told, class_names: JSON.stringify(class_names) });
+    assertEquals((await readNetworkFile(weights)).description, {
+      ...{ network: { ...NARROW_NETWORK, stem: "imagenet" }, input, class_names },
+    });
 
     const shown = await checkpoint("inspect", weights);
     assertMatch(shown.stdout, /safetensors without a description, \d+ tensors/);
@@ -55,13 +61,13 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
     const into = await checkpoint("import", weights, ...network, "--to", back);
     assertEquals([into.code, into.stderr], [0, ""]);
     const read = await decodeCheckpoint(await Deno.readFile(back), back);
-    assertEquals(read.description, { network: NARROW_NETWORK });
+    assertEquals(read.description, { network: NARROW_NETWORK, input, class_names });
     assertEquals(read.state, new Map(state));
     // So is the rest of the network, if it is not named.
     const own = join(folder, "own.safetensors"), recognised = await checkpoint("import", weights, "--to", own);
     assertEquals([recognised.code, recognised.stderr], [0, ""]);
     const { description } = await decodeCheckpoint(await Deno.readFile(own), own);
-    assertEquals(description, { network: { ...NARROW_NETWORK, stem: "imagenet" } });
+    assertEquals(description, { network: { ...NARROW_NETWORK, stem: "imagenet" }, input, class_names });
 
     // What is there stays, unless it is said that it may go.
     const before = await Deno.readFile(weights);
@@ -72,6 +78,33 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
       assertEquals(await Deno.readFile(weights), before);
     }
     assertEquals((await checkpoint("export", file, "--to", weights, "--force")).code, 0);
+  });
+});
+
+Deno.test("classes and size of weights that do not tell them are given by options", async () => {
+  await withFolder(async (folder) => {
+    const [weights, labels, to] = ["weights.safetensors", "labels.txt", "to"].map((name) => join(folder, name));
+    // Another's words under the same names are left alone.
+    const metadata = { image_size: "large", mean: "[1]", std: "[]", class_names: "cat, dog" };
+    await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata }));
+    const names = Array.from({ length: 10 }, (_, i) => `a ${i}`);
+    const described = async (...args: string[]) => {
+      const { code, stderr } = await checkpoint("import", weights, "--to", to, "--force", ...args);
+      assertEquals([code, stderr], [0, ""]);
+      return (await decodeCheckpoint(await Deno.readFile(to), to)).description;
+    };
+    const { network, ...rest } = await described();
+    assertEquals([network.num_classes, rest], [10, {}]);
+    await Deno.writeTextFile(labels, `${names.join("\r\n")}\r\n`);
+    const { input, class_names } = await described("--labels", labels, "--image-size", "64");
+    assertEquals([input, class_names], [{ image_size: 64, ...IMAGENET_COLOURS }, names]);
+    await Deno.writeTextFile(labels, "one\ntwo");
+    const few = await checkpoint("import", weights, "--to", join(folder, "x"), "--labels", labels);
+    assertEquals(few.code, 1);
+    assertMatch(
+      few.stderr,
+      /^error: Cannot use ".*labels\.txt": it names 2 classes, a line each, the network has 10\n$/,
+    );
   });
 });
 
