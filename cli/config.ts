@@ -39,6 +39,9 @@ export function configArguments(text: string, file: string, options: OptionSpecs
   };
   // Windows' editors begin a file with a mark of its byte order.
   const values = parseObject(text.replace(/^\uFEFF/, ""), refuse);
+  if (values.network && values.settings) {
+    refuse("it is what a run wrote of itself, and holds no options; name its settings as options are, one by one");
+  }
   const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
   return Object.entries(values).flatMap(([key, value]) => {
     if (key === SCHEMA_KEY) return [];

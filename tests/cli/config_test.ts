@@ -62,6 +62,7 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   refused('{"freeze": [1]}', '"freeze" must be text or a list of strings, not [1]');
   refused('{"out": ["a"]}', '"out" must be text, not [a]');
   refused("[1]", "it must hold one JSON object");
+  refused('{"network": {"arch": "a"}, "settings": {"lr": 1}}', "it is what a run wrote of itself");
   refused(
     '{"lr": 1\n "arch": 2}',
     "it is not JSON: Expected ',' or '}' after property value in JSON at position 10 (line 2",
