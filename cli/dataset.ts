@@ -12,6 +12,7 @@ import { shapes } from "../data/shapes.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { resolve } from "@std/path";
 import { type OptionSpec, usageError } from "./command.ts";
+import { exists } from "./files.ts";
 import { nearest } from "./nearest.ts";
 import { formatDuration, formatRate, ProgressLine } from "./progress.ts";
 
@@ -194,6 +195,9 @@ export async function loadDataset(name: string, request: DatasetRequest): Promis
 
 /** A folder of pictures; while they are decoded, stderr tells how far it is. */
 async function loadFolder(path: string, request: DatasetRequest): Promise<LoadedDataset> {
+  if (!await exists(path)) {
+    throw new UserError(`Cannot find the folder of pictures "${path}"; name where it is by --dataset ${FOLDER}PATH`);
+  }
   const { imageSize = folderDefaults.imageSize, dataDir, quiet, ...options } = request;
   const line = new ProgressLine(), started = performance.now();
   const onProgress = (done: number, total: number) => {
