@@ -4,7 +4,7 @@ import { join } from "@std/path";
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
-import { columns, factText } from "./columns.ts";
+import { columns, factText, groupDigits } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { commandLine } from "./invocation.ts";
 import { formatBytes, formatDuration } from "./progress.ts";
@@ -81,7 +81,8 @@ export function duration({ epochs }: RecordedRun): number | undefined {
 /** Training images a second in the middle one of the epochs that tell theirs. */
 export function usualRate({ epochs }: RecordedRun): string | undefined {
   const rates = epochs.map(({ images_per_second }) => images_per_second).filter((rate) => rate !== undefined);
-  return rates.length > 0 ? rates.sort((a, b) => a - b)[rates.length >> 1].toPrecision(3) : undefined;
+  if (rates.length === 0) return undefined;
+  return groupDigits(Number(rates.sort((a, b) => a - b)[rates.length >> 1].toPrecision(3)));
 }
 
 function runsText(runs: readonly RecordedRun[], dir: string): string {
