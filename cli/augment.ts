@@ -137,9 +137,7 @@ async function made<B>(device: Device, source: BatchSource<B>, batch: B): Promis
       source.place(operand) ?? { buffer: buffers.get(operand)!, offset: 0 };
     program = await Program.create(device, dispatches, place);
     source.load(batch);
-    const encoder = device.gpu.createCommandEncoder();
-    program.encode(encoder);
-    device.gpu.queue.submit([encoder.finish()]);
+    program.submit(device);
     return new Float32Array(await device.read(place(source.x).buffer, 0, source.x.byteLength));
   } finally {
     program?.destroy();

@@ -30,11 +30,15 @@ export class Program implements Suspect {
   /** In the order in which they run. */
   readonly dispatches: readonly Dispatch[];
   readonly #ready: readonly Ready[];
+  readonly #submissions: readonly (readonly Ready[])[];
   readonly #uniforms: GPUBuffer | undefined;
 
   private constructor(dispatches: readonly Dispatch[], ready: readonly Ready[], uniforms: GPUBuffer | undefined) {
     this.dispatches = dispatches;
     this.#ready = ready;
+    const ends = [...dispatches.keys()].filter((index) => dispatches[index].endsSubmission).map((index) => index + 1);
+    const cuts = [...new Set([0, ...ends, ready.length])];
+    this.#submissions = cuts.slice(1).map((end, i) => ready.slice(cuts[i], end));
     this.#uniforms = uniforms;
   }
 
@@ -112,15 +116,13 @@ export class Program implements Suspect {
   /** Submits all dispatches, in order, once; `before` and `after` are encoded around them. */
   submit(device: Device, { before, after }: Around = {}): void {
     device.suspect(this);
-    for (let from = 0, to = 0; from < this.#ready.length; from = to) {
-      const end = this.dispatches.findIndex(({ endsSubmission }, index) => index >= from && endsSubmission);
-      to = end < 0 ? this.#ready.length : end + 1;
+    for (const [index, part] of this.#submissions.entries()) {
       const encoder = device.gpu.createCommandEncoder();
-      if (from === 0) before?.(encoder);
+      if (index === 0) before?.(encoder);
       const pass = encoder.beginComputePass();
-      for (let i = from; i < to; i++) dispatch(pass, this.#ready[i]);
+      for (const each of part) dispatch(pass, each);
       pass.end();
-      if (to === this.#ready.length) after?.(encoder);
+      if (index === this.#submissions.length - 1) after?.(encoder);
       device.gpu.queue.submit([encoder.finish()]);
     }
   }

@@ -84,8 +84,8 @@ async function measureTick(device: Device): Promise<number> {
 }
 
 /**
- * Milliseconds of each pass, in order, each submitted by itself (systems end long submissions); undefined where the device has no timestamps, or its clock
- * does not agree with the host's.
+ * Milliseconds of each pass, in order, each submitted by itself (systems end long submissions); undefined where the device
+ * has no timestamps, or its clock does not agree with the host's.
  */
 export async function passTimes(device: Device, passes: readonly TimedPass[]): Promise<number[] | undefined> {
   if (!device.capabilities.timestamps) return undefined;

@@ -84,11 +84,8 @@ export class MovingAverage {
    */
   update(): void {
     this.#refuseTaken();
-    const { device } = this.#network;
-    const encoder = device.gpu.createCommandEncoder();
-    if (this.#updates++ === 0) copy(encoder, this.#pairs, "source", "average");
-    else this.#program.encode(encoder);
-    device.gpu.queue.submit([encoder.finish()]);
+    if (this.#updates++ === 0) this.#copy(["source", "average"]);
+    else this.#program.submit(this.#network.device);
   }
 
   /** Updates so far. */

@@ -235,11 +235,6 @@ export class Plan {
     return this.#program;
   }
 
-  /** Encodes one run. */
-  encode(encoder: GPUCommandEncoder): void {
-    this.program.encode(encoder);
-  }
-
   /** Frees what the plan holds beside the arena's slabs. */
   destroy(): void {
     this.#program?.destroy();

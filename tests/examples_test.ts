@@ -2,11 +2,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
 import sharp from "sharp";
 import { shapeNames, shapes } from "../data/shapes.ts";
-import { Random } from "../kernels/random.ts";
-import { describedNetwork } from "../nn/described_network.ts";
-import { encodeSafetensors, float32Tensor, type TensorData } from "../nn/safetensors.ts";
-import { Counter } from "../nn/state.ts";
-import { NARROW_NETWORK } from "./cli/support.ts";
+import { encodeSafetensors } from "../nn/safetensors.ts";
+import { NARROW_NETWORK, narrowCheckpoint } from "./cli/support.ts";
 import { withFolder } from "./support.ts";
 
 const ROOT = fromFileUrl(new URL("..", import.meta.url));
@@ -51,12 +48,7 @@ Deno.test("examples/fine_tune.ts and evaluate.ts: weights of others become a net
     const own = join(folder, "pictures"), weights = join(folder, "weights.safetensors"), out = join(folder, "out");
     const env = { RESNEXT_DATA: folder };
     await pictures(own);
-    const module = describedNetwork({ ...NARROW_NETWORK, num_classes: 1000 });
-    const tensors = new Map<string, TensorData>();
-    for (const [index, [name, entry]] of [...module.stateEntries()].entries()) {
-      if (entry instanceof Counter) continue;
-      tensors.set(name, float32Tensor(entry.initialValues(new Random(1, index)), entry.shape));
-    }
+    const { state: tensors } = narrowCheckpoint({ network: { ...NARROW_NETWORK, num_classes: 1000 } });
     await Deno.writeFile(weights, encodeSafetensors({ tensors, metadata: {} }));
     const tuned = await run("fine_tune.ts", [own, weights, out, "1", "32"], env);
     assertMatch(tuned, /^\w+, \d+ pictures of 2 classes; the head was for 1000\n/);

@@ -39,7 +39,7 @@ Deno.test({
       await Deno.writeTextFile(entry, SCARCE);
       const train = (batch: number, out: string) =>
         runToEnd(program([
-          ...[toFileUrl(`${ROOT}main.ts`).href, "320e6", ...SMALL_RUN.filter((word) => word !== "--json")],
+          ...[toFileUrl(`${ROOT}main.ts`).href, "400e6", ...SMALL_RUN.filter((word) => word !== "--json")],
           ...["--image-size", "64", "--batch-size", String(batch), "--train-limit", String(batch), "--epochs", "1"],
           ...["--out", `${folder}/${out}`],
           // Each arena of glibc's takes 64 MiB of addresses for what may be little: how many threads begin one is chance.
@@ -53,7 +53,7 @@ Deno.test({
       const [wanted, given, fits] = found.slice(1).map(Number);
       assert(wanted > given && fits > 0 && fits < 500, found[0]);
       // Compiling takes room too, two hundred megabytes where nothing is cached.
-      const fitting = await train(Math.floor(fits * 0.2), "second");
+      const fitting = await train(Math.floor(fits * 0.3), "second");
       assertEquals(fitting.code, 0, fitting.err);
       assertStringIncludes(fitting.out, "Done");
       report("out of memory while planning", 1, `asked ${wanted} MiB, given ${given} MiB, batches of ${fits} fit`);

@@ -156,11 +156,10 @@ export interface Ended {
   readonly signal: Deno.Signal | null;
   readonly out: string;
   readonly err: string;
-  readonly seconds: number;
 }
 
 /** Deno's arguments for the program; `entry` stands for main.ts. */
-export function programArgs(args: readonly string[], entry = `${ROOT}main.ts`): string[] {
+function programArgs(args: readonly string[], entry = `${ROOT}main.ts`): string[] {
   return ["run", "-A", "--quiet", "--v8-flags=--expose-gc", "--config", `${ROOT}deno.json`, entry, ...args];
 }
 
@@ -184,7 +183,6 @@ export async function runToEnd(
   command: Deno.Command,
   during?: (child: Deno.ChildProcess) => Promise<void>,
 ): Promise<Ended> {
-  const started = performance.now();
   const child = command.spawn();
   const text = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => await new Response(stream).text();
   const [out, err, { code, signal }] = await Promise.all([
@@ -193,5 +191,5 @@ export async function runToEnd(
     child.status,
     during?.(child),
   ]);
-  return { code, signal, out, err, seconds: (performance.now() - started) / 1000 };
+  return { code, signal, out, err };
 }

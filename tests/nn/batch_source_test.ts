@@ -59,9 +59,7 @@ gpuTest("an image's pixels arrive scaled and normalized, by channel", async (dev
     });
     await arena.add(plan);
     assertEquals(source.load(Uint32Array.of(36, 5)), 2);
-    const encoder = device.gpu.createCommandEncoder();
-    plan.encode(encoder);
-    device.gpu.queue.submit([encoder.finish()]);
+    plan.program.submit(device);
     const x = fromNhwc(new Float32Array(await device.read(out, 0, out.size)), source.shape);
     for (const [row, index] of [36, 5].entries()) {
       const expected = Float32Array.from({ length: 3072 }, (_, i) => {

@@ -26,9 +26,7 @@ async function batch(device: Device, set: LabelledImages, stream: boolean, crops
     return operand === source.labels ? { buffer: y, offset: 0 } : source.place(operand)!;
   });
   source.load(crops ? { indices, windows } : indices);
-  const encoder = device.gpu.createCommandEncoder();
-  program.encode(encoder);
-  device.gpu.queue.submit([encoder.finish()]);
+  program.submit(device);
   const pixels = new Float32Array(await device.read(x, 0, x.size));
   const found = [...new Uint32Array(await device.read(y, 0, 12))];
   for (const each of [x, y]) each.destroy();

@@ -66,9 +66,7 @@ export async function runModule(device: Device, module: Module, input: ModuleInp
     await arena.add(plan);
     device.write(places.get(x)!.buffer, 0, toNhwc(input.x, shape));
     if (input.dy) device.write(places.get(dy)!.buffer, 0, toNhwc(input.dy, graph.output.shape));
-    const encoder = device.gpu.createCommandEncoder();
-    plan.encode(encoder);
-    device.gpu.queue.submit([encoder.finish()]);
+    plan.program.submit(device);
     const read = async (each: Operand, of: Shape) => {
       const bytes = await device.read(places.get(each)!.buffer, 0, each.byteLength);
       const values = each.type === "f16" ? Float32Array.from(new Float16Array(bytes)) : new Float32Array(bytes);
