@@ -2,7 +2,7 @@
 
 import { basename } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
-import type { CheckpointDescription } from "../nn/checkpoint.ts";
+import { type CheckpointDescription, decodeCheckpoint } from "../nn/checkpoint.ts";
 import { publishedAs, type PublishedWeights } from "../nn/networks.ts";
 import { recognise } from "../nn/recognise.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
@@ -10,7 +10,7 @@ import { firstNonFinite } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { imagenetStatistics } from "../data/folder.ts";
-import { readCheckpoint } from "./files.ts";
+import { readFile } from "./files.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
 import { readMetadata } from "./weights_metadata.ts";
 
@@ -46,7 +46,7 @@ export function checkFinite(state: StateDict, path: string): void {
 
 async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> {
   if (await isCheckpoint(path)) {
-    const { description, state } = await readCheckpoint(path);
+    const { description, state } = await decodeCheckpoint(await readFile(path), path);
     if (arch !== undefined && arch !== description.network.arch) {
       throw new UserError(
         `Cannot take "${path}" as ${arch}: it is of ${description.network.arch}; leave out --arch`,

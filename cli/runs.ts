@@ -130,7 +130,7 @@ export function runFacts(run: RecordedRun): [string, string][] {
     ...Object.entries(network ?? {}).filter(([key]) => key !== "arch"),
     ["image_size", input?.image_size],
     ...Object.entries(settings ?? {}),
-    ["parameters", run.config?.parameters.toLocaleString("en-US")],
+    ["parameters", run.config && groupDigits(run.config.parameters)],
     ["device", run.config?.device],
     ["version", run.config?.version],
     ["epochs done", run.epochs.length],

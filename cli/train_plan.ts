@@ -291,11 +291,13 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   if (names && String(names) !== String(data.classNames)) {
     throw new UserError(`Cannot resume "${file}": the classes of ${dataset} are not those it was trained on`);
   }
-  const { train_images: images = data.train.count } = (await findRun(dirname(file)))?.config ?? {};
-  if (dataset !== settings.dataset && data.train.count !== images) {
-    throw new UserError(
-      `Cannot resume "${file}": ${dataset} has ${data.train.count} images to train on, the run was begun with ${images}`,
-    );
+  if (dataset !== settings.dataset) {
+    const { train_images: images = data.train.count } = (await findRun(dirname(file)))?.config ?? {};
+    if (data.train.count !== images) {
+      throw new UserError(
+        `Cannot resume "${file}": ${dataset} has ${data.train.count} images to train on, the run was begun with ${images}`,
+      );
+    }
   }
   const { epochs = settings.epochs, patience = settings.patience } = options;
   return {

@@ -5,6 +5,7 @@ import type { Device } from "../kernels/device.ts";
 import type { EpochMetrics, RunSettings } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { autoBatchText } from "./auto_batch.ts";
+import { groupDigits } from "./columns.ts";
 import { datasetTitle } from "./dataset.ts";
 import { commandLine, dataDirWords } from "./invocation.ts";
 import { printLine } from "./print.ts";
@@ -91,7 +92,7 @@ export class TextReport implements TrainReport {
     if (plan.foundDataset) this.#say(`${title} has been downloaded: this is the notebook's job.`);
     const rows = [
       ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on`],
-      ["Network", `${network.arch}, ${plan.parameters.toLocaleString("en-US")} parameters, input ${size}`],
+      ["Network", `${network.arch}, ${groupDigits(plan.parameters)} parameters, input ${size}`],
       ...(plan.weights?.notes.map((note) => ["Weights", note]) ?? []),
       ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),
       ["Training", `${counted(settings.epochs, "epoch")}, ${batchesText(settings)}, seed ${settings.seed}`],

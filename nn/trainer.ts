@@ -17,7 +17,7 @@ import type { Network } from "./network.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
 import { HOPELESS_LOSS_SCALE } from "./loss_scale.ts";
-import { toFloat32 } from "./safetensors.ts";
+import { firstNonFinite } from "./safetensors.ts";
 import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
 import { diverged, DivergedError, type TrainEvent } from "./train_events.ts";
 import { TrainingClock } from "./training_clock.ts";
@@ -339,13 +339,8 @@ export class Trainer {
     const state = await (kept?.ownStateDict() ?? weights.stateDict());
     const momenta = await weights.momenta(), lossScale = await weights.lossScale();
     const average = kept?.updates ? await kept.stateDict() : undefined;
-    for (const tensors of [state, momenta ?? []]) {
-      for (const [name, tensor] of tensors) {
-        if (tensor.dtype === "F32" && !toFloat32(tensor).every(Number.isFinite)) {
-          throw diverged(name, `after step ${this.#step} of epoch ${this.#epoch + 1}`);
-        }
-      }
-    }
+    const name = firstNonFinite(state) ?? (momenta && firstNonFinite(momenta));
+    if (name !== undefined) throw diverged(name, `after step ${this.#step} of epoch ${this.#epoch + 1}`);
     return { description, state, momenta, ...(lossScale && { lossScale }), ...(average && { average }) };
   }
 

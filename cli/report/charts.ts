@@ -2,7 +2,7 @@
 
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
-import type { Confusion } from "../confusion.ts";
+import type { ClassResult, Confusion } from "../confusion.ts";
 import type { EpochRecord } from "../run_files.ts";
 
 const WIDTH = 560, HEIGHT = 260;
@@ -149,11 +149,7 @@ export function throughputChart(epochs: readonly EpochRecord[]): string | undefi
 const MANY = 30;
 
 /** A class in a list, sorted by accuracy. */
-export interface ClassAccuracy {
-  readonly name: string;
-  readonly images: number;
-  readonly accuracy: number;
-}
+export type ClassAccuracy = ClassResult & { readonly name: string };
 
 /** Accuracy by class, the weakest first; of many classes the weakest alone. */
 export function classChart(classes: readonly ClassAccuracy[]): string {

@@ -1,5 +1,6 @@
 /** A report as one HTML file that needs nothing else: no script, no address outside. */
 
+import { groupDigits } from "../columns.ts";
 import { byClass, commonestMistakes, type Confusion } from "../confusion.ts";
 import type { EpochRecord, RecordedRun } from "../run_files.ts";
 import { accuracyChart, classChart, confusionChart, lossChart, rateChart, throughputChart } from "./charts.ts";
@@ -118,9 +119,7 @@ function verdictCards({ images, correct, classNames, confusion, wrong }: Verdict
     `${percent(each.confidence)}<br>is ${text(each.label)} ${percent(each.labelProbability)}` +
     `${each.file === undefined ? "" : `<br>${text(each.file)}`}</figcaption></figure>`
   );
-  const right = `${correct.toLocaleString("en-US")} of ${
-    images.toLocaleString("en-US")
-  } test images are right: ${share} %.`;
+  const right = `${groupDigits(correct)} of ${groupDigits(images)} test images are right: ${share} %.`;
   const chart = classNames.length > MATRIX_CLASSES
     ? `<p>${right}</p>`
     : `<p>${right} A row is a class, a column what it was taken for.</p>` +
