@@ -143,9 +143,10 @@ const STD = vec3f(STD_0, STD_1, STD_2);
 fn inside(at: i32, length: u32) -> i32 {
   ${
   reflect
-    ? `let period = max(2 * (i32(length) - 1), 1);
-  let wrapped = (at % period + period) % period;
-  return min(wrapped, period - wrapped);`
+    // The image of -1 is that of 1. Not '%' of a negative number, which Vulkan leaves to the driver (NVIDIA's differs).
+    ? `let period = max(2u * (length - 1u), 1u);
+  let wrapped = u32(abs(at)) % period;
+  return i32(min(wrapped, period - wrapped));`
     : "return at;"
 }
 }

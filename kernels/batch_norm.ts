@@ -114,11 +114,10 @@ function momentsOf(
   }, tiling);
 }
 
-/** From sums about any shift. Rounding may take them below 0; NaN stays, which `max` may drop. */
-const SQUARES_ABOUT_MEAN = /* wgsl */ `
+/** From sums about any shift. Rounding may take them below 0; NaN stays, as in `relu`. */
+const SQUARES_ABOUT_MEAN = /* wgsl */ `${RELU}
 fn squares_about_mean(sum: vec4f, squares: vec4f, count: f32) -> vec4f {
-  let about_mean = squares - sum * sum / count;
-  return select(about_mean, vec4f(), about_mean < vec4f());
+  return relu(squares - sum * sum / count);
 }`;
 
 /** What a reduction over chunks needs of each: its deviation from the first one, its squares, its rows. */

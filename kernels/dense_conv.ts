@@ -125,11 +125,12 @@ fn load_a(r: ARow, k4: u32) -> vec4f {
   let tap = k4 / O4;
   let row = r.row - i32(tap / KERNEL_W);
   let column = r.column - i32(tap % KERNEL_W);
-  let out_row = row / i32(STRIDE);
-  let out_column = column / i32(STRIDE);
-  let inside = (row >= 0) & (column >= 0) & (out_row < i32(OUT_H)) & (out_column < i32(OUT_W))
-    & (row % i32(STRIDE) == 0) & (column % i32(STRIDE) == 0);
-  let at = (r.image + u32(clamp(out_row, 0, i32(OUT_H) - 1)) * OUT_W + u32(clamp(out_column, 0, i32(OUT_W) - 1))) * O4 + k4 % O4;
+  // Not '%' of negative numbers, which Vulkan leaves to the driver.
+  let from_row = u32(max(row, 0));
+  let from_column = u32(max(column, 0));
+  let inside = (row >= 0) & (column >= 0) & (from_row / STRIDE < OUT_H) & (from_column / STRIDE < OUT_W)
+    & (from_row % STRIDE == 0u) & (from_column % STRIDE == 0u);
+  let at = (r.image + min(from_row / STRIDE, OUT_H - 1u) * OUT_W + min(from_column / STRIDE, OUT_W - 1u)) * O4 + k4 % O4;
   return select(vec4f(), get_dy(at), inside);
 }`,
     },

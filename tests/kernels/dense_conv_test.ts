@@ -15,8 +15,10 @@ function variants(device: Device): [string, Capabilities, DenseOptions][] {
     ["registers", capabilities, { variant: { strategy: "registers", rows: 8, columns4: 2 } }],
     ["shared, split", gpu, {}],
   ];
-  if (capabilities.subgroupSize > 0) {
-    list.push(["subgroup, split", gpu, { variant: { strategy: "subgroup", rows: 16, columns4: 2 } }]);
+  const { subgroupSize } = capabilities;
+  if (subgroupSize > 0) {
+    const rows = Math.max(16, subgroupSize);
+    list.push(["subgroup, split", gpu, { variant: { strategy: "subgroup", rows, columns4: 2 } }]);
   }
   return list;
 }
