@@ -53,7 +53,8 @@ export function columnTiling(rows: number, channels: number, caps: Capabilities)
 export function combineTiling(chunks: number, channels: number, caps: Capabilities): ColumnTiling {
   const columns = padded(channels) / 4;
   const columnLanes = caps.software ? Math.min(8, powerOfTwo(columns)) : 1;
-  const rowLanes = caps.software ? 1 : Math.min(64, powerOfTwo(chunks));
+  // A lane that adds few chunks waits for few loads: a GPU's time for this is nearly all waiting.
+  const rowLanes = caps.software ? 1 : Math.min(256, powerOfTwo(chunks));
   return { rows: chunks, columns, columnLanes, rowLanes, chunkRows: chunks, chunks: 1 };
 }
 

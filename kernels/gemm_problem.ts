@@ -14,11 +14,13 @@ export interface GemmVariant {
   readonly rows: number;
   /** Columns of a thread, in fours. */
   readonly columns4: number;
+  /** Of `shared`: lines of 16 threads in a workgroup. Default 16. */
+  readonly lines?: number;
 }
 
-/** A variant's name in tables and options, such as `shared 8x2`. */
-export function variantName({ strategy, rows, columns4 }: GemmVariant): string {
-  return `${strategy} ${rows}x${columns4}`;
+/** A variant's name in tables and options, such as `shared 8x2` or, of fewer lines than usual, `shared 8x2/8`. */
+export function variantName({ strategy, rows, columns4, lines }: GemmVariant): string {
+  return `${strategy} ${rows}x${columns4}${lines ? `/${lines}` : ""}`;
 }
 
 /** A product to compute. All of its WGSL sees `bindings` and `constants`. */

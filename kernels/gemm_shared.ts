@@ -6,15 +6,15 @@ import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { chunkMoments, type ChunkRows, chunkSums, storeChunk } from "./row_sums.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
-/** Threads of a workgroup, 16 by 16. */
-const THREADS = 256;
+/** Threads side by side in n, and lines of them in a workgroup where a variant says nothing else. */
+const LINE = 16;
 /** Elements of k that pass through workgroup memory at a time. */
 const DEPTH = 16;
 const DEPTH4 = DEPTH / 4;
 
 /**
- * 256 threads share a tile of A and a tile of B in workgroup memory; each computes 4 or 8 rows by 4, 8 or 16 columns. Both
- * tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is
+ * 16 lines of 16 threads, or 8, share a tile of A and a tile of B in workgroup memory; each thread computes 4 or 8 rows by 4,
+ * 8 or 16 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is
  * transposed. While a tile is used, the next one is already on its way to registers.
  *
  * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
@@ -22,20 +22,21 @@ const DEPTH4 = DEPTH / 4;
  * written out for the same reason. A line is a few `vec4f` longer than needed, so that neighbours meet different banks.
  */
 export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
-  const { a: { along: aAlong }, b: { along: bAlong } } = problem, { rows: rowsPerThread, columns4 } = variant;
-  const rows = rowsPerThread * 16, columns = columns4 * 64;
+  const { a: { along: aAlong }, b: { along: bAlong } } = problem;
+  const { rows: rowsPerThread, columns4, lines = LINE } = variant, threads = lines * LINE;
+  const rows = rowsPerThread * lines, columns = columns4 * 64;
   const [aLine, bLine] = lineLengths(problem, variant);
-  const aLoads = rows * DEPTH4 / THREADS, bLoads = columns * DEPTH4 / THREADS;
+  const aLoads = rows * DEPTH4 / threads, bLoads = columns * DEPTH4 / threads;
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
-  const index = (r: number) => `(lane + ${r * THREADS}u)`;
+  const index = (r: number) => `(lane + ${r * threads}u)`;
   const alongK = (r: number) => ({ k4: `${index(r)} % ${DEPTH4}u`, line: `${index(r)} / ${DEPTH4}u` });
-  // A thread's rows lie 16 apart (along k) or in fours (along m).
+  // A thread's rows lie a line's number apart (along k) or in fours (along m).
   const aPlace = (r: number) => {
     const { k4, line } = alongK(r), k = `${index(r)} / ${rows / 4}u`, m4 = `${index(r)} % ${rows / 4}u`;
     return aAlong === "k"
-      ? `[${line} % 16u][${line} / 16u * ${DEPTH4}u + ${k4}]`
-      : `[${m4} % 16u][${m4} / 16u * ${DEPTH}u + ${k}]`;
+      ? `[${line} % ${lines}u][${line} / ${lines}u * ${DEPTH4}u + ${k4}]`
+      : `[${m4} % ${lines}u][${m4} / ${lines}u * ${DEPTH}u + ${k}]`;
   };
   // Its columns lie in fours.
   const bPlace = (r: number) => {
@@ -85,7 +86,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
       }
     }`
     : "";
-  const row = (i: number) => aAlong === "k" ? `ty + ${i * 16}u` : `(ty + ${(i >> 2) * 16}u) * 4u + ${i & 3}u`;
+  const row = (i: number) => aAlong === "k" ? `ty + ${i * lines}u` : `(ty + ${(i >> 2) * lines}u) * 4u + ${i & 3}u`;
   const column4 = (j: number) => `tile_n / 4u + tx + ${j * 16}u`;
   const sums = problem.columnSums
     ? `if (${firstRows}) { ${unroll(columns4, (j) => `store_sums(${column4(j)}, sums_${j});`)} }`
@@ -93,13 +94,12 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   return {
     rows,
     columns,
-    workgroupSize: THREADS,
+    workgroupSize: threads,
     declarations: /* wgsl */ `
-var<workgroup> tile_a: array<array<vec4f, ${aLine}>, 16>;
-var<workgroup> tile_b: array<array<vec4f, ${bLine}>, 16>;`,
+var<workgroup> tile_a: array<array<vec4f, ${aLine}>, ${lines}>;
+var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
     body: /* wgsl */ `
-  let tx = lane % 16u;
-  let ty = lane / 16u;
+  ${columns4 === 1 ? BLOCKED_LANES : STRAIGHT_LANES}
   ${unroll(aLoads, prepareA)}
   ${unroll(aLoads, (r) => `var next_a_${r} = vec4f();`)}
   ${unroll(bLoads, (r) => `var next_b_${r} = vec4f();`)}
@@ -120,7 +120,7 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, 16>;`,
         row: (i) => `tile_m + ${row(i)}`,
         columns4,
         column4,
-        sums: { rows: SHARED_CHUNK / 16, text: (chunk, of) => sharedSums(problem, chunk, of) },
+        sums: { rows: SHARED_CHUNK / lines, text: (chunk, of) => sharedSums(problem, chunk, of, lines) },
       })
     }
   ${sums}`,
@@ -135,16 +135,37 @@ function lineLengths({ a }: Gemm, { rows, columns4 }: GemmVariant): [a: number, 
   return [rows * DEPTH4 + (a.along === "k" ? 4 : 1), columns4 * DEPTH + 1];
 }
 
-/** Rows of a chunk of row sums: those of 16 threads, four each. */
+/** Where a thread is in the workgroup's block: line by line. */
+const STRAIGHT_LANES = /* wgsl */ `let tx = lane % ${LINE}u;
+  let ty = lane / ${LINE}u;`;
+/**
+ * Or 32 threads as 4 lines of 8, neighbours above one another: what they read of a tile is then the same for two of them,
+ * which NVIDIA's workgroup memory serves at once. On an H200 8x1 gains 3 %, 8x2 loses more.
+ */
+const BLOCKED_LANES = /* wgsl */ `let tx = lane / 2u % 8u + lane / 32u % 2u * 8u;
+  let ty = lane % 2u + lane / 16u % 2u * 2u + lane / 64u * 4u;`;
+
+/** Rows of a chunk of row sums: 16 times four rows that lie 16 apart. */
 export const SHARED_CHUNK = 64;
 
-/** The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. */
-function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
+/**
+ * The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. The
+ * sums are the same however many lines there are: of 8, each thread has two of the 16.
+ */
+function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows, lines: number): string {
   const name = `chunk_${chunk}`, first = `(tile_m + ${chunk * SHARED_CHUNK}u)`;
   const to = { row: first, chunkRows: SHARED_CHUNK };
+  const parts = Array.from({ length: LINE / lines }, (_, part) => {
+    const own = (all: readonly string[]) => all.filter((_, i) => i % (LINE / lines) === part);
+    return { name: `${name}_${part}`, line: `(ty + ${part * lines}u)`, of: { terms: own(terms), rows: own(rows) } };
+  });
+  const firstAt = (line: number) => `tile_a[${line % lines}][tx + ${Math.floor(line / lines) * LINE}u]`;
   const exchange = (one: string, other: string, add: string) => /* wgsl */ `
-  tile_a[tx][ty] = ${one};
-  tile_b[tx][ty] = ${other};
+  ${
+    parts.map(({ name }, part) =>
+      `tile_a[ty][tx + ${part * LINE}u] = ${name}_${one};\ntile_b[tx][ty + ${part * lines}u] = ${name}_${other};`
+    ).join("\n")
+  }
   workgroupBarrier();
   if (ty == 0u) {
     var sum = vec4f();
@@ -153,26 +174,26 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
   }
   workgroupBarrier();`;
   if (rowSums?.kind === "gradient") {
-    return chunkSums(name, of) + exchange(
-      `${name}_first`,
-      `${name}_second`,
+    return parts.map(({ name, of }) => chunkSums(name, of)).join("") + exchange(
+      "first",
+      "second",
       /* wgsl */ `
-    ${unroll(16, (t) => `sum += tile_a[tx][${t}]; second += tile_b[tx][${t}];`)}
+    ${unroll(LINE, (t) => `sum += ${firstAt(t)}; second += tile_b[tx][${t}];`)}
     ${storeChunk("sum", "second", to)}`,
     );
   }
-  // Rows of a thread that lie inside: they are 16 apart.
+  // Rows of a line that lie inside: they are 16 apart.
   const own = (t: string) => `f32(min((max(M, ${first} + ${t}) - ${first} - ${t} + 15u) / 16u, 4u))`;
-  return chunkMoments(name, of, own("ty")) + exchange(
-    `${name}_mean`,
-    `${name}_squares`,
+  return parts.map(({ name, line, of }) => chunkMoments(name, of, own(line))).join("") + exchange(
+    "mean",
+    "squares",
     /* wgsl */ `
-    let shift = tile_a[tx][0];
+    let shift = ${firstAt(0)};
     ${
-      unroll(16, (t) =>
+      unroll(LINE, (t) =>
         /* wgsl */ `{
       let n = ${own(`${t}u`)};
-      let d = tile_a[tx][${t}] - shift;
+      let d = ${firstAt(t)} - shift;
       sum += n * d;
       second += tile_b[tx][${t}] + n * d * d;
     }`)
@@ -183,31 +204,28 @@ function sharedSums({ rowSums }: Gemm, chunk: number, of: ChunkRows): string {
 }
 
 /**
- * The variants, the best guess first: the largest tile that lies mostly inside the result and makes enough workgroups, the
- * sums being cut into `pieces`.
+ * The variants, the best guess first: the tallest tile of 64 columns that makes enough workgroups, the sums being cut into
+ * `pieces`. Wider ones are faster for some long sums (an H200: 8x2 by 5 %) and much slower for others, take most of a GPU's
+ * registers and compile for twice as long: only measuring chooses them.
  */
 export function sharedVariants(problem: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
-  const { m, n, k } = problem;
+  const { m, n } = problem;
   const fits = (size: GemmVariant) => {
-    const { rows, columns4 } = size, [aLine, bLine] = lineLengths(problem, size);
-    const inside = (rows === 4 || m > rows * 8) && (columns4 === 1 || n > columns4 * 32);
-    return inside && 16 * (aLine + bLine) * 16 <= caps.maxWorkgroupStorageBytes;
+    const { rows, columns4, lines = LINE } = size, [aLine, bLine] = lineLengths(problem, size);
+    const inside = (rows === 4 || m > rows * lines / 2) && (columns4 === 1 || n > columns4 * 32);
+    return inside && 16 * (lines * aLine + LINE * bLine) <= caps.maxWorkgroupStorageBytes;
   };
   const busy = ({ rows, columns4 }: GemmVariant) =>
-    ceilDiv(m, rows * 16) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
-  const variants = SIZES.map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 })).filter(fits);
-  // The largest takes most of a GPU's registers: only measuring chooses it. Short sums are over soon, and what comes before
-  // and after them is hidden by another workgroup's: two of 8x1 find room on a processor.
-  const most = k > SHORT ? 2 : 1;
-  const guess = variants.find((size) => size.columns4 <= most && busy(size)) ?? variants.at(-1)!;
+    ceilDiv(m, rows * LINE) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
+  const variants = SIZES.filter(fits);
+  const guess = variants.find((size) => size.columns4 === 1 && !size.lines && busy(size)) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
 }
 
-/** Sums of so many elements do about as long with them as with loading and storing. */
-const SHORT = 128;
-
-/** Rows and columns (in fours) of a thread. */
-const SIZES = [[8, 4], [8, 2], [8, 1], [4, 2], [4, 1]];
+/** Rows and columns (in fours) of a thread, and lines of threads; the smallest, which always fits, last. */
+const SIZES = ([[8, 4], [8, 2], [8, 2, 8], [8, 1], [8, 1, 8], [4, 2], [4, 1]] as const).map((
+  [rows, columns4, lines],
+): GemmVariant => ({ strategy: "shared", rows, columns4, ...(lines && { lines }) }));
 
 /** Workgroups that keep a large GPU busy. */
 export const ENOUGH_TILES = 128;

@@ -139,11 +139,14 @@ function axes({ input, kernelHeight, kernelWidth, stride, padding }: ConvGeometr
   };
 }
 
-/** Tiles of four pixels, and enough invocations to fill a large GPU. */
+/**
+ * Tiles of four pixels, two rows of them where a group is one vec4 (an H200 takes half as long for 56x56 pixels), and enough
+ * invocations to fill a large GPU.
+ */
 function gpuPlan(geometry: ConvGeometry, grouping: Grouping): Plan {
-  const y = convOutput(geometry);
+  const y = convOutput(geometry), pixels = grouping.inPerGroup === 1 ? 8 : 4;
   const width = tileSize(y.w, 4);
-  const { rows, columns } = axes(geometry, y, [tileSize(y.h, Math.floor(4 / width)), width]);
+  const { rows, columns } = axes(geometry, y, [tileSize(y.h, Math.floor(pixels / width)), width]);
   const sumsPerRow = Math.max(1, reachableTaps(columns).length) * grouping.swizzles.length;
   const rowsEach = Math.max(1, Math.floor(GPU_SUMS / sumsPerRow));
   return { rows, columns, outs: 1, rowsEach, invocations: 132 * 256, workgroupSize: 64 };

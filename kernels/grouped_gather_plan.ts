@@ -60,7 +60,10 @@ export function planGather(
     workgroupSize: caps.software ? 8 : 64,
     maxWorkgroups: caps.maxWorkgroupsPerDimension,
   };
-  return { ...plan, ...caps.software ? softwareCut(geometry, grouping, transposed) : gpuCut(geometry, transposed) };
+  return {
+    ...plan,
+    ...caps.software ? softwareCut(geometry, grouping, transposed) : gpuCut(geometry, grouping, transposed),
+  };
 }
 
 type Cut = Pick<Gather, "rows" | "columns" | "targets" | "tileImages" | "tilesEach" | "held">;
@@ -76,17 +79,23 @@ function axes(geometry: ConvGeometry, transposed: boolean, rows: number, columns
     : [forwardAxis(output.h, input.h, row), forwardAxis(output.w, input.w, column)];
 }
 
-/** Pixels whose sums an invocation of a GPU keeps. */
+/**
+ * Pixels whose sums an invocation of a GPU keeps, by measurement on an H200: eight, in two rows where a group is one vec4 and
+ * pixels cost more than weights; twice as many in gradients whose weights cost most, being few for each pixel (strides) or
+ * transposed from many rows (wide groups).
+ */
 const GPU_PIXELS = 8;
 
-function gpuCut(geometry: ConvGeometry, transposed: boolean): Cut {
+function gpuCut(geometry: ConvGeometry, { inPerGroup }: Grouping, transposed: boolean): Cut {
   const { n, h, w } = transposed ? geometry.input : convOutput(geometry);
   const multiple = transposed ? geometry.stride : 1;
-  const width = tileSize(w, Math.max(multiple, Math.floor(GPU_PIXELS / multiple)), multiple);
-  const height = tileSize(h, Math.max(multiple, Math.floor(GPU_PIXELS / width)), multiple);
+  const pixels = transposed && (multiple > 1 || inPerGroup >= 4) ? 2 * GPU_PIXELS : GPU_PIXELS;
+  const across = multiple > 1 || inPerGroup === 1 ? Math.floor(pixels / Math.max(2, multiple)) : pixels;
+  const width = tileSize(w, Math.max(multiple, across), multiple);
+  const height = tileSize(h, Math.max(multiple, Math.floor(pixels / width)), multiple);
   const [rows, columns] = axes(geometry, transposed, height, width);
   const whole = rows.tiles * columns.tiles === 1;
-  const tileImages = whole ? Math.max(1, Math.min(n, Math.floor(GPU_PIXELS / (height * width)))) : 1;
+  const tileImages = whole ? Math.max(1, Math.min(n, Math.floor(pixels / (height * width)))) : 1;
   return { rows, columns, targets: 1, tileImages, tilesEach: 1, held: false };
 }
 
