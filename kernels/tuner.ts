@@ -1,9 +1,14 @@
-/** Measures the variants of products on the adapter at hand: the other half of `tuning.ts`. */
+/**
+ * Measures the variants of products on the adapter at hand: the other half of `tuning.ts`.
+ *
+ * A GPU that idles lowers its clock, to a sixth within two seconds (an H200), and at a low clock arithmetic looks dearer
+ * beside memory than it is. So all is compiled first, then measured in one go, each product once the clock is up.
+ */
 
 import { type Device, OutOfMemoryError } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { gemm, gemmKey, gemmVariants } from "./gemm.ts";
-import { variantName } from "./gemm_problem.ts";
+import { type Gemm, type GemmVariant, variantName } from "./gemm_problem.ts";
 import { Program } from "./program.ts";
 import { passTimes, type TimedPass } from "./timestamps.ts";
 import type { Tuning } from "./tuning.ts";
@@ -20,39 +25,44 @@ export interface Trial {
 export interface TunerOptions {
   /** Only variants of the strategy that rules choose: quicker, and nearly always the winner's. Default true. */
   readonly sameStrategy?: boolean;
-  /** Called after each product. */
+  /** Called after each product whose variants are compiled; nothing is measured before all are. */
+  readonly onCompile?: (done: number, all: number) => void;
+  /** Called after each product measured. */
   readonly onTrial?: (trial: Trial, done: number, all: number) => void;
 }
 
 /**
  * Timed work of one variant in one round, in milliseconds: long beside the noise of a read, or of other work on the cores
- * that a software adapter runs on. By a GPU's own clock little is enough.
+ * that a software adapter runs on. By a GPU's own clock less is enough: what a pass takes to start must not count.
  */
 const ROUND = 25;
-const STAMPED_GPU_ROUND = 1;
+const STAMPED_GPU_ROUND = 4;
 const ROUNDS = 3;
+/** Milliseconds for which a GPU is warmed up at most: before the first product, when it has idled, always so long. */
+const WARMING = 200;
+/** Passes that are submitted together to see whether the first takes as long as the last, up to a part that is noise. */
+const WARMING_PASSES = 4;
+const STEADY = 0.03;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
+
+/** A product, its variants, and what each of them runs. */
+interface Candidates {
+  readonly problem: Gemm;
+  readonly variants: readonly GemmVariant[];
+  readonly lists: readonly (readonly Dispatch[])[];
+}
 
 /**
  * Measures every product that a tuning has noted, and teaches it the winners. Products that the device cannot hold stay
  * unknown: no step will run them.
  */
 export async function tune(device: Device, tuning: Tuning, options: TunerOptions = {}): Promise<Trial[]> {
+  const products = candidates(tuning, options.sameStrategy ?? true);
+  await compile(device, products, options);
   const trials: Trial[] = [];
-  const measurable = tuning.unknown.map(({ problem, caps }) => {
-    // Asked without the tuning itself: its own rules would answer.
-    return { problem, rules: { ...caps, tuning: undefined } };
-  }).filter(({ problem, rules }) =>
-    gemm(problem, rules).every(({ bindings }) =>
-      Object.values(bindings).every(({ operand }) => operand.byteLength <= rules.maxBindingBytes)
-    )
-  );
-  for (const { problem, rules } of measurable) {
-    const all = gemmVariants(problem, rules);
-    const variants = options.sameStrategy ?? true ? all.filter(({ strategy }) => strategy === all[0].strategy) : all;
-    const lists = variants.map((variant) => gemm({ ...problem, variant }, rules));
-    const times = await measure(device, lists).catch((error) => {
+  for (const { problem, variants, lists } of products) {
+    const times = await measure(device, lists, trials.length === 0).catch((error) => {
       if (error instanceof OutOfMemoryError) return undefined;
       throw error;
     });
@@ -65,9 +75,32 @@ export async function tune(device: Device, tuning: Tuning, options: TunerOptions
       won: variantName(winner),
     };
     trials.push(trial);
-    options.onTrial?.(trial, trials.length, measurable.length);
+    options.onTrial?.(trial, trials.length, products.length);
   }
   return trials;
+}
+
+/** What is to be measured: products whose operands can be bound. */
+function candidates(tuning: Tuning, sameStrategy: boolean): Candidates[] {
+  return tuning.unknown.flatMap(({ problem, caps }) => {
+    // Asked without the tuning itself: its own rules would answer.
+    const rules = { ...caps, tuning: undefined };
+    const fits = gemm(problem, rules).every(({ bindings }) =>
+      Object.values(bindings).every(({ operand }) => operand.byteLength <= rules.maxBindingBytes)
+    );
+    if (!fits) return [];
+    const all = gemmVariants(problem, rules);
+    const variants = sameStrategy ? all.filter(({ strategy }) => strategy === all[0].strategy) : all;
+    return [{ problem, variants, lists: variants.map((variant) => gemm({ ...problem, variant }, rules)) }];
+  });
+}
+
+/** Has the device keep all pipelines, so that programs made later are made at once. */
+async function compile(device: Device, products: readonly Candidates[], { onCompile }: TunerOptions): Promise<void> {
+  for (const [index, { lists }] of products.entries()) {
+    await Promise.all(lists.flat().map((dispatch) => device.pipeline(dispatch)));
+    onCompile?.(index + 1, products.length);
+  }
 }
 
 /** Which of some times wins: the least, where that saves enough beside the first, which the rules choose. */
@@ -76,8 +109,8 @@ export function winnerOf(times: readonly number[]): number {
   return least < times[0] * (1 - MARGIN) ? times.indexOf(least) : 0;
 }
 
-/** Milliseconds of each list of dispatches: the least of some rounds, in turns. */
-async function measure(device: Device, lists: readonly (readonly Dispatch[])[]): Promise<number[]> {
+/** Milliseconds of each list of dispatches: the least of some rounds, in turns. The device may have idled before. */
+async function measure(device: Device, lists: readonly (readonly Dispatch[])[], idled: boolean): Promise<number[]> {
   const buffers = new Map<Operand, GPUBuffer>();
   const programs: Program[] = [];
   try {
@@ -89,7 +122,7 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[]):
     const place = (operand: Operand) => ({ buffer: buffers.get(operand)!, offset: 0 });
     for (const list of lists) programs.push(await Program.create(device, list, place));
     const [probe] = buffers.values();
-    return await byDeviceClock(device, programs) ?? await byHostClock(device, programs, probe);
+    return await byDeviceClock(device, programs, idled) ?? await byHostClock(device, programs, probe);
   } finally {
     for (const program of programs) program.destroy();
     for (const buffer of buffers.values()) buffer.destroy();
@@ -97,23 +130,47 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[]):
 }
 
 /** All rounds at once; undefined where the device has no clock that can be believed. */
-async function byDeviceClock(device: Device, programs: readonly Program[]): Promise<number[] | undefined> {
-  const pass = (program: Program, times: number): TimedPass => (encoder, stamps) =>
-    program.encode(encoder, times, stamps);
-  const once = programs.map((program) => pass(program, 1));
-  // The first run warms up: drivers may finish compiling then.
-  await passTimes(device, once);
+async function byDeviceClock(
+  device: Device,
+  programs: readonly Program[],
+  idled: boolean,
+): Promise<number[] | undefined> {
+  const once = programs.map((program) => timedPass(program, 1));
+  // Drivers may finish compiling in the first run.
+  const [first] = await passTimes(device, once) ?? [];
+  if (!device.capabilities.software) await warmUp(device, programs[0], idled, first);
   const rough = await passTimes(device, once);
   if (!rough?.every((ms) => ms > 0)) return undefined;
   const repeats = repeatsOf(rough, device.capabilities.software ? ROUND : STAMPED_GPU_ROUND, 1);
-  // Each round begins with another variant: clocks rise while a device that was idle works.
+  // Each round begins with another variant: clocks may still change.
   const order = Array.from({ length: ROUNDS }, (_, round) => programs.map((_, i) => (i + round) % programs.length))
     .flat();
-  const times = await passTimes(device, order.map((i) => pass(programs[i], repeats[i])));
+  const times = await passTimes(device, order.map((i) => timedPass(programs[i], repeats[i])));
   if (!times?.every((ms) => ms > 0)) return undefined;
   const least = programs.map(() => Infinity);
   for (const [at, i] of order.entries()) least[i] = Math.min(least[i], times[at] / repeats[i]);
   return least;
+}
+
+/**
+ * Runs a program, a run of which took some `ms`, until it is no longer quicker the longer it runs; after idling for all
+ * of the time, as a clock stays low for a while before it rises. A batch's passes follow each other at once: the device
+ * idles while their times are read.
+ */
+async function warmUp(device: Device, program: Program, idled: boolean, ms = STAMPED_GPU_ROUND): Promise<void> {
+  const started = performance.now();
+  while (performance.now() - started < WARMING) {
+    const [repeats] = repeatsOf([ms], STAMPED_GPU_ROUND, 1);
+    const times = await passTimes(device, Array(WARMING_PASSES).fill(timedPass(program, repeats)));
+    if (!times) return;
+    const [first, last] = [times[0], times[WARMING_PASSES - 1]];
+    if (!idled && Math.abs(first - last) < STEADY * last) return;
+    ms = last / repeats;
+  }
+}
+
+function timedPass(program: Program, times: number): TimedPass {
+  return (encoder, stamps) => program.encode(encoder, times, stamps);
 }
 
 /** Each variant and round waited for by itself. */

@@ -9,7 +9,7 @@ import { runOnce } from "../../kernels/program.ts";
 import { passTimes } from "../../kernels/timestamps.ts";
 import { tune, winnerOf } from "../../kernels/tuner.ts";
 import { Tuning } from "../../kernels/tuning.ts";
-import { formula, gpuTest } from "../support.ts";
+import { formula, gpuTest, standIn } from "../support.ts";
 import { RAGGED_POINTWISE } from "./conv_support.ts";
 
 /** Its weight gradient is cut into five pieces on a GPU, the last one short. */
@@ -110,6 +110,38 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
     denseForward({ x, weight, y }, RAGGED_POINTWISE, caps)[0].source,
     denseForward({ x, weight, y }, RAGGED_POINTWISE, device.capabilities, { variant: forced })[0].source,
   );
+});
+
+gpuTest("all is compiled before anything is measured, in software and on a GPU", async (device) => {
+  for (const software of [true, false]) {
+    const events: string[] = [], pipelines = new Set<Promise<GPUComputePipeline>>();
+    const watched: Device = standIn(device, {
+      capabilities: { ...device.capabilities, software },
+      pipeline: (dispatch) => {
+        const pipeline = device.pipeline(dispatch);
+        if (!pipelines.has(pipeline)) events.push("pipeline");
+        pipelines.add(pipeline);
+        return pipeline;
+      },
+      buffer: (...args) => {
+        events.push("buffer");
+        return device.buffer(...args);
+      },
+    });
+    const tuning = new Tuning(), caps = { ...watched.capabilities, tuning };
+    const { places: { x, weight, y, dy, dx } } = operands();
+    denseForward({ x, weight, y }, RAGGED_POINTWISE, caps);
+    denseInputGradient({ dy, weight, dx }, RAGGED_POINTWISE, caps);
+    const told: string[] = [];
+    const trials = await tune(watched, tuning, {
+      onCompile: (done, all) => told.push(`compiled ${done}/${all}, ${events.includes("buffer") ? "late" : "first"}`),
+      onTrial: (_, done, all) => told.push(`measured ${done}/${all}`),
+    });
+    assertEquals(told, ["compiled 1/2, first", "compiled 2/2, first", "measured 1/2", "measured 2/2"]);
+    const variants = trials.reduce((sum, { tried }) => sum + tried.length, 0);
+    assert(events.indexOf("buffer") >= variants, `${events}`);
+    assert(events.lastIndexOf("pipeline") < events.indexOf("buffer"), `${events}`);
+  }
 });
 
 Deno.test("the quickest wins, if by more than noise", () => {
