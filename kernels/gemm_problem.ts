@@ -16,11 +16,13 @@ export interface GemmVariant {
   readonly columns4: number;
   /** Of `shared`: lines of 16 threads in a workgroup. Default 16. */
   readonly lines?: number;
+  /** Of `shared`: elements of k that pass through workgroup memory at a time. Default 16. */
+  readonly depth?: number;
 }
 
-/** A variant's name in tables and options, such as `shared 8x2` or, of fewer lines than usual, `shared 8x2/8`. */
-export function variantName({ strategy, rows, columns4, lines }: GemmVariant): string {
-  return `${strategy} ${rows}x${columns4}${lines ? `/${lines}` : ""}`;
+/** A variant's name in tables and options, such as `shared 8x2`; of fewer lines or more depth `shared 8x2 lines 8`. */
+export function variantName({ strategy, rows, columns4, lines, depth }: GemmVariant): string {
+  return `${strategy} ${rows}x${columns4}${lines ? ` lines ${lines}` : ""}${depth ? ` depth ${depth}` : ""}`;
 }
 
 /** A product to compute. All of its WGSL sees `bindings` and `constants`. */
@@ -40,7 +42,7 @@ export interface Gemm extends ColumnEpilogue {
   /**
    * How A is loaded. Along k: `fn a_row(m: u32) -> ARow` (with `alias` or `struct ARow`; what a row needs, computed once)
    * and `fn load_a(row: ARow, k4: u32) -> vec4f`. Along m: `fn a_column(m4: u32) -> AColumn`, likewise, and
-   * `fn load_a(column: AColumn, k: u32) -> vec4f`. Called with m and k inside the matrix only.
+   * `fn load_a(column: AColumn, k: u32) -> vec4f`. Called with m inside the matrix; where k is not, the value is not used.
    */
   readonly a: { readonly along: "k" | "m"; readonly wgsl: string };
   /** How B is loaded. Along n: `fn load_b(k: u32, n4: u32) -> vec4f`. Along k: `fn load_b(k4: u32, n: u32) -> vec4f`. */
