@@ -38,8 +38,9 @@ export interface TunerOptions {
 const ROUND = 25;
 const STAMPED_GPU_ROUND = 4;
 const ROUNDS = 3;
-/** Milliseconds for which a GPU is warmed up at most: before the first product, when it has idled, always so long. */
+/** Milliseconds for which a GPU is warmed up: at most, and before the first product, when it has idled, always. */
 const WARMING = 200;
+const WAKING = 1500;
 /** Passes that are submitted together to see whether the first takes as long as the last, up to a part that is noise. */
 const WARMING_PASSES = 4;
 const STEADY = 0.03;
@@ -159,7 +160,7 @@ async function byDeviceClock(
  */
 async function warmUp(device: Device, program: Program, idled: boolean, ms = STAMPED_GPU_ROUND): Promise<void> {
   const started = performance.now();
-  while (performance.now() - started < WARMING) {
+  while (performance.now() - started < (idled ? WAKING : WARMING)) {
     const [repeats] = repeatsOf([ms], STAMPED_GPU_ROUND, 1);
     const times = await passTimes(device, Array(WARMING_PASSES).fill(timedPass(program, repeats)));
     if (!times) return;
