@@ -51,7 +51,7 @@ export function tuningFile(dataDirectory: string): string {
 }
 
 /** Counts the products' rewritings: what was measured of older ones says nothing of these. */
-const KERNELS = 2;
+const KERNELS = 3;
 
 /** What a tuning is valid for. */
 export function tuningKey(device: Device): string {

@@ -122,8 +122,8 @@ type Splittable = Pick<Gemm, "m" | "n" | "k" | "bias" | "norm" | "addend" | "rel
 };
 
 const ENOUGH_WORKGROUPS = 384;
-/** Pieces are cut at multiples of every variant's step. */
-const SPLIT_STEP = 32;
+/** Pieces are cut at multiples of every strategy's step. */
+const SPLIT_STEP = 16;
 const LEAST_SPLIT = 256;
 const MOST_SPLITS = 256;
 

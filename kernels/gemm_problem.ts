@@ -14,15 +14,11 @@ export interface GemmVariant {
   readonly rows: number;
   /** Columns of a thread, in fours. */
   readonly columns4: number;
-  /** Of `shared`: lines of 16 threads in a workgroup. Default 16. */
-  readonly lines?: number;
-  /** Of `shared`: elements of k that pass through workgroup memory at a time. Default 16. */
-  readonly depth?: number;
 }
 
-/** A variant's name in tables and options, such as `shared 8x2`; of fewer lines or more depth `shared 8x2 lines 8`. */
-export function variantName({ strategy, rows, columns4, lines, depth }: GemmVariant): string {
-  return `${strategy} ${rows}x${columns4}${lines ? ` lines ${lines}` : ""}${depth ? ` depth ${depth}` : ""}`;
+/** A variant's name in tables and options, such as `shared 8x2`. */
+export function variantName({ strategy, rows, columns4 }: GemmVariant): string {
+  return `${strategy} ${rows}x${columns4}`;
 }
 
 /** A product to compute. All of its WGSL sees `bindings` and `constants`. */

@@ -6,15 +6,24 @@ import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { chunkMoments, type ChunkRows, chunkSums, storeChunk } from "./row_sums.ts";
 import { ceilDiv, unroll } from "./wgsl.ts";
 
-/** Threads side by side in n, and lines of them in a workgroup where a variant says nothing else. */
+/** Threads side by side in n. */
 const LINE = 16;
-/** Elements of k that pass through workgroup memory at a time, likewise. */
+/** Elements of k that pass through workgroup memory at a time. */
 const DEPTH = 16;
+const DEPTH4 = DEPTH / 4;
 
 /**
- * 16 lines of 16 threads, or 8, share a tile of A and a tile of B in workgroup memory; each thread computes 4 or 8 rows by 4,
- * 8 or 16 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k, so nothing is
- * transposed. While a tile is used, the next one is already on its way to registers.
+ * Lines of threads in a workgroup. A thread of 8x2 takes some 160 registers: three workgroups of 8 lines find room on a
+ * processor of NVIDIA's, but only one of 16.
+ */
+function linesOf({ rows, columns4 }: GemmVariant): number {
+  return rows * columns4 > 8 ? 8 : 16;
+}
+
+/**
+ * 16 lines of 16 threads, or 8, share a tile of A and a tile of B in workgroup memory; each thread computes 4 or 8 rows by 4
+ * or 8 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k,
+ * so nothing is transposed. While a tile is used, the next one is already on its way to registers.
  *
  * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
  * constant, so that a read is one instruction, without arithmetic or a check of its bounds; what the elements of k do is
@@ -22,36 +31,34 @@ const DEPTH = 16;
  */
 export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const { a: { along: aAlong }, b: { along: bAlong } } = problem;
-  const { rows: rowsPerThread, columns4, lines = LINE, depth = DEPTH } = variant,
-    depth4 = depth / 4,
-    threads = lines * LINE;
+  const { rows: rowsPerThread, columns4 } = variant, lines = linesOf(variant), threads = lines * LINE;
   const rows = rowsPerThread * lines, columns = columns4 * 64;
   const [aLine, bLine] = lineLengths(problem, variant);
-  const aLoads = rows * depth4 / threads, bLoads = columns * depth4 / threads;
+  const aLoads = rows * DEPTH4 / threads, bLoads = columns * DEPTH4 / threads;
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
   const index = (r: number) => `(lane + ${r * threads}u)`;
-  const alongK = (r: number) => ({ k4: `${index(r)} % ${depth4}u`, line: `${index(r)} / ${depth4}u` });
+  const alongK = (r: number) => ({ k4: `${index(r)} % ${DEPTH4}u`, line: `${index(r)} / ${DEPTH4}u` });
   // A thread's rows lie a line's number apart (along k) or in fours (along m).
   const aPlace = (r: number) => {
     const { k4, line } = alongK(r), k = `${index(r)} / ${rows / 4}u`, m4 = `${index(r)} % ${rows / 4}u`;
     return aAlong === "k"
-      ? `[${line} % ${lines}u][${line} / ${lines}u * ${depth4}u + ${k4}]`
-      : `[${m4} % ${lines}u][${m4} / ${lines}u * ${depth}u + ${k}]`;
+      ? `[${line} % ${lines}u][${line} / ${lines}u * ${DEPTH4}u + ${k4}]`
+      : `[${m4} % ${lines}u][${m4} / ${lines}u * ${DEPTH}u + ${k}]`;
   };
   // Its columns lie in fours.
   const bPlace = (r: number) => {
     const { k4, line } = alongK(r), k = `${index(r)} / ${columns / 4}u`, n4 = `${index(r)} % ${columns / 4}u`;
     return bAlong === "k"
-      ? `[${line} / 4u % 16u][${line} / 64u * ${depth}u + ${line} % 4u * ${depth4}u + ${k4}]`
-      : `[${n4} % 16u][${n4} / 16u * ${depth}u + ${k}]`;
+      ? `[${line} / 4u % 16u][${line} / 64u * ${DEPTH}u + ${line} % 4u * ${DEPTH4}u + ${k4}]`
+      : `[${n4} % 16u][${n4} / 16u * ${DEPTH}u + ${k}]`;
   };
   const prepareA = (r: number) =>
     aAlong === "k"
       ? `let row_${r} = a_row(min(tile_m + ${alongK(r).line}, M - 1u));`
       : `let column_${r} = a_column(min(tile_m / 4u + ${index(r)} % ${rows / 4}u, M / 4u - 1u));`;
   // Sums that are cut at whole tiles need no test: what is fetched beyond their end is never used.
-  const whole = problem.k % depth === 0;
+  const whole = problem.k % DEPTH === 0;
   const upTo = (at: string, end: string) => whole ? at : `min(${at}, ${end} - 1u)`;
   const within = (value: string, k: string) => whole ? value : `select(vec4f(), ${value}, ${k} < k_end)`;
   const fetchA = (r: number, k: string) => {
@@ -73,10 +80,10 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const fetch = (k: string) => unroll(aLoads, (r) => fetchA(r, k)) + "\n" + unroll(bLoads, (r) => fetchB(r, k));
 
   // Four elements of k.
-  const steps = unroll(depth4, (s) => {
-    const a = (i: number, kk: number) => `tile_a[ty][${aAlong === "k" ? i * depth4 + s : i * depth + s * 4 + kk}]`;
+  const steps = unroll(DEPTH4, (s) => {
+    const a = (i: number, kk: number) => `tile_a[ty][${aAlong === "k" ? i * DEPTH4 + s : i * DEPTH + s * 4 + kk}]`;
     const b = (j: number, kk: number) => `b_${j}_${kk}`;
-    const readB = (j: number, kk: number) => j * depth + (bAlong === "k" ? kk * depth4 + s : s * 4 + kk);
+    const readB = (j: number, kk: number) => j * DEPTH + (bAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk);
     return `{
       ${unroll(4 * columns4, (q) => `let ${b(q >> 2, q & 3)} = tile_b[tx][${readB(q >> 2, q & 3)}];`)}
       ${step(problem, { rows: rowsPerThread, columns4, a, b })}
@@ -86,8 +93,8 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   // The threads of the first rows sum for all. In a loop, so that nothing it reads is kept for the steps.
   const columnSums = problem.columnSums
     ? `if (${firstRows}) {
-      for (var s = 0u; s < ${depth}u; s += 4u) {
-        ${addColumnSums(problem, columns4, (j, kk) => `tile_b[tx][s + ${j * depth + kk}u]`)}
+      for (var s = 0u; s < ${DEPTH}u; s += 4u) {
+        ${addColumnSums(problem, columns4, (j, kk) => `tile_b[tx][s + ${j * DEPTH + kk}u]`)}
       }
     }`
     : "";
@@ -110,11 +117,11 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
   ${unroll(bLoads, (r) => `var next_b_${r} = vec4f();`)}
   ${fetch("k_begin")}
   ${accumulators(problem, rowsPerThread, columns4)}
-  for (var k = k_begin; k < k_end; k += ${depth}u) {
+  for (var k = k_begin; k < k_end; k += ${DEPTH}u) {
     ${unroll(aLoads, (r) => `tile_a${aPlace(r)} = next_a_${r};`)}
     ${unroll(bLoads, (r) => `tile_b${bPlace(r)} = next_b_${r};`)}
     workgroupBarrier();
-    ${fetch(`k + ${depth}u`)}
+    ${fetch(`k + ${DEPTH}u`)}
     ${columnSums}
     ${steps}
     workgroupBarrier();
@@ -136,8 +143,8 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
  * How many `vec4f` a line of each tile takes: what is read, and so many more that eight neighbouring threads, whose vec4s
  * pass through workgroup memory together, store to different banks as well as read from them.
  */
-function lineLengths({ a }: Gemm, { rows, columns4, depth = DEPTH }: GemmVariant): [a: number, b: number] {
-  return [rows * depth / 4 + (a.along === "k" ? 4 : 1), columns4 * depth + 1];
+function lineLengths({ a }: Pick<Gemm, "a">, { rows, columns4 }: GemmVariant): [a: number, b: number] {
+  return [rows * DEPTH4 + (a.along === "k" ? 4 : 1), columns4 * DEPTH + 1];
 }
 
 /** Where a thread is in the workgroup's block: line by line. */
@@ -209,33 +216,25 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
 }
 
 /**
- * The variants, the best guess first: the tallest tile of 64 columns that makes enough workgroups, the sums being cut into
- * `pieces`. Wider ones are faster for some long sums (an H200: 8x2 by 5 %) and much slower for others, take most of a GPU's
- * registers and compile for twice as long: only measuring chooses them.
+ * The variants, the best guess first: the largest tile that lies mostly inside the result and makes enough workgroups, the
+ * sums being cut into `pieces`. By measurement on an H200, 8x2 is nearly always the fastest where B is loaded along n and
+ * rarely where along k, where it takes more registers to gather columns.
  */
-export function sharedVariants(problem: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
-  const { m, n } = problem;
+export function sharedVariants({ a, b, m, n }: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
   const fits = (size: GemmVariant) => {
-    const { rows, columns4, lines = LINE } = size, [aLine, bLine] = lineLengths(problem, size);
+    const { rows, columns4 } = size, lines = linesOf(size), [aLine, bLine] = lineLengths({ a }, size);
     const inside = (rows === 4 || m > rows * lines / 2) && (columns4 === 1 || n > columns4 * 32);
     return inside && 16 * (lines * aLine + LINE * bLine) <= caps.maxWorkgroupStorageBytes;
   };
-  const busy = ({ rows, columns4 }: GemmVariant) =>
-    ceilDiv(m, rows * LINE) * ceilDiv(n, columns4 * 64) * pieces >= ENOUGH_TILES;
+  const busy = (size: GemmVariant) =>
+    ceilDiv(m, size.rows * linesOf(size)) * ceilDiv(n, size.columns4 * 64) * pieces >= ENOUGH_TILES;
   const variants = SIZES.filter(fits);
-  const guess = variants.find((size) => size.columns4 === 1 && !size.depth && busy(size)) ?? variants.at(-1)!;
+  const guess = variants.find((size) => (size.columns4 === 1 || b.along === "n") && busy(size)) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
 }
 
 /** The smallest, which always fits, is last. */
-const SIZES: readonly GemmVariant[] = [
-  { strategy: "shared", rows: 8, columns4: 2 },
-  { strategy: "shared", rows: 8, columns4: 2, lines: 8 },
-  { strategy: "shared", rows: 8, columns4: 1, depth: 32 },
-  { strategy: "shared", rows: 8, columns4: 1 },
-  { strategy: "shared", rows: 4, columns4: 2 },
-  { strategy: "shared", rows: 4, columns4: 1 },
-];
+const SIZES = [[8, 2], [8, 1], [4, 1]].map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 }));
 
 /** Workgroups that keep a large GPU busy. */
 export const ENOUGH_TILES = 128;
