@@ -51,7 +51,7 @@ function subgroupsServe({ subgroupSize }: Capabilities): boolean {
 /** All ways to compute a product on an adapter, the one that rules choose first. */
 export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
   const variants = [
-    ...sharedVariants(problem, splitCount(problem, caps), caps),
+    ...sharedVariants(problem, splitCount(problem, caps)),
     ...(subgroupsServe(caps) ? subgroupVariants(problem, caps) : []),
     ...registerVariants(),
   ];

@@ -1,6 +1,5 @@
 /** Matrix multiplication by the strategy `shared`; see `gemm.ts`. */
 
-import type { Capabilities } from "./device.ts";
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { chunkMoments, type ChunkRows, chunkSums, storeChunk } from "./row_sums.ts";
@@ -143,7 +142,7 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
  * How many `vec4f` a line of each tile takes: what is read, and so many more that eight neighbouring threads, whose vec4s
  * pass through workgroup memory together, store to different banks as well as read from them.
  */
-function lineLengths({ a }: Pick<Gemm, "a">, { rows, columns4 }: GemmVariant): [a: number, b: number] {
+function lineLengths({ a }: Gemm, { rows, columns4 }: GemmVariant): [a: number, b: number] {
   return [rows * DEPTH4 + (a.along === "k" ? 4 : 1), columns4 * DEPTH + 1];
 }
 
@@ -220,20 +219,17 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
  * sums being cut into `pieces`. By measurement on an H200, 8x2 is nearly always the fastest where B is loaded along n and
  * rarely where along k, where it takes more registers to gather columns.
  */
-export function sharedVariants({ a, b, m, n }: Gemm, pieces: number, caps: Capabilities): GemmVariant[] {
-  const fits = (size: GemmVariant) => {
-    const { rows, columns4 } = size, lines = linesOf(size), [aLine, bLine] = lineLengths({ a }, size);
-    const inside = (rows === 4 || m > rows * lines / 2) && (columns4 === 1 || n > columns4 * 32);
-    return inside && 16 * (lines * aLine + LINE * bLine) <= caps.maxWorkgroupStorageBytes;
-  };
+export function sharedVariants({ b, m, n }: Gemm, pieces: number): GemmVariant[] {
+  const inside = (size: GemmVariant) =>
+    (size.rows === 4 || m > size.rows * linesOf(size) / 2) && (size.columns4 === 1 || n > size.columns4 * 32);
   const busy = (size: GemmVariant) =>
     ceilDiv(m, size.rows * linesOf(size)) * ceilDiv(n, size.columns4 * 64) * pieces >= ENOUGH_TILES;
-  const variants = SIZES.filter(fits);
+  const variants = SIZES.filter(inside);
   const guess = variants.find((size) => (size.columns4 === 1 || b.along === "n") && busy(size)) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
 }
 
-/** The smallest, which always fits, is last. */
+/** Each fits into the workgroup memory that WebGPU guarantees; the smallest, which is inside of everything, is last. */
 const SIZES = [[8, 2], [8, 1], [4, 1]].map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 }));
 
 /** Workgroups that keep a large GPU busy. */
