@@ -49,7 +49,7 @@ export function laneTile(
     ${loadA}
     ${loadB}
     ${sums}
-    ${step(problem, { rows, columns4, a, b })}
+    ${step({ a: problem.a.along, b: problem.b.along }, { rows, columns4, a, b })}
   }
   ${stores(problem, { rows, row: (i) => `tile_m + ${i}u`, columns4, column4: (j) => `own_n4_${j}` })}
   ${problem.columnSums ? `if (tile_m == 0u) { ${storeSums} }` : ""}`,

@@ -34,6 +34,8 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const rows = rowsPerThread * lines, columns = columns4 * 64;
   const [aLine, bLine] = lineLengths(problem, variant);
   const aLoads = rows * DEPTH4 / threads, bLoads = columns * DEPTH4 / threads;
+  // Threads that load four columns turn them on the way to the tile: it is as if B were loaded along n.
+  const turned = bAlong === "k" && bLoads === 4;
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
   const index = (r: number) => `(lane + ${r * threads}u)`;
@@ -70,22 +72,35 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   };
   const fetchB = (r: number, k: string) => {
     if (bAlong === "k") {
-      const k4 = `(${k}) / 4u + ${alongK(r).k4}`, n = `min(tile_n + ${alongK(r).line}, N4 * 4u - 1u)`;
+      const column = turned ? `lane / ${DEPTH4}u * 4u + ${r}u` : alongK(r).line;
+      const k4 = `(${k}) / 4u + ${alongK(r).k4}`, n = `min(tile_n + ${column}, N4 * 4u - 1u)`;
       return `next_b_${r} = ${within(`load_b(${upTo(k4, "K / 4u")}, ${n})`, `(${k4}) * 4u`)};`;
     }
     const element = `${k} + ${index(r)} / ${columns / 4}u`, n4 = `tile_n / 4u + ${index(r)} % ${columns / 4}u`;
     return `next_b_${r} = ${within(`load_b(${upTo(element, "K")}, min(${n4}, N4 - 1u))`, element)};`;
   };
+  // In a turned tile, element `kk` of piece `k4` lies at `2 k4` and this: neighbours, who have the next pieces, meet
+  // different banks.
+  const turnedAt = (kk: number) => kk % 2 + (kk >> 1) * DEPTH / 2;
+  const storeB = turned
+    ? unroll(4, (kk) => {
+      const n4 = `lane / ${DEPTH4}u`, values = [0, 1, 2, 3].map((r) => `next_b_${r}.${"xyzw"[kk]}`);
+      return `tile_b[${n4} % 16u][${n4} / 16u * ${DEPTH}u + lane % ${DEPTH4}u * 2u + ${
+        turnedAt(kk)
+      }u] = vec4f(${values});`;
+    })
+    : unroll(bLoads, (r) => `tile_b${bPlace(r)} = next_b_${r};`);
   const fetch = (k: string) => unroll(aLoads, (r) => fetchA(r, k)) + "\n" + unroll(bLoads, (r) => fetchB(r, k));
 
   // Four elements of k.
   const steps = unroll(DEPTH4, (s) => {
     const a = (i: number, kk: number) => `tile_a[ty][${aAlong === "k" ? i * DEPTH4 + s : i * DEPTH + s * 4 + kk}]`;
     const b = (j: number, kk: number) => `b_${j}_${kk}`;
-    const readB = (j: number, kk: number) => j * DEPTH + (bAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk);
+    const readB = (j: number, kk: number) =>
+      j * DEPTH + (turned ? s * 2 + turnedAt(kk) : bAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk);
     return `{
       ${unroll(4 * columns4, (q) => `let ${b(q >> 2, q & 3)} = tile_b[tx][${readB(q >> 2, q & 3)}];`)}
-      ${step(problem, { rows: rowsPerThread, columns4, a, b })}
+      ${step({ a: aAlong, b: turned ? "n" : bAlong }, { rows: rowsPerThread, columns4, a, b })}
     }`;
   });
   const firstRows = "tile_m == 0u && ty == 0u";
@@ -118,7 +133,7 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
   ${accumulators(problem, rowsPerThread, columns4)}
   for (var k = k_begin; k < k_end; k += ${DEPTH}u) {
     ${unroll(aLoads, (r) => `tile_a${aPlace(r)} = next_a_${r};`)}
-    ${unroll(bLoads, (r) => `tile_b${bPlace(r)} = next_b_${r};`)}
+    ${storeB}
     workgroupBarrier();
     ${fetch(`k + ${DEPTH}u`)}
     ${columnSums}

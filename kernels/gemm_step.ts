@@ -14,18 +14,18 @@ export interface Step {
   readonly b: (j: number, kk: number) => string;
 }
 
-/** WGSL that adds the products of four elements of k to the accumulators. */
+/** WGSL that adds the products of four elements of k to the accumulators; `along` is what the pieces of A and B are. */
 export function step(
-  { a: { along: aAlong }, b: { along: bAlong } }: Gemm,
+  along: { readonly a: "k" | "m"; readonly b: "n" | "k" },
   { rows, columns4, a, b }: Step,
 ): string {
   const lines: string[] = [];
-  if (aAlong === "m") {
+  if (along.a === "m") {
     for (let i4 = 0; i4 < rows / 4; i4++) {
       for (let kk = 0; kk < 4; kk++) lines.push(`let q_${i4}_${kk} = ${a(i4, kk)};`);
     }
   }
-  if (bAlong === "k") {
+  if (along.b === "k") {
     for (let j = 0; j < columns4; j++) {
       for (let kk = 0; kk < 4; kk++) {
         const columns = [0, 1, 2, 3].map((c) => `${b(j, c)}.${"xyzw"[kk]}`);
@@ -33,10 +33,10 @@ export function step(
       }
     }
   }
-  const right = (j: number, kk: number) => bAlong === "k" ? `r_${j}_${kk}` : b(j, kk);
+  const right = (j: number, kk: number) => along.b === "k" ? `r_${j}_${kk}` : b(j, kk);
   for (let i = 0; i < rows; i++) {
-    if (aAlong === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
-    const left = (kk: number) => aAlong === "k" ? `p_${i}.${"xyzw"[kk]}` : `q_${i >> 2}_${kk}.${"xyzw"[i & 3]}`;
+    if (along.a === "k") lines.push(`let p_${i} = ${a(i, 0)};`);
+    const left = (kk: number) => along.a === "k" ? `p_${i}.${"xyzw"[kk]}` : `q_${i >> 2}_${kk}.${"xyzw"[i & 3]}`;
     for (let j = 0; j < columns4; j++) {
       for (let kk = 0; kk < 4; kk++) lines.push(`acc_${i}_${j} += ${left(kk)} * ${right(j, kk)};`);
     }
