@@ -5,10 +5,12 @@ import type { Dispatch, Operand } from "./dispatch.ts";
 import { operand, read, write } from "./dispatch.ts";
 import { ceilDiv, eachItem, itemGrid, unroll } from "./wgsl.ts";
 
-/** Partial sums one invocation adds. */
+/** Partial sums that one invocation adds. */
 const FAN_IN = 32;
 /** Of them loaded at a time: the next load need not wait for the last one's addition. */
 const AT_ONCE = 8;
+/** On a GPU, whose dispatches cost more than a few additions: invocations that share a sum of more than `FAN_IN`. */
+const SHARERS = 8;
 
 /** Where a part of the sums goes. */
 export interface SumOutput {
@@ -29,8 +31,9 @@ export function partialSums(
 ): Dispatch[] {
   const vecs = outputs.reduce((sum, output) => sum + output.vecs, 0);
   const dispatches: Dispatch[] = [];
-  while (chunks > FAN_IN) {
-    const next = ceilDiv(chunks, FAN_IN);
+  const most = caps.software ? FAN_IN : FAN_IN * SHARERS;
+  while (chunks > most) {
+    const next = ceilDiv(chunks, most);
     const into = operand(partial.label, next * vecs * 4);
     dispatches.push(round(partial, chunks, [{ operand: into, vecs: next * vecs }], vecs, next, caps));
     [partial, chunks] = [into, next];
@@ -47,7 +50,8 @@ function round(
   caps: Capabilities,
 ): Dispatch {
   const items = vecs * rows;
-  const workgroupSize = caps.software ? 8 : 64;
+  const sharers = chunks > FAN_IN && !caps.software ? SHARERS : 1;
+  const workgroupSize = caps.software ? 8 : 64, each = workgroupSize / sharers;
   // Where each output begins is told at run time: sums of all sizes share a shader.
   const starts: Record<string, number> = {};
   let from = 0;
@@ -64,24 +68,46 @@ function round(
       ...Object.fromEntries(outputs.map((output, index) => [`output_${index}`, write(output.operand)])),
     },
     uniforms: { ITEMS: items, VECS: vecs, CHUNKS: chunks, ...starts },
-    source: /* wgsl */ `
+    source: sharers === 1
+      ? /* wgsl */ `
 ${eachItem(workgroupSize)}
-  let first = item / VECS * ${FAN_IN}u;
-  let end = min(first + ${FAN_IN}u, CHUNKS);
-  let column = item % VECS;
-  var sum = vec4f();
-  var chunk = first;
-  for (; chunk + ${AT_ONCE}u <= end; chunk += ${AT_ONCE}u) {
-    ${unroll(AT_ONCE, (i) => `let part_${i} = partial[(chunk + ${i}u) * VECS + column];`)}
-    ${unroll(AT_ONCE, (i) => `sum += part_${i};`)}
-  }
-  for (; chunk < end; chunk++) {
-    sum += partial[chunk * VECS + column];
-  }
+  ${sumOf(1)}
+  ${stores.join("\n  ")}
+}`
+      : /* wgsl */ `
+var<workgroup> shared_sums: array<vec4f, ${workgroupSize}>;
+@compute @workgroup_size(${workgroupSize})
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let item = (workgroup.y * workgroups.x + workgroup.x) * ${each}u + local % ${each}u;
+  ${sumOf(sharers, `local / ${each}u`)}
+  shared_sums[local] = sum;
+  workgroupBarrier();
+  if (local >= ${each}u || item >= ITEMS) { return; }
+  ${unroll(sharers - 1, (i) => `sum += shared_sums[local + ${(i + 1) * each}u];`)}
   ${stores.join("\n  ")}
 }`,
-    workgroups: itemGrid(items, workgroupSize, caps.maxWorkgroupsPerDimension),
+    workgroups: itemGrid(items, each, caps.maxWorkgroupsPerDimension),
     flops: vecs * 4 * chunks,
     bytes: 16 * vecs * (chunks + rows),
   };
+}
+
+/** WGSL of `sum`: of an item's chunks, or those that the sharer `own` of several adds. */
+function sumOf(sharers: number, own = "0u"): string {
+  return /* wgsl */ `let first = item / VECS * ${FAN_IN * sharers}u;
+  let end = min(first + ${FAN_IN * sharers}u, CHUNKS);
+  let column = item % VECS;
+  var sum = vec4f();
+  var chunk = first + ${own};
+  for (; chunk + ${(AT_ONCE - 1) * sharers}u < end; chunk += ${AT_ONCE * sharers}u) {
+    ${unroll(AT_ONCE, (i) => `let part_${i} = partial[(chunk + ${i * sharers}u) * VECS + column];`)}
+    ${unroll(AT_ONCE, (i) => `sum += part_${i};`)}
+  }
+  for (; chunk < end; chunk += ${sharers}u) {
+    sum += partial[chunk * VECS + column];
+  }`;
 }
