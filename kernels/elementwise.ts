@@ -5,14 +5,17 @@ import { type Binding, type Dispatch, type Operand, read, write } from "./dispat
 import { ceilDiv, itemGrid, unroll } from "./wgsl.ts";
 
 /**
- * WGSL `relu(vec4f)`, NaN staying NaN as in PyTorch: `max` may drop it, and a compiler may turn a comparison into `max`,
- * which would hide a training run gone wrong. So it is the bits that are compared, as signed numbers: -0.0 to -infinity, the
- * least ones, become 0.
+ * WGSL of a name's ReLU, NaN staying NaN as in PyTorch: `max` may drop it, and compilers turn a comparison into `max` (NVIDIA's
+ * does), which would hide a training run gone wrong. So it is the bits that are compared, as signed numbers: -0.0 to
+ * -infinity, the least ones, become 0.
  */
+export function reluOf(v: string): string {
+  return `select(${v}, vec4f(), bitcast<vec4i>(${v}) <= bitcast<vec4i>(vec4u(0xff800000u)))`;
+}
+
+/** WGSL `relu(vec4f)`: {@linkcode reluOf}. */
 export const RELU = /* wgsl */ `
-fn relu(v: vec4f) -> vec4f {
-  return select(v, vec4f(), bitcast<vec4i>(v) <= bitcast<vec4i>(vec4u(0xff800000u)));
-}`;
+fn relu(v: vec4f) -> vec4f { return ${reluOf("v")}; }`;
 
 /** WGSL of ReLU's gradient at `y`, its result or what it was made of: `dy` where that is NaN, too, as in PyTorch. */
 export function reluGradient(dy: string, y: string): string {

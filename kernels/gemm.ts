@@ -108,8 +108,8 @@ export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
 /**
  * How many pieces to cut the sums into: enough workgroups for a GPU, none shorter than is worth a pass of its own. By the
  * product alone, not its variant: with that, every variant adds in the same order and gives the same bits. Weight gradients
- * have the longest sums: those make enough pieces for the largest tiles, which load least. With tiles enough for a large
- * GPU as it is, partial results cost more than they bring.
+ * have the longest sums: those make enough pieces as if tiles were of 128x128, twice the largest variant's. With tiles enough
+ * for a large GPU as it is, partial results cost more than they bring.
  */
 function splitCount({ a, m, n, k, bias, norm, addend, relu, rowSums }: Splittable, caps: Capabilities): number {
   const side = a.along === "m" ? 128 : 64, tiles = ceilDiv(m, side) * ceilDiv(n, side);

@@ -38,7 +38,8 @@ export interface Gemm extends ColumnEpilogue {
   /**
    * How A is loaded. Along k: `fn a_row(m: u32) -> ARow` (with `alias` or `struct ARow`; what a row needs, computed once)
    * and `fn load_a(row: ARow, k4: u32) -> vec4f`. Along m: `fn a_column(m4: u32) -> AColumn`, likewise, and
-   * `fn load_a(column: AColumn, k: u32) -> vec4f`. Called with m inside the matrix; where k is not, the value is not used.
+   * `fn load_a(column: AColumn, k: u32) -> vec4f`. Both matrices are loaded with m and n inside; where k is not, the value is
+   * not used.
    */
   readonly a: { readonly along: "k" | "m"; readonly wgsl: string };
   /** How B is loaded. Along n: `fn load_b(k: u32, n4: u32) -> vec4f`. Along k: `fn load_b(k4: u32, n: u32) -> vec4f`. */

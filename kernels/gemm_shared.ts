@@ -1,5 +1,6 @@
 /** Matrix multiplication by the strategy `shared`; see `gemm.ts`. */
 
+import { reluOf } from "./elementwise.ts";
 import type { Gemm, GemmVariant, Tile } from "./gemm_problem.ts";
 import { accumulators, addColumnSums, step, stores } from "./gemm_step.ts";
 import { chunkMoments, type ChunkRows, chunkSums, storeChunk } from "./row_sums.ts";
@@ -21,8 +22,8 @@ function linesOf({ rows, columns4 }: GemmVariant): number {
 
 /**
  * 16 lines of 16 threads, or 8, share a tile of A and a tile of B in workgroup memory; each thread computes 4 or 8 rows by 4
- * or 8 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k,
- * so nothing is transposed. While a tile is used, the next one is already on its way to registers.
+ * or 8 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k.
+ * Nothing is transposed, but for B along k in 8x2, which is turned on its way to the tile. While a tile is used, the next one is already on its way to registers.
  *
  * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
  * constant, so that a read is one instruction, without arithmetic or a check of its bounds; what the elements of k do is
@@ -166,7 +167,7 @@ const STRAIGHT_LANES = /* wgsl */ `let tx = lane % ${LINE}u;
   let ty = lane / ${LINE}u;`;
 /**
  * Or 32 threads as 4 lines of 8, neighbours above one another: what they read of a tile is then the same for two of them,
- * which NVIDIA's workgroup memory serves at once. On an H200 8x1 gains 3 %, 8x2 loses more.
+ * which NVIDIA's workgroup memory serves at once. On an H200 8x1 gains 1 to 3 %; 8x2, when it had 16 lines, lost more.
  */
 const BLOCKED_LANES = /* wgsl */ `let tx = lane / 2u % 8u + lane / 32u % 2u * 8u;
   let ty = lane % 2u + lane / 16u % 2u * 2u + lane / 64u * 4u;`;
@@ -225,20 +226,23 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
     }`)
     }
     let n = f32(min(max(M, ${first}) - ${first}, ${SHARED_CHUNK}u));
-    ${storeChunk("shift + sum / n", "max(second - sum * sum / n, vec4f())", to)}`,
+    let squares = second - sum * sum / n;
+    ${storeChunk("shift + sum / n", reluOf("squares"), to)}`,
   );
 }
 
 /**
  * The variants, the best guess first: the largest tile that lies mostly inside the result and makes enough workgroups, the
- * sums being cut into `pieces`. By measurement on an H200, 8x2 is nearly always the fastest where B is loaded along n and
- * rarely where along k, where it takes more registers to gather columns.
+ * sums being cut into `pieces`. By measurement on an H200, 8x2 is nearly always the fastest where B is loaded along n. Where
+ * along k it rarely was when it gathered columns from registers; turned tiles are not measured yet.
  */
 export function sharedVariants({ b, m, n }: Gemm, pieces: number): GemmVariant[] {
   const inside = (size: GemmVariant) =>
     (size.rows === 4 || m > size.rows * linesOf(size) / 2) && (size.columns4 === 1 || n > size.columns4 * 32);
-  const busy = (size: GemmVariant) =>
-    ceilDiv(m, size.rows * linesOf(size)) * ceilDiv(n, size.columns4 * 64) * pieces >= ENOUGH_TILES;
+  const busy = (size: GemmVariant) => {
+    const lines = linesOf(size), tiles = ceilDiv(m, size.rows * lines) * ceilDiv(n, size.columns4 * 64);
+    return tiles * pieces * lines >= ENOUGH_TILES * LINE;
+  };
   const variants = SIZES.filter(inside);
   const guess = variants.find((size) => (size.columns4 === 1 || b.along === "n") && busy(size)) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
@@ -247,5 +251,5 @@ export function sharedVariants({ b, m, n }: Gemm, pieces: number): GemmVariant[]
 /** Each fits into the workgroup memory that WebGPU guarantees; the smallest, which is inside of everything, is last. */
 const SIZES = [[8, 2], [8, 1], [4, 1]].map(([rows, columns4]): GemmVariant => ({ strategy: "shared", rows, columns4 }));
 
-/** Workgroups that keep a large GPU busy. */
+/** Workgroups of 256 threads that keep a large GPU busy. */
 export const ENOUGH_TILES = 128;

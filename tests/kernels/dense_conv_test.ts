@@ -14,6 +14,8 @@ function variants(device: Device): [string, Capabilities, DenseOptions][] {
     ["chosen", capabilities, {}],
     ["registers", capabilities, { variant: { strategy: "registers", rows: 8, columns4: 2 } }],
     ["shared, split", gpu, {}],
+    ["shared 8x2, split", gpu, { variant: { strategy: "shared", rows: 8, columns4: 2 } }],
+    ["shared 8x1, split", gpu, { variant: { strategy: "shared", rows: 8, columns4: 1 } }],
   ];
   const { subgroupSize } = capabilities;
   if (subgroupSize > 0) {
@@ -66,7 +68,7 @@ for (const [n, h, w, c, outChannels, kernel, stride, padding] of SHAPES) {
 }
 
 // Of 128 rows and 64 columns, or of 64 and 128.
-for (const [c, channels, tiles] of [[4, 8, 129], [4, 68, 257], [132, 68, 257]]) {
+for (const [c, channels, tiles] of [[4, 8, 129], [4, 68, 257], [132, 68, 257], [128, 68, 257]]) {
   gpuTest(`large products take large shared tiles, and agree: sums of ${c}, ${channels} columns`, async (device) => {
     const pixels = 128 * 128 + 5;
     const wanted = referenceConv({ input: { n: 1, h: 1, w: pixels, c }, outChannels: channels, ...POINTWISE });

@@ -14,13 +14,15 @@ import { RAGGED_POINTWISE } from "./conv_support.ts";
 
 /** Its weight gradient is cut into five pieces on a GPU, the last one short. */
 const LONG_SUMS: ConvGeometry = { ...RAGGED_POINTWISE, input: { n: 2, h: 23, w: 29, c: 20 } };
+/** All sums are of whole tiles; its weight gradient's are cut as well. */
+const WHOLE_SUMS: ConvGeometry = { ...RAGGED_POINTWISE, input: { n: 2, h: 24, w: 28, c: 32 }, outChannels: 80 };
 
 /** Operands of all three passes, with seeded values. */
-function operands({ input: { n, h, w } } = RAGGED_POINTWISE) {
+function operands({ input: { n, h, w, c }, outChannels: o } = RAGGED_POINTWISE) {
   const pixels = n * h * w;
-  const sizes = { x: pixels * 20, weight: 20 * 36, bias: 36, dy: pixels * 36, y: pixels * 36, dx: pixels * 20 };
+  const sizes = { x: pixels * c, weight: c * o, bias: o, dy: pixels * o, y: pixels * o, dx: pixels * c };
   const places = Object.fromEntries(
-    Object.entries({ ...sizes, dweight: 20 * 36, dbias: 36 }).map(([name, size]) => [name, operand(name, size)]),
+    Object.entries({ ...sizes, dweight: c * o, dbias: o }).map(([name, size]) => [name, operand(name, size)]),
   );
   const inputs = new Map(
     ["x", "weight", "bias", "dy"].map((name, stream) =>
@@ -68,7 +70,7 @@ gpuTest("every variant of a product gives the same bits, in software and as on a
     }
     assert(variants.size >= 6, `${[...variants.keys()]}`);
     const [first, ...others] = [...variants.values()];
-    for (const geometry of [RAGGED_POINTWISE, LONG_SUMS]) {
+    for (const geometry of [RAGGED_POINTWISE, LONG_SUMS, WHOLE_SUMS]) {
       const expected = await results(device, geometry, caps, first);
       for (const variant of others) {
         const name = `${variantName(variant)}, software ${software}, ${geometry.input.h} rows`;

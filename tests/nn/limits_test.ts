@@ -7,6 +7,7 @@ import { type Dispatch, type ElementType, operand, shaderText } from "../../kern
 import { type Shape, storedElements } from "../../kernels/layout.ts";
 import { lossScaleOperand } from "../../kernels/loss_scale.ts";
 import { stepSettingsOperand } from "../../kernels/step_settings.ts";
+import { ForcedVariant } from "../../kernels/tuning.ts";
 import { watch } from "../../nn/anomaly.ts";
 import type { StatePlaces } from "../../nn/lowering.ts";
 import { TYPICAL_GPU } from "../../nn/memory.ts";
@@ -105,6 +106,21 @@ for (const [adapter, caps] of Object.entries(ADAPTERS)) {
     }
   });
 }
+
+Deno.test("every variant of a product stays within the workgroup memory that every device has", () => {
+  const found = new Set<string>();
+  for (const name of ["shared 8x2", "shared 8x1", "shared 4x1"]) {
+    const caps = { ...LEAST_GPU, tuning: new ForcedVariant(name) };
+    for (const { label, source } of stepDispatches(resnext("resnext50"), { n: 4, c: 3, h: 96, w: 96 }, caps, "f32")) {
+      assert(
+        sharedBytes(source) <= caps.maxWorkgroupStorageBytes,
+        `${label} by ${name} shares ${sharedBytes(source)} bytes`,
+      );
+      if (label === "conv2d.forward") found.add(source.match(/tile_a: .*/)![0] + source.match(/tile_b: .*/)![0]);
+    }
+  }
+  assert(found.size >= 3, "a tile of each");
+});
 
 /** The shaders of all networks' training steps, each once. */
 function stepTexts(caps: Capabilities): string[] {
