@@ -64,6 +64,8 @@ export function scheduleUnit({ kind, by }: ScheduleSettings): "epoch" | "step" {
  * const rate = learningRate({ kind: "cosine" }, run, 500);
  * if (Math.abs(rate - 0.05) > 1e-12) throw new Error("half way down after half of the run");
  * ```
+ *
+ * @throws {UserError} for a kind that is none of {@linkcode SCHEDULES}.
  */
 export function learningRate(schedule: ScheduleSettings | undefined, run: ScheduledRun, step: number): number {
   const { lr, epochs, stepsPerEpoch } = run;
@@ -91,7 +93,14 @@ export function learningRate(schedule: ScheduleSettings | undefined, run: Schedu
     }
     case "one-cycle":
       return oneCycle(schedule, lr, at, total);
+    default:
+      throw new UserError(unknownKind(schedule));
   }
+}
+
+/** For kinds that no type has checked. */
+function unknownKind({ kind }: ScheduleSettings): string {
+  return `No schedule is called ${JSON.stringify(kind)}: they are ${SCHEDULES.join(", ")}`;
 }
 
 /** Smith and Topin, "Super-convergence" (2018), as PyTorch's `OneCycleLR` without momentum's cycle. */

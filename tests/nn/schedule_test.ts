@@ -138,3 +138,9 @@ Deno.test("a run stops when its best epoch lies `patience` epochs back", () => {
   assertEquals(stops([0.1], 1), false);
   assertEquals(stops([], 1), false);
 });
+
+Deno.test("a kind that no type has checked is refused, not a rate of nothing", () => {
+  const schedule = JSON.parse('{ "kind": "cosin" }'), run = { lr: 0.1, epochs: 2, stepsPerEpoch: 5 };
+  const { message } = assertThrows(() => learningRate(schedule, run, 3), UserError);
+  assertEquals(message, 'No schedule is called "cosin": they are constant, multistep, cosine, one-cycle');
+});
