@@ -128,6 +128,7 @@ async function tuneRun(device: Device, { description, data }: TrainPlan, tune: T
     await tuneFor(device, describedNetwork(network), [shape], {
       ...tune,
       precision: settings.precision,
+      onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),
       onTrial: ({ key, won }, done, all) => progress.update(`Measuring kernels ${done}/${all}: ${key}, ${won}`),
     });
   } finally {

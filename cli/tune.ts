@@ -46,9 +46,8 @@ export const tuneCommand = defineCommand({
         again: options.again,
         precision: options.precision,
         sameStrategy: !options.allStrategies,
-        onTrial: (trial, done, all) => {
-          progress.update(`${done}/${all} ${trial.key}: ${trial.won}`);
-        },
+        onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),
+        onTrial: (trial, done, all) => progress.update(`${done}/${all} ${trial.key}: ${trial.won}`),
       });
       progress.clear();
       for (const trial of tuned.trials) console.log(options.json ? JSON.stringify(trial) : describe(trial));

@@ -14,7 +14,6 @@ import { Tuning, type TuningEntries } from "../kernels/tuning.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { dataDirectory } from "../data/directory.ts";
 import type { Module } from "../nn/module.ts";
-import { ProgressLine } from "./progress.ts";
 import shipped from "./tunings.json" with { type: "json" };
 
 /** `off`: rules choose. `auto`: what the file knows; on a GPU what it does not is measured. `full`: measured anywhere. */
@@ -98,7 +97,7 @@ export async function tuneFor(
   const measure = mode === "full" || !device.capabilities.software;
   if (measure) notePlans(device, tuning, module, inputs, precision);
   const { used } = tuning;
-  const trials = measure && tuning.unknown.length > 0 ? await measured(device, tuning, options) : [];
+  const trials = measure && tuning.unknown.length > 0 ? await tune(device, tuning, options) : [];
   if (trials.length > 0) {
     // What the shipped table says stays out of the file: a later table may know better.
     const found = Object.fromEntries(trials.map(({ key, won }) => [key, won]));
@@ -111,19 +110,6 @@ export async function tuneFor(
     shipped: used.filter((product) => !Object.hasOwn(own, product)).length,
     tooLarge: tuning.unknown.length,
   };
-}
-
-/** What the tuner tried. Shows how far it is with compiling, on a line that gives way to the command's own. */
-async function measured(device: Device, tuning: Tuning, options: TunerOptions): Promise<Trial[]> {
-  const progress = new ProgressLine();
-  try {
-    return await tune(device, tuning, {
-      onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),
-      ...options,
-    });
-  } finally {
-    progress.clear();
-  }
 }
 
 /** What is known of a device: the table that comes with the program, over it the user's own. */

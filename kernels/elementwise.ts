@@ -2,7 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, type Operand, read, write } from "./dispatch.ts";
-import { ceilDiv, itemGrid, unroll } from "./wgsl.ts";
+import { ceilDiv, entryPoint, itemGrid, unroll } from "./wgsl.ts";
 
 /**
  * WGSL of a name's ReLU, NaN staying NaN as in PyTorch: `max` may drop it, and compilers turn a comparison into `max` (NVIDIA's
@@ -90,13 +90,8 @@ export function each(
     source: /* wgsl */ `
 ${RELU}
 ${functions}
-@compute @workgroup_size(${size})
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let first = (group.y * groups.x + group.x) * ${size * perThread}u + local;
+${entryPoint(size)}
+  let first = workgroup_index * ${size * perThread}u + local;
   ${setup}
   if (first + ${(perThread - 1) * size}u < VECTORS) {
     ${unroll(perThread, (k) => `let at${k} = first + ${k * size}u;\n${body.load(k)}`)}

@@ -30,7 +30,7 @@ import { ENOUGH_TILES, SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_s
 import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
 import { partialSums } from "./partial_sums.ts";
 import { type RowSumsText, rowSumsText } from "./row_sums.ts";
-import { ceilDiv, itemGrid } from "./wgsl.ts";
+import { ceilDiv, entryPoint, itemGrid } from "./wgsl.ts";
 
 const TILES: Record<GemmStrategy, (problem: Gemm, variant: GemmVariant, caps: Capabilities) => Tile> = {
   subgroup: subgroupTile,
@@ -196,13 +196,9 @@ ${tile.declarations}
 var<private> split: u32;
 ${storeFunction(epilogue, rowSums, loadsColumns(problem))}
 ${storeSums}
-@compute @workgroup_size(${tile.workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) lane: u32,
-) {
-  let tile = workgroup.y * count.x + workgroup.x;
+${entryPoint(tile.workgroupSize)}
+  let lane = local;
+  let tile = workgroup_index;
   if (tile >= TILES) { return; }
   let tile_m = tile / TILES_N * ${tile.rows}u;
   let tile_n = tile % TILES_N * ${tile.columns}u;

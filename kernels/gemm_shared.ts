@@ -23,7 +23,8 @@ function linesOf({ rows, columns4 }: GemmVariant): number {
 /**
  * 16 lines of 16 threads, or 8, share a tile of A and a tile of B in workgroup memory; each thread computes 4 or 8 rows by 4
  * or 8 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k.
- * Nothing is transposed, but for B along k in 8x2, which is turned on its way to the tile. While a tile is used, the next one is already on its way to registers.
+ * Nothing is transposed, but for B along k in 8x2, which is turned on its way to the tile. While a tile is used, the next one
+ * is already on its way to registers.
  *
  * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
  * constant, so that a read is one instruction, without arithmetic or a check of its bounds; what the elements of k do is
@@ -32,7 +33,7 @@ function linesOf({ rows, columns4 }: GemmVariant): number {
 export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const { a: { along: aAlong }, b: { along: bAlong } } = problem;
   const { rows: rowsPerThread, columns4 } = variant, lines = linesOf(variant), threads = lines * LINE;
-  const rows = rowsPerThread * lines, columns = columns4 * 64;
+  const rows = rowsPerThread * lines, columns = columns4 * 4 * LINE;
   const [aLine, bLine] = lineLengths(problem, variant);
   const aLoads = rows * DEPTH4 / threads, bLoads = columns * DEPTH4 / threads;
   // Threads that load four columns turn them on the way to the tile: it is as if B were loaded along n.
@@ -52,8 +53,8 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const bPlace = (r: number) => {
     const { k4, line } = alongK(r), k = `${index(r)} / ${columns / 4}u`, n4 = `${index(r)} % ${columns / 4}u`;
     return bAlong === "k"
-      ? `[${line} / 4u % 16u][${line} / 64u * ${DEPTH}u + ${line} % 4u * ${DEPTH4}u + ${k4}]`
-      : `[${n4} % 16u][${n4} / 16u * ${DEPTH}u + ${k}]`;
+      ? `[${line} / 4u % ${LINE}u][${line} / ${4 * LINE}u * ${DEPTH}u + ${line} % 4u * ${DEPTH4}u + ${k4}]`
+      : `[${n4} % ${LINE}u][${n4} / ${LINE}u * ${DEPTH}u + ${k}]`;
   };
   const prepareA = (r: number) =>
     aAlong === "k"
@@ -86,7 +87,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const storeB = turned
     ? unroll(4, (kk) => {
       const n4 = `lane / ${DEPTH4}u`, values = [0, 1, 2, 3].map((r) => `next_b_${r}.${"xyzw"[kk]}`);
-      return `tile_b[${n4} % 16u][${n4} / 16u * ${DEPTH}u + lane % ${DEPTH4}u * 2u + ${
+      return `tile_b[${n4} % ${LINE}u][${n4} / ${LINE}u * ${DEPTH}u + lane % ${DEPTH4}u * 2u + ${
         turnedAt(kk)
       }u] = vec4f(${values});`;
     })
@@ -114,7 +115,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
     }`
     : "";
   const row = (i: number) => aAlong === "k" ? `ty + ${i * lines}u` : `(ty + ${(i >> 2) * lines}u) * 4u + ${i & 3}u`;
-  const column4 = (j: number) => `tile_n / 4u + tx + ${j * 16}u`;
+  const column4 = (j: number) => `tile_n / 4u + tx + ${j * LINE}u`;
   const sums = problem.columnSums
     ? `if (${firstRows}) { ${unroll(columns4, (j) => `store_sums(${column4(j)}, sums_${j});`)} }`
     : "";
@@ -172,18 +173,20 @@ const STRAIGHT_LANES = /* wgsl */ `let tx = lane % ${LINE}u;
 const BLOCKED_LANES = /* wgsl */ `let tx = lane / 2u % 8u + lane / 32u % 2u * 8u;
   let ty = lane % 2u + lane / 16u % 2u * 2u + lane / 64u * 4u;`;
 
-/** Rows of a chunk of row sums: 16 times four rows that lie 16 apart. */
-export const SHARED_CHUNK = 64;
+/** What makes up a chunk of row sums, however many lines there are: so many sums, of four rows each that lie so far apart. */
+const SUMS = 16;
+/** Rows of such a chunk. */
+export const SHARED_CHUNK = 4 * SUMS;
 
 /**
- * The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. The
- * sums are the same however many lines there are: of 8, each thread has two of the 16.
+ * The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. Of 8
+ * lines, each thread has two of the 16 sums.
  */
 function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows, lines: number): string {
   const name = `chunk_${chunk}`, first = `(tile_m + ${chunk * SHARED_CHUNK}u)`;
   const to = { row: first, chunkRows: SHARED_CHUNK };
-  const parts = Array.from({ length: LINE / lines }, (_, part) => {
-    const own = (all: readonly string[]) => all.filter((_, i) => i % (LINE / lines) === part);
+  const parts = Array.from({ length: SUMS / lines }, (_, part) => {
+    const own = (all: readonly string[]) => all.filter((_, i) => i % (SUMS / lines) === part);
     return { name: `${name}_${part}`, line: `(ty + ${part * lines}u)`, of: { terms: own(terms), rows: own(rows) } };
   });
   const firstAt = (line: number) => `tile_a[${line % lines}][tx + ${Math.floor(line / lines) * LINE}u]`;
@@ -205,19 +208,19 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
       "first",
       "second",
       /* wgsl */ `
-    ${unroll(LINE, (t) => `sum += ${firstAt(t)}; second += tile_b[tx][${t}];`)}
+    ${unroll(SUMS, (t) => `sum += ${firstAt(t)}; second += tile_b[tx][${t}];`)}
     ${storeChunk("sum", "second", to)}`,
     );
   }
-  // Rows of a line that lie inside: they are 16 apart.
-  const own = (t: string) => `f32(min((max(M, ${first} + ${t}) - ${first} - ${t} + 15u) / 16u, 4u))`;
+  // Rows of a sum that lie inside.
+  const own = (t: string) => `f32(min((max(M, ${first} + ${t}) - ${first} - ${t} + ${SUMS - 1}u) / ${SUMS}u, 4u))`;
   return parts.map(({ name, line, of }) => chunkMoments(name, of, own(line))).join("") + exchange(
     "mean",
     "squares",
     /* wgsl */ `
     let shift = ${firstAt(0)};
     ${
-      unroll(LINE, (t) =>
+      unroll(SUMS, (t) =>
         /* wgsl */ `{
       let n = ${own(`${t}u`)};
       let d = ${firstAt(t)} - shift;
@@ -241,7 +244,7 @@ export function sharedVariants({ b, m, n }: Gemm, pieces: number): GemmVariant[]
     (size.rows === 4 || m > size.rows * linesOf(size) / 2) && (size.columns4 === 1 || n > size.columns4 * 32);
   const busy = (size: GemmVariant) => {
     const lines = linesOf(size), tiles = ceilDiv(m, size.rows * lines) * ceilDiv(n, size.columns4 * 64);
-    return tiles * pieces * lines >= ENOUGH_TILES * LINE;
+    return tiles * pieces * lines * LINE >= ENOUGH_TILES * 256;
   };
   const variants = SIZES.filter(inside);
   const guess = variants.find((size) => (size.columns4 === 1 || b.along === "n") && busy(size)) ?? variants.at(-1)!;

@@ -3,7 +3,7 @@
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
 import { operand, read, write } from "./dispatch.ts";
-import { ceilDiv, eachItem, itemGrid, unroll } from "./wgsl.ts";
+import { ceilDiv, eachItem, entryPoint, itemGrid, unroll } from "./wgsl.ts";
 
 /** Partial sums that one invocation adds. */
 const FAN_IN = 32;
@@ -76,13 +76,8 @@ ${eachItem(workgroupSize)}
 }`
       : /* wgsl */ `
 var<workgroup> shared_sums: array<vec4f, ${workgroupSize}>;
-@compute @workgroup_size(${workgroupSize})
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) workgroups: vec3u,
-  @builtin(local_invocation_index) local: u32,
-) {
-  let item = (workgroup.y * workgroups.x + workgroup.x) * ${each}u + local % ${each}u;
+${entryPoint(workgroupSize)}
+  let item = workgroup_index * ${each}u + local % ${each}u;
   ${sumOf(sharers, `local / ${each}u`)}
   shared_sums[local] = sum;
   workgroupBarrier();

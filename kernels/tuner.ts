@@ -38,12 +38,14 @@ export interface TunerOptions {
 const ROUND = 25;
 const STAMPED_GPU_ROUND = 4;
 const ROUNDS = 3;
-/** Milliseconds for which a GPU is warmed up: at most, and before the first product, when it has idled, always. */
-const WARMING = 200;
+/** Milliseconds for which a GPU is woken before the first product, and warmed up before each, at most. */
 const WAKING = 1500;
+const WARMING = 200;
 /** Passes that are submitted together to see whether the first takes as long as the last, up to a part that is noise. */
 const WARMING_PASSES = 4;
 const STEADY = 0.03;
+/** Of a program in one submission. */
+const MOST_REPEATS = 4096;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
 
@@ -123,7 +125,9 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[], 
     const place = (operand: Operand) => ({ buffer: buffers.get(operand)!, offset: 0 });
     for (const list of lists) programs.push(await Program.create(device, list, place));
     const [probe] = buffers.values();
-    return await byDeviceClock(device, programs, idled) ?? await byHostClock(device, programs, probe, idled);
+    const run: TimedRun = (program, times) => timedRun(device, program, times, probe);
+    if (idled && !device.capabilities.software) await wake(programs[0], run);
+    return await byDeviceClock(device, programs) ?? await byHostClock(programs, run);
   } finally {
     for (const program of programs) program.destroy();
     for (const buffer of buffers.values()) buffer.destroy();
@@ -131,15 +135,11 @@ async function measure(device: Device, lists: readonly (readonly Dispatch[])[], 
 }
 
 /** All rounds at once; undefined where the device has no clock that can be believed. */
-async function byDeviceClock(
-  device: Device,
-  programs: readonly Program[],
-  idled: boolean,
-): Promise<number[] | undefined> {
+async function byDeviceClock(device: Device, programs: readonly Program[]): Promise<number[] | undefined> {
   const once = programs.map((program) => timedPass(program, 1));
   // Drivers may finish compiling in the first run.
   const [first] = await passTimes(device, once) ?? [];
-  if (!device.capabilities.software) await warmUp(device, programs[0], idled, first);
+  if (!device.capabilities.software) await warmUp(device, programs[0], first);
   const rough = await passTimes(device, once);
   if (!rough?.every((ms) => ms > 0)) return undefined;
   const repeats = repeatsOf(rough, device.capabilities.software ? ROUND : STAMPED_GPU_ROUND, 1);
@@ -154,18 +154,17 @@ async function byDeviceClock(
 }
 
 /**
- * Runs a program, a run of which took some `ms`, until it is no longer quicker the longer it runs; after idling for all
- * of the time, as a clock stays low for a while before it rises. A batch's passes follow each other at once: the device
- * idles while their times are read.
+ * Runs a program, a run of which took some `ms`, until it is no longer quicker the longer it runs. A batch's passes follow
+ * each other at once: the device idles while their times are read.
  */
-async function warmUp(device: Device, program: Program, idled: boolean, ms = STAMPED_GPU_ROUND): Promise<void> {
+async function warmUp(device: Device, program: Program, ms = STAMPED_GPU_ROUND): Promise<void> {
   const started = performance.now();
-  while (performance.now() - started < (idled ? WAKING : WARMING)) {
+  while (performance.now() - started < WARMING) {
     const [repeats] = repeatsOf([ms], STAMPED_GPU_ROUND, 1);
     const times = await passTimes(device, Array(WARMING_PASSES).fill(timedPass(program, repeats)));
     if (!times) return;
     const [first, last] = [times[0], times[WARMING_PASSES - 1]];
-    if (!idled && Math.abs(first - last) < STEADY * last) return;
+    if (Math.abs(first - last) < STEADY * last) return;
     ms = last / repeats;
   }
 }
@@ -174,25 +173,29 @@ function timedPass(program: Program, times: number): TimedPass {
   return (encoder, stamps) => program.encode(encoder, times, stamps);
 }
 
-/** Each variant and round waited for by itself. */
-async function byHostClock(
-  device: Device,
-  programs: readonly Program[],
-  probe: GPUBuffer,
-  idled: boolean,
-): Promise<number[]> {
-  const run = async (program: Program, times: number) => {
-    const encoder = device.gpu.createCommandEncoder();
-    program.encode(encoder, times);
-    const started = performance.now();
-    device.gpu.queue.submit([encoder.finish()]);
-    await device.read(probe, 0, 16);
-    return performance.now() - started;
-  };
-  if (idled && !device.capabilities.software) {
-    const started = performance.now();
-    while (performance.now() - started < WAKING) await run(programs[0], 1);
+/** Runs a program so often; gives the milliseconds until the host has read a few bytes after it. */
+type TimedRun = (program: Program, times: number) => Promise<number>;
+
+async function timedRun(device: Device, program: Program, times: number, probe: GPUBuffer): Promise<number> {
+  const encoder = device.gpu.createCommandEncoder();
+  program.encode(encoder, times);
+  const started = performance.now();
+  device.gpu.queue.submit([encoder.finish()]);
+  await device.read(probe, 0, 16);
+  return performance.now() - started;
+}
+
+/** Keeps a GPU that has idled at work: its clock stays low for a while before it rises. */
+async function wake(program: Program, run: TimedRun): Promise<void> {
+  const started = performance.now();
+  // As often as takes long beside the wait for a read, in which the device idles.
+  for (let times = 1; performance.now() - started < WAKING;) {
+    if (await run(program, times) < 2 * ROUND) times = Math.min(MOST_REPEATS, 2 * times);
   }
+}
+
+/** Each variant and round waited for by itself. */
+async function byHostClock(programs: readonly Program[], run: TimedRun): Promise<number[]> {
   // A read alone costs several milliseconds: it is measured too, and taken off.
   const idle = Math.min(await run(programs[0], 0), await run(programs[0], 0), await run(programs[0], 0));
   const rough: number[] = [];
@@ -214,5 +217,5 @@ async function byHostClock(
 
 /** How often to run what takes `rough` milliseconds, for a round of `round`. */
 function repeatsOf(rough: readonly number[], round: number, least: number): number[] {
-  return rough.map((ms) => Math.max(least, Math.min(4096, Math.ceil(round / Math.max(0.01, ms)))));
+  return rough.map((ms) => Math.max(least, Math.min(MOST_REPEATS, Math.ceil(round / Math.max(0.01, ms)))));
 }

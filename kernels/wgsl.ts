@@ -29,10 +29,10 @@ export function itemGrid(items: number, workgroupSize: number, maxPerDimension =
 }
 
 /**
- * WGSL that opens the entry point of a kernel over an {@linkcode itemGrid}: what follows is done for each `item` below
- * `ITEMS`, and ends with a brace.
+ * WGSL that opens the entry point of a kernel over an {@linkcode itemGrid}: what follows sees `workgroup_index` and `local`,
+ * the invocation's index in the workgroup, and ends with a brace.
  */
-export function eachItem(workgroupSize: number): string {
+export function entryPoint(workgroupSize: number): string {
   return /* wgsl */ `
 @compute @workgroup_size(${workgroupSize})
 fn main(
@@ -40,6 +40,12 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let item = (workgroup.y * workgroups.x + workgroup.x) * ${workgroupSize}u + local;
+  let workgroup_index = workgroup.y * workgroups.x + workgroup.x;`;
+}
+
+/** As {@linkcode entryPoint}; what follows is done for each `item` below `ITEMS`. */
+export function eachItem(workgroupSize: number): string {
+  return /* wgsl */ `${entryPoint(workgroupSize)}
+  let item = workgroup_index * ${workgroupSize}u + local;
   if (item >= ITEMS) { return; }`;
 }
