@@ -1,20 +1,28 @@
-/** Options out of a file: `--config FILE.json` holds values under the options' names; what the command line says wins. */
+/**
+ * Options out of a file: `--config FILE.json` holds values under the options' names, or is what a run wrote of itself; what
+ * the command line says wins.
+ */
 
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { parseStrictJson, quoted } from "../nn/json.ts";
-import { flagName, type OptionSpec, type OptionSpecs, usageError } from "./command.ts";
+import { wrongInDescription } from "../nn/description_check.ts";
+import type { RunDescription } from "../nn/run_description.ts";
+import { type Command, flagName, type OptionSpec, type OptionSpecs, usageError } from "./command.ts";
 import { nearest } from "./nearest.ts";
 
 /** The key that editors find the schema by; of no meaning here. */
 const SCHEMA_KEY = "$schema";
+
+/** What of a command its config files need. */
+type Configured = Pick<Command, "options" | "optionsOfRun">;
 
 /**
  * Puts a config file's values before the arguments, so that these win, and takes `--config` out.
  *
  * @throws {UserError} for a file that cannot be read, and for keys and values that the command does not know.
  */
-export async function withConfig(args: readonly string[], options: OptionSpecs, path: string): Promise<string[]> {
+export async function withConfig(args: readonly string[], command: Configured, path: string): Promise<string[]> {
   const rest: string[] = [], files: string[] = [];
   for (let i = 0; i < args.length; i++) {
     if (args[i] === "--") {
@@ -29,19 +37,17 @@ export async function withConfig(args: readonly string[], options: OptionSpecs, 
   if (file === undefined) return rest;
   if (file === "") throw usageError("Option --config needs a value", path);
   const text = await touching(`read "${file}"`, () => Deno.readTextFile(file));
-  return [...configArguments(text, file, options), ...rest];
+  return [...configArguments(text, file, command), ...rest];
 }
 
 /** A config's values as arguments. */
-export function configArguments(text: string, file: string, options: OptionSpecs): string[] {
+export function configArguments(text: string, file: string, { options, optionsOfRun }: Configured): string[] {
   const refuse = (why: string): never => {
     throw new UserError(`Cannot use "${file}": ${why}`, { exitCode: 2 });
   };
   // Windows' editors begin a file with a mark of its byte order.
-  const values = parseObject(text.replace(/^\uFEFF/, ""), refuse);
-  if (values.network && values.settings) {
-    refuse("it is what a run wrote of itself, and holds no options; name its settings as options are, one by one");
-  }
+  const written = parseObject(text.replace(/^\uFEFF/, ""), refuse);
+  const values = isOfRun(written) ? runValues(written, optionsOfRun, refuse) : written;
   const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
   return Object.entries(values).flatMap(([key, value]) => {
     if (key === SCHEMA_KEY) return [];
@@ -56,6 +62,27 @@ export function configArguments(text: string, file: string, options: OptionSpecs
     // A value of null is as if the key were not there.
     return value === null ? [] : [`--${key}=${valueText(key, value, spec, refuse)}`];
   });
+}
+
+/** Whether it is what a run wrote of itself, and not options. */
+function isOfRun(values: Record<string, unknown>): boolean {
+  return Boolean(values.network && values.settings);
+}
+
+/** The values, under the options' names, that do a run again. */
+function runValues(
+  run: Record<string, unknown>,
+  optionsOfRun: Configured["optionsOfRun"],
+  refuse: (why: string) => never,
+): Record<string, unknown> {
+  if (!optionsOfRun) return refuse("it is what a run wrote of itself, and holds no options of this command");
+  const wrong = wrongInDescription(run, ["network", "input", "settings"]);
+  if (wrong) {
+    const found = wrong.value === undefined ? "is missing" : `cannot be ${quoted(wrong.value)}`;
+    return refuse(`it is what a run wrote of itself, but its "${wrong.path}" ${found}`);
+  }
+  const options = optionsOfRun(run as unknown as RunDescription);
+  return Object.fromEntries(Object.entries(options).map(([key, value]) => [flagName(key), value]));
 }
 
 function parseObject(text: string, refuse: (why: string) => never): Record<string, unknown> {

@@ -78,7 +78,7 @@ async function runCommand(command: Command, args: readonly string[], path: strin
     console.log(commandHelp(command, path));
     return 0;
   }
-  return await command.execute(command.config ? await withConfig(args, command.options, path) : args, path);
+  return await command.execute(command.config ? await withConfig(args, command, path) : args, path);
 }
 
 function find<C extends { readonly name: string }>(commands: readonly C[], name: string, path: string): C {

@@ -19,6 +19,7 @@ import { withAutoBatch } from "./auto_batch.ts";
 import { Interruptible } from "./interrupt.ts";
 import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
+import { optionsToRepeat } from "./run_options.ts";
 import { RunRecorder } from "./run_recorder.ts";
 import { TensorBoardReport } from "./tensorboard_report.ts";
 import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
@@ -34,14 +35,18 @@ export const trainCommand = defineCommand({
     Ctrl-C finishes the step, saves and tells how to go on; a run that goes on ends with the same bits as one that was
     never stopped, on the same device. Options that say what is trained come from the checkpoint then.
 
+    --config takes the config.json of a run too, and does that run again, in a new folder, but for what other options say.
+
     With --json each line of stdout is an object whose "type" is start, prepared, step, estimate, evaluating, epoch,
     checkpoint, warning, stopping, stopped, interrupted or end.`,
   options: trainOptions,
   config: true,
+  optionsOfRun: optionsToRepeat,
   examples: [
     "train",
     "train --dataset cifar10 --image-size 32 --batch-size 128 --epochs 30 --out runs/small",
     "train --resume runs/small/last.safetensors --epochs 40",
+    "train --config runs/small/config.json --seed 1",
     "train --out runs/night --resume auto --checkpoint-every 500",
     "train --dataset folder:pictures --weights resnext50_32x4d.pth --freeze stem,layer1,layer2 --epochs 5",
   ],

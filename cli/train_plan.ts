@@ -31,8 +31,9 @@ import { dataDirOption } from "./invocation.ts";
 import { tuneOption } from "./tuning.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
-import { augmentOptions, recipeOf, recipeSettings, scheduleOptions } from "./recipe_options.ts";
+import { augmentOptions, recipeSettings, scheduleOptions } from "./recipe_options.ts";
 import { findRun } from "./run_files.ts";
+import { optionsOfRun } from "./run_options.ts";
 import { safetyOptions } from "./train_safety.ts";
 import { refuseRunFolder } from "./weights_input.ts";
 
@@ -318,34 +319,8 @@ function movedTo(dataset: string, from: string): string {
 }
 
 /** A run that goes on must be the run that began. */
-function refuseContradictions({ options, given }: TrainInvocation, { network, input, settings }: RunDescription): void {
-  const begun = {
-    dataset: settings.dataset,
-    arch: network.arch,
-    numClasses: network.num_classes,
-    imageSize: input.image_size,
-    batchSize: settings.batch_size,
-    accumulate: settings.accumulate ?? 1,
-    precision: settings.precision ?? "f32",
-    lr: settings.lr,
-    momentum: settings.momentum,
-    weightDecay: settings.weight_decay,
-    nesterov: settings.nesterov,
-    labelSmoothing: settings.label_smoothing,
-    clipGradNorm: settings.clip_grad_norm,
-    cardinality: network.cardinality,
-    layers: network.layers?.join(),
-    depths: network.layers?.join(),
-    channels: network.channels?.join(),
-    baseWidth: network.base_width,
-    stem: network.stem,
-    trainLimit: settings.train_limit,
-    testLimit: settings.test_limit,
-    valSplit: settings.val_split,
-    freeze: settings.frozen?.join(),
-    seed: settings.seed,
-    ...recipeOf(settings),
-  };
+function refuseContradictions({ options, given }: TrainInvocation, run: RunDescription): void {
+  const begun = optionsOfRun(run);
   if (given.has("weights")) {
     throw usageError("Cannot resume with --weights: the checkpoint has its own; leave the option out", PATH);
   }
@@ -353,7 +328,7 @@ function refuseContradictions({ options, given }: TrainInvocation, { network, in
     // The size that was found when the run began stays.
     if (!given.has(key) || (key === "batchSize" && options[key] === "auto")) continue;
     const chosen = key === "dataset"
-      ? movedTo(readDatasetName(options.dataset!, PATH), settings.dataset)
+      ? movedTo(readDatasetName(options.dataset!, PATH), run.settings.dataset)
       : String(options[key]).replaceAll(" ", "");
     if (chosen === String(value)) continue;
     const was = value === undefined || value === false ? "without it" : value === true ? "with it" : `with ${value}`;

@@ -3,7 +3,9 @@ import { join } from "@std/path";
 import { type OptionSpecs, readArguments } from "../../cli/command.ts";
 import { configArguments, configSchema, withConfig } from "../../cli/config.ts";
 import { UserError } from "../../kernels/user_error.ts";
+import type { RunDescription } from "../../nn/run_description.ts";
 import { withFolder } from "../support.ts";
+import { narrowCheckpoint } from "./support.ts";
 
 const options = {
   arch: { type: "choice", choices: ["a", "b"], default: "a", doc: "Network" },
@@ -32,25 +34,25 @@ Deno.test("a config's values count as written, and flags win", async () => {
       shuffle: false,
     };
     await Deno.writeTextFile(file, JSON.stringify(values));
-    const found = read(await withConfig(["--lr", "2", `--config=${file}`, "--no-nesterov"], options, "prog train"));
+    const found = read(await withConfig(["--lr", "2", `--config=${file}`, "--no-nesterov"], { options }, "prog train"));
     assertEquals(found.options, {
       ...{ arch: "b", batchSize: 16, lr: 2, layers: "3,4", freeze: "stem,layer1", out: undefined },
       ...{ nesterov: false, shuffle: false },
     });
     assertEquals([...found.given], ["arch", "batchSize", "lr", "layers", "freeze", "nesterov", "shuffle"]);
-    assertEquals(await withConfig(["--lr", "1"], options, "prog train"), ["--lr", "1"]);
-    assertEquals(await withConfig(["--", "--config", file], options, "prog train"), ["--", "--config", file]);
+    assertEquals(await withConfig(["--lr", "1"], { options }, "prog train"), ["--lr", "1"]);
+    assertEquals(await withConfig(["--", "--config", file], { options }, "prog train"), ["--", "--config", file]);
   });
 });
 
 Deno.test("a value out of range is refused as on the command line", () => {
-  const args = configArguments('\uFEFF{"batch-size": 65}', "run.json", options);
+  const args = configArguments('\uFEFF{"batch-size": 65}', "run.json", { options });
   assertThrows(() => read(args), UserError, 'Option --batch-size must be a whole number from 1 to 64, not "65"');
 });
 
 Deno.test("what a config cannot hold is refused, with the nearest known key", () => {
   const refused = (text: string, message: string) =>
-    assertThrows(() => configArguments(text, "run.json", options), UserError, `Cannot use "run.json": ${message}`);
+    assertThrows(() => configArguments(text, "run.json", { options }), UserError, `Cannot use "run.json": ${message}`);
   refused('{"bach-size": 3}', 'unknown key "bach-size"; did you mean "batch-size"?');
   refused('{"batchSize": 3}', 'unknown key "batchSize"; did you mean "batch-size"?');
   refused('{"batch_size": 3}', 'unknown key "batch_size"; did you mean "batch-size"?');
@@ -62,18 +64,40 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   refused('{"freeze": [1]}', '"freeze" must be text or a list of strings, not [1]');
   refused('{"out": ["a"]}', '"out" must be text, not [a]');
   refused("[1]", "it must hold one JSON object");
-  refused('{"network": {"arch": "a"}, "settings": {"lr": 1}}', "it is what a run wrote of itself");
+  refused(
+    '{"network": {"arch": "a"}, "settings": {"lr": 1}}',
+    "it is what a run wrote of itself, and holds no options",
+  );
   refused(
     '{"lr": 1\n "arch": 2}',
     "it is not JSON: Expected ',' or '}' after property value in JSON at position 10 (line 2",
   );
   refused('{"lr":\n.5}', `it is not JSON: Unexpected token '.', "{"lr": .5}" is not valid JSON`);
-  assertEquals(configArguments('{"lr": null}', "run.json", options), []);
+  assertEquals(configArguments('{"lr": null}', "run.json", { options }), []);
+});
+
+Deno.test("what a run wrote of itself stands for the options that a command takes from it", () => {
+  const { network, input, settings } = narrowCheckpoint().description;
+  const optionsOfRun = ({ network, settings }: RunDescription) => ({
+    arch: network.arch,
+    batchSize: settings.batch_size,
+  });
+  const read = (run: unknown) => configArguments(JSON.stringify(run), "config.json", { options, optionsOfRun });
+  assertEquals(read({ network: { ...network, arch: "b" }, input, settings }), ["--arch=b", "--batch-size=16"]);
+  const refused = (run: unknown, message: string) =>
+    assertThrows(
+      () => read(run),
+      UserError,
+      `Cannot use "config.json": it is what a run wrote of itself, but ${message}`,
+    );
+  refused({ network, settings }, 'its "input" is missing');
+  refused({ network, input, settings: { ...settings, lr: "x" } }, 'its "settings.lr" cannot be "x"');
+  refused({ network: 1, input, settings }, 'its "network.arch" is missing');
 });
 
 Deno.test("a missing file or name is told", async () => {
   const failure = async (args: string[]) =>
-    await withConfig(args, options, "prog train").then(() => "", ({ message }) => message);
+    await withConfig(args, { options }, "prog train").then(() => "", ({ message }) => message);
   assertEquals(await failure(["--config", "no.json"]), 'Cannot read "no.json": no such file or directory');
   assertEquals(await failure(["--config"]), "Option --config needs a value (see prog train --help)");
 });

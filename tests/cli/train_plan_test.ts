@@ -1,6 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import { readArguments } from "../../cli/command.ts";
+import { configArguments } from "../../cli/config.ts";
+import { trainCommand } from "../../cli/train.ts";
 import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
 import type { FolderDataset } from "../../data/folder.ts";
 import { Random } from "../../kernels/random.ts";
@@ -70,6 +72,31 @@ Deno.test("every option of train reaches the run's description", async () => {
   await withFolder(async (folder) => {
     const weights = await writeNarrow(folder);
     assertEquals((await plan([`--weights=${weights}`, "--dataset=shapes"])).description.settings.weights, weights);
+  });
+});
+
+Deno.test("what a run wrote of itself, as --config, makes the same run", async () => {
+  await withFolder(async (folder) => {
+    const narrow = await writeNarrow(folder), pictures = `folder:${await writePictures(folder, "pictures")}`;
+    const elsewhere = [`--data-dir=${folder}`, "--json"];
+    const again = async (args: readonly string[]) => {
+      const { description } = await plan([...args, ...elsewhere]);
+      const wrote = JSON.stringify({ ...description, class_names: ["a"], device: "a" });
+      const config = configArguments(wrote, "config.json", trainCommand);
+      assertEquals((await plan([...config, ...elsewhere])).description, description);
+      return config;
+    };
+    const shapes = "--dataset=shapes";
+    await again(words(VALUES));
+    await again([shapes]);
+    await again([shapes, "--schedule=constant", "--schedule-by=step", "--warmup=1"]);
+    await again([shapes, "--schedule=cosine", "--min-lr=0.001", "--depths=1,2"]);
+    await again([shapes, "--schedule=one-cycle", "--train-limit=30"]);
+    const weighted = await again([shapes, `--weights=${narrow}`, "--freeze=stem"]);
+    assertEquals(weighted.includes(`--weights=${narrow}`), true);
+    for (const flip of [[], ["--flip"], ["--no-flip"]]) {
+      await again([`--dataset=${pictures}`, ...flip]);
+    }
   });
 });
 

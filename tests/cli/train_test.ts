@@ -53,6 +53,20 @@ Deno.test("train shows what it does, a line an epoch, and keeps the last and the
   });
 });
 
+Deno.test("train --config with what a run wrote of itself ends with the same bits", async () => {
+  await withFolder(async (folder) => {
+    const [first, second] = [join(folder, "first"), join(folder, "second")];
+    const recipe = ["--epochs", "1", "--seed", "3", "--crop", "2", "--ema", "0.9"];
+    const begun = await resnext(["train", ...SMALL, ...recipe, "--out", first]);
+    assertEquals(begun.code, 0, begun.stderr);
+    const again = await resnext(["train", "--config", join(first, "config.json"), "--out", second]);
+    assertEquals(again.code, 0, again.stderr);
+    for (const name of ["last.safetensors", "best.safetensors"]) {
+      assertEquals(await Deno.readFile(join(second, name)), await Deno.readFile(join(first, name)), name);
+    }
+  });
+});
+
 /** Reads a process's lines until one says what is looked for. */
 function linesUntil(stream: ReadableStream<Uint8Array<ArrayBuffer>>, found: (line: string) => boolean) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();

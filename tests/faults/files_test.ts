@@ -7,7 +7,9 @@ import { assert, assertEquals, assertMatch, equal } from "@std/assert";
 import { extractTarGz } from "../../data/archive.ts";
 import { parseRecords } from "../../data/cifar.ts";
 import { cifar10 } from "../../data/cifar10.ts";
+import { narrowCheckpoint } from "../cli/support.ts";
 import { configArguments } from "../../cli/config.ts";
+import { trainCommand } from "../../cli/train.ts";
 import { readArguments } from "../../cli/command.ts";
 import { trainOptions } from "../../cli/train_plan.ts";
 import { readTunings } from "../../cli/tuning.ts";
@@ -297,9 +299,11 @@ Deno.test("configs: mutated ones give values that the command takes, or are refu
     out: "runs/a",
     "on-device-lost": "stop",
   });
-  const make = (random: Random) => new TextEncoder().encode(mutateJson(config, random));
+  const { network, input, settings } = narrowCheckpoint().description;
+  const ofRun = JSON.stringify({ network, input, settings });
+  const make = (random: Random) => new TextEncoder().encode(mutateJson(random.below(4) ? config : ofRun, random));
   await tryAll("configs", COUNT, make, (bytes) => {
-    const args = configArguments(new TextDecoder().decode(bytes), NAME, trainOptions);
+    const args = configArguments(new TextDecoder().decode(bytes), NAME, trainCommand);
     const { options } = readArguments({ options: trainOptions, positionals: [] }, args, "train");
     for (const key of ["lr", "epochs", "batchSize"]) {
       const value = options[key];
