@@ -45,7 +45,7 @@ export const tuneCommand = defineCommand({
         directory,
         again: options.again,
         precision: options.precision,
-        sameStrategy: !options.allStrategies,
+        likelyOnly: !options.allStrategies,
         onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),
         onTrial: (trial, done, all) => progress.update(`${done}/${all} ${trial.key}: ${trial.won}`),
       });

@@ -13,7 +13,9 @@ import {
   toNhwc,
   toPaddedVector,
 } from "../../kernels/layout.ts";
+import type { GemmVariant } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
+import { type Choice, Tuning } from "../../kernels/tuning.ts";
 import { assertClose, formula, type Golden } from "../support.ts";
 
 /** The three passes of one implementation. */
@@ -44,6 +46,26 @@ export const RAGGED_POINTWISE: ConvGeometry = {
   outChannels: 36,
   ...POINTWISE,
 };
+
+/** So large that every variant of a product has a use. */
+export const LARGE_POINTWISE: ConvGeometry = {
+  input: { n: 1, h: 32, w: 32, c: 1024 },
+  outChannels: 1024,
+  ...POINTWISE,
+};
+
+/** The choices that dispatches are made by. */
+export function choicesOf(make: (caps: Capabilities) => unknown, caps: Capabilities): readonly Choice[] {
+  const tuning = new Tuning();
+  make({ ...caps, tuning });
+  return tuning.unknown;
+}
+
+/** A product's variant, such as `shared 8x2`. */
+export function gemmVariant(name: string): GemmVariant {
+  const [, strategy, rows, columns4] = /^(\w+) (\d+)x(\d+)$/.exec(name)!;
+  return { strategy: strategy as GemmVariant["strategy"], rows: Number(rows), columns4: Number(columns4) };
+}
 
 /** Values in PyTorch's layouts: inputs and what they should give. */
 export interface ConvCase {
