@@ -141,14 +141,14 @@ export function referenceConv(geometry: ConvGeometry): ConvCase {
   return { geometry, x, weight, bias, dy, addend, y, dx, dweight, dbias };
 }
 
-/** Runs all three passes and compares them with what the case expects; padding must come out zero. */
+/** Runs all three passes and compares them with what the case expects; padding must come out zero. Gives y, dx, dweight. */
 export async function checkConv(
   device: Device,
   kernels: ConvKernels,
   wanted: ConvCase,
   caps: Capabilities,
   what: string,
-): Promise<void> {
+): Promise<Float32Array[]> {
   const { geometry } = wanted;
   const output = convOutput(geometry), filter = convFilter(geometry);
   const place = (label: string, elements: number) => operand(label, elements);
@@ -185,6 +185,7 @@ export async function checkConv(
   if (dbias) assertStored(gotDbias, toPaddedVector(Float32Array.from(wanted.dbias!)), `${what} dbias`);
   assertClose(fromNhwc(gotY, output), wanted.y, 1e-4, `${what} y, as PyTorch lays it`);
   assertClose(fromHwio(gotDweight, filter), wanted.dweight, 1e-4, `${what} dweight, as PyTorch lays it`);
+  return [gotY, gotDx, gotDweight];
 }
 
 /** Compares as stored, so that padding which is not zero shows. */

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
+import type { Capabilities } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import {
   groupedForward,
@@ -7,8 +8,16 @@ import {
   groupedSupports,
   groupedWeightGradient,
 } from "../../kernels/grouped_conv.ts";
+import { type Choice, ForcedVariant } from "../../kernels/tuning.ts";
 import { asGpu, goldens, gpuTest } from "../support.ts";
-import { capabilityVariants, checkConv, type ConvKernels, goldenConv, referenceConv } from "./conv_support.ts";
+import {
+  capabilityVariants,
+  checkConv,
+  choicesOf,
+  type ConvKernels,
+  goldenConv,
+  referenceConv,
+} from "./conv_support.ts";
 
 const KERNELS: ConvKernels = {
   forward: groupedForward,
@@ -82,7 +91,62 @@ for (const [name, settings] of Object.entries(CASES)) {
       await checkConv(device, KERNELS, wanted, caps, label);
     }
   });
+
+  if (settings.width < 4) continue;
+  gpuTest(`grouped convolution, ${name}, is the same bits by every variant`, async (device) => {
+    const wanted = referenceConv(geometry(settings)), caps = asGpu(device);
+    const byRule = await checkConv(device, KERNELS, wanted, caps, "by rule");
+    const names = new Set(choices(wanted.geometry, caps).flatMap(({ variants }) => [...variants.keys()]));
+    for (const name of names) {
+      const found = await checkConv(device, KERNELS, wanted, { ...caps, tuning: new ForcedVariant(name) }, name);
+      assertEquals(found, byRule, name);
+    }
+  });
 }
+
+/** Of the passes that gather. */
+function choices(geometry: ConvGeometry, caps: Capabilities): readonly Choice[] {
+  const [x, y, weight] = ["x", "y", "weight"].map((label) => operand(label, 4));
+  return choicesOf((noting) => {
+    groupedForward({ x, weight, y }, geometry, noting);
+    groupedInputGradient({ dy: y, weight, dx: x }, geometry, noting);
+  }, caps);
+}
+
+gpuTest(
+  "passes that gather have variants on a GPU, by pass, shape and precision, where groups are whole vec4s",
+  (device) => {
+    const caps = asGpu(device),
+      names = (settings: Settings) =>
+        choices(geometry(settings), caps).map(({ key, variants }) => [key, [...variants.keys()]]);
+    assertEquals(names({ n: 5, h: 14, w: 14, groups: 4, width: 16 }), [
+      ["grouped forward 5x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1", [
+        "direct 1x7",
+        "direct 1x14",
+        "staged 1x7",
+        "staged 1x14",
+      ]],
+      ["grouped dx 5x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1", [
+        "direct 1x14",
+        "direct 1x7",
+        "staged 1x14",
+        "staged 1x7",
+      ]],
+    ]);
+    assertEquals(names({ h: 14, w: 14, groups: 4, width: 2 }), []);
+    assertEquals(
+      choices(geometry({ h: 14, w: 14, groups: 4, width: 4 }), device.capabilities).length,
+      device.capabilities.software ? 0 : 2,
+    );
+    // A line of staged weights must fit: 25 taps of 4 rows take 101 vec4s, ten of which are all that a device must have.
+    const [{ variants }] = choices(geometry({ h: 14, w: 14, groups: 2, width: 64, kernel: 5, padding: 2 }), {
+      ...caps,
+      maxWorkgroupStorageBytes: 1600,
+    });
+    assertEquals([...variants.keys()].filter((name) => name.startsWith("staged")), []);
+    return Promise.resolve();
+  },
+);
 
 const golden = goldens("conv2d");
 for (const name of golden.cases) {
