@@ -84,9 +84,9 @@ export class Tuning {
   }
 }
 
-/** A tuning that takes one variant wherever there is one of its name: for tests and measurements. */
+/** A tuning that takes one variant, or the first of a kind, wherever there is one: for tests and measurements. */
 export class ForcedVariant extends Tuning {
-  /** @param name Such as `shared 8x2`. */
+  /** @param name Such as `shared 8x2`, or `staged`. */
   constructor(readonly name: string) {
     super();
   }
@@ -97,6 +97,6 @@ export class ForcedVariant extends Tuning {
    * @internal Kernels ask.
    */
   override choose({ variants }: Choice): string | undefined {
-    return variants.has(this.name) ? this.name : undefined;
+    return [...variants.keys()].find((name) => name === this.name || name.startsWith(`${this.name} `));
   }
 }

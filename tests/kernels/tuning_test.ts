@@ -80,19 +80,19 @@ Deno.test("a tuning notes what it does not know, and chooses what it has learned
   const dispatch = (
     label: string,
   ): Dispatch[] => [{ label, bindings: {}, source: "", workgroups: [1, 1, 1], flops: 0, bytes: 0 }];
-  const variants = new Map(["a", "b", "c"].map((name) => [name, () => dispatch(name)]));
+  const variants = new Map(["a", "b", "c 1x2"].map((name) => [name, () => dispatch(name)]));
   const choice: Choice = { key: "sum", variants, likely: 2 };
   const labels = (tuning?: Tuning) => chosenDispatches(choice, tuning).map(({ label }) => label);
   const tuning = new Tuning();
   assertEquals(labels(), ["a"]);
   assertEquals(labels(tuning), ["a"]);
   assertEquals(tuning.unknown, [choice]);
-  tuning.learn("sum", "c");
-  assertEquals(labels(tuning), ["c"]);
+  tuning.learn("sum", "c 1x2");
+  assertEquals(labels(tuning), ["c 1x2"]);
   assertEquals([tuning.unknown, tuning.used], [[], ["sum"]]);
-  assertEquals(labels(new Tuning(tuning.entries)), ["c"], "entries come back from a file");
+  assertEquals(labels(new Tuning(tuning.entries)), ["c 1x2"], "entries come back from a file");
   assertEquals(labels(new Tuning({ sum: "warp 9x9" })), ["a"]);
-  assertEquals([labels(new ForcedVariant("b")), labels(new ForcedVariant("d"))], [["b"], ["a"]]);
+  assertEquals(["b", "d", "c", "c 1"].map((name) => labels(new ForcedVariant(name))), [["b"], ["a"], ["c 1x2"], ["a"]]);
   const sole = new Tuning();
   assertEquals(sole.choose({ ...choice, likely: 1 }), undefined);
   assertEquals(sole.unknown, [], "there is nothing to measure");
