@@ -57,14 +57,14 @@ export function gatherPlans(
     [cut.rows.size, cut.columns.size, ...(cut.tileImages > 1 ? [cut.tileImages] : [])].join("x");
   const shared = { images: geometry.input.n, grouping, transposed, maxWorkgroups: caps.maxWorkgroupsPerDimension };
   const byRule = pixelsByRule(geometry, grouping, transposed);
+  const gpu = (pixels: number) => gpuCut(geometry, grouping, transposed, pixels);
+  const direct = caps.software ? softwareCut(geometry, grouping, transposed) : gpu(byRule);
   // Taps that reach nothing from any tile vanish, so tiles differ at the borders: where a sum has two products there, as with
   // one or two channels a group, compilers may contract it otherwise, to other bits.
-  const sizes = grouping.swizzles.length < 4 ? [byRule] : [byRule, ...GPU_PIXELS.filter((pixels) => pixels !== byRule)];
-  const gpuCuts = sizes.map((pixels) => gpuCut(geometry, grouping, transposed, pixels));
-  const direct = caps.software ? [softwareCut(geometry, grouping, transposed)] : gpuCuts;
-  const staged = sizes.length > 1 ? gpuCuts.flatMap((cut) => stagedCut(cut, grouping, transposed, caps) ?? []) : [];
+  const sizes = grouping.swizzles.length < 4 ? [] : [byRule, ...GPU_PIXELS.filter((pixels) => pixels !== byRule)];
+  const staged = sizes.flatMap((pixels) => stagedCut(gpu(pixels), grouping, transposed, caps) ?? []);
   const kind = ({ weights }: Cut) => weights === "staged" ? "staged" : "direct";
-  return new Map([...direct, ...staged].map((cut) => [`${kind(cut)} ${size(cut)}`, { ...shared, ...cut }]));
+  return new Map([direct, ...staged].map((cut) => [`${kind(cut)} ${size(cut)}`, { ...shared, ...cut }]));
 }
 
 /** Makes the two axes of a pass for a tile of `rows` x `columns`. */
@@ -78,7 +78,7 @@ function axes(geometry: ConvGeometry, transposed: boolean, rows: number, columns
     : [forwardAxis(output.h, input.h, row), forwardAxis(output.w, input.w, column)];
 }
 
-/** Pixels whose sums an invocation of a GPU keeps, one way or the other. */
+/** Pixels whose sums an invocation of a GPU keeps: the one or the other. */
 const GPU_PIXELS = [8, 16];
 
 /**
