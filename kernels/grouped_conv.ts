@@ -3,7 +3,7 @@
  * weight gradient; other groupings are for `direct_conv.ts`.
  */
 
-import { convFlops, type ConvGeometry } from "./conv_geometry.ts";
+import { convFlops, type ConvGeometry, convKey } from "./conv_geometry.ts";
 import type { ConvOptions } from "./conv_options.ts";
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
@@ -79,12 +79,7 @@ function gather(
   what: Omit<Gather, keyof GatherPlan>,
 ): Dispatch[] {
   const plans = gatherPlans(geometry, supported(geometry), pass === "dx", caps);
-  const { input: { n, h, w, c }, outChannels, groups, kernelHeight, kernelWidth, stride, padding } = geometry;
-  const key = [
-    `grouped ${pass} ${n}x${h}x${w}x${c} to ${outChannels} of ${groups} groups`,
-    `kernel ${kernelHeight}x${kernelWidth} stride ${stride} padding ${padding}`,
-    ...(what.source.type === "f16" ? ["f16"] : []),
-  ].join(" ");
+  const key = `grouped ${pass} ${convKey(geometry)}${what.source.type === "f16" ? " f16" : ""}`;
   const variants = new Map(
     [...plans].map(([name, plan]) => [name, () => [gatherDispatch({ ...what, ...plan })]] as const),
   );

@@ -6,10 +6,11 @@
  * Shares ("chunks") write partial sums, which further dispatches add in a fixed order. The bias gradient rides along.
  */
 
-import { convFlops, type ConvGeometry, convOutput } from "./conv_geometry.ts";
+import { convFlops, type ConvGeometry, convKey, convOutput } from "./conv_geometry.ts";
 import type { Capabilities } from "./device.ts";
-import type { Dispatch, Operand } from "./dispatch.ts";
+import type { Binding, Dispatch, Operand } from "./dispatch.ts";
 import { operand, read, write } from "./dispatch.ts";
+import { type StagedBlock, stagedBlock, stagedSource } from "./grouped_dweight_staged.ts";
 import { positions } from "./grouped_gather.ts";
 import {
   type Axis,
@@ -33,6 +34,7 @@ import {
 import type { Shape } from "./layout.ts";
 import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
 import { partialSums } from "./partial_sums.ts";
+import { chosenDispatches } from "./tuning.ts";
 import { ceilDiv, eachItem, guarded, itemGrid } from "./wgsl.ts";
 
 /** Operands of a weight gradient. */
@@ -48,71 +50,145 @@ export interface WeightGradientOperands {
 
 /** The dispatches of the weight gradient, and of the bias gradient when asked for. */
 export function groupedWeightGradientDispatches(
-  { x, dy, dweight, dbias, loadNorm }: WeightGradientOperands,
+  operands: WeightGradientOperands,
   geometry: ConvGeometry,
   grouping: Grouping,
   caps: Capabilities,
 ): Dispatch[] {
-  const { input, kernelHeight, kernelWidth } = geometry;
-  const y = convOutput(geometry);
-  const { rows, columns, outs, rowsEach, invocations, workgroupSize } = caps.software
-    ? softwarePlan(geometry, grouping)
-    : gpuPlan(geometry, grouping);
-  const tapRows = Math.max(1, reachableTaps(rows).length);
-  const tiles = y.n * rows.tiles * columns.tiles;
-  const lanes = grouping.outBlocks / outs * grouping.inPerGroup;
-  const tilesEach = ceilDiv(tiles, Math.min(ceilDiv(invocations, lanes), tiles, MAX_CHUNKS));
-  const chunks = ceilDiv(tiles, tilesEach);
-  const weightVecs = kernelHeight * kernelWidth * grouping.inWidth * grouping.outBlocks;
-  const biasVecs = dbias ? grouping.outBlocks : 0;
-  const partial = chunks > 1 ? operand("partial dweight", chunks * (weightVecs + biasVecs) * 4) : undefined;
-  const parts = ceilDiv(tapRows, rowsEach);
-  const loads = normalizedLoads(loadNorm, "X_BLOCKS");
-  const items = lanes * chunks;
-  const dispatches = partition(kernelHeight, reachableTaps(rows), rowsEach).map((taps, part): Dispatch => ({
+  const gpu = gpuPlan(geometry, grouping), block = stagedBlock(gpu, grouping, caps);
+  const direct = caps.software ? softwarePlan(geometry, grouping) : gpu;
+  const variants = new Map([["direct", () => directDispatches(operands, geometry, grouping, direct, caps)]]);
+  if (block) variants.set("staged", () => stagedDispatches(operands, geometry, grouping, gpu, block, caps));
+  const key = `grouped dweight ${convKey(geometry)}${operands.x.type === "f16" ? " f16" : ""}`;
+  return chosenDispatches({ key, variants, likely: caps.software ? 1 : variants.size }, caps.tuning);
+}
+
+/** An invocation by itself, some kernel rows a dispatch. */
+function directDispatches(
+  operands: WeightGradientOperands,
+  geometry: ConvGeometry,
+  grouping: Grouping,
+  plan: Plan,
+  caps: Capabilities,
+): Dispatch[] {
+  const { rows, columns, outs, rowsEach, workgroupSize } = plan;
+  const { tiles, tilesEach, chunks } = shares(plan, geometry, grouping);
+  const to = destination(operands, geometry, grouping, chunks);
+  const loads = normalizedLoads(operands.loadNorm, "X_BLOCKS");
+  const items = grouping.outBlocks / outs * grouping.inPerGroup * chunks;
+  const parts = partition(rows.kernel, reachableTaps(rows), rowsEach);
+  const dispatches = parts.map((taps, part): Dispatch => ({
     label: "conv2d.grouped.dweight",
-    bindings: {
-      x: read(x),
-      dy: read(dy),
-      ...loads.bindings,
-      ...(partial ? { partial: write(partial) } : { dweight: write(dweight) }),
-      ...(!partial && dbias && part === 0 && { dbias: write(dbias) }),
-    },
+    bindings: bindings(operands, loads, to, part === 0),
     constants: {
       ITEMS: items,
       OUT_ITEMS: grouping.outBlocks / outs,
       TILES: tiles,
       TILES_EACH: tilesEach,
-      X_ROWS: input.h,
-      X_COLUMNS: input.w,
-      X_BLOCKS: grouping.inBlocks,
-      DY_ROWS: y.h,
-      DY_COLUMNS: y.w,
-      DY_BLOCKS: grouping.outBlocks,
-      PARTIAL: weightVecs + biasVecs,
+      ...sizes(geometry, grouping, to),
     },
     source: source({
-      rows,
-      columns,
-      grouping,
-      taps,
-      outs,
-      workgroupSize,
-      loads,
-      output: partial ? "partial" : "dweight",
-      bias: !dbias || part > 0
-        ? undefined
-        : partial
-        ? { output: "partial", at: weightVecs }
-        : { output: "dbias", at: 0 },
+      ...{ rows, columns, grouping, taps, outs, workgroupSize, loads },
+      output: to.output,
+      bias: part > 0 ? undefined : to.bias,
     }),
     workgroups: itemGrid(items, workgroupSize, caps.maxWorkgroupsPerDimension),
-    flops: convFlops(geometry) / parts,
-    bytes: x.byteLength + dy.byteLength + dweight.byteLength / parts,
+    ...work(operands, geometry, parts.length),
   }));
-  if (!partial) return dispatches;
+  return [...dispatches, ...to.added(caps)];
+}
+
+/** A workgroup's invocations together: see `grouped_dweight_staged.ts`. */
+function stagedDispatches(
+  operands: WeightGradientOperands,
+  geometry: ConvGeometry,
+  grouping: Grouping,
+  plan: Plan,
+  block: StagedBlock,
+  caps: Capabilities,
+): Dispatch[] {
+  const { rows, columns } = plan;
+  const { tiles, tilesEach, chunks } = shares(plan, geometry, grouping);
+  const to = destination(operands, geometry, grouping, chunks);
+  const loads = normalizedLoads(operands.loadNorm, "X_BLOCKS");
+  const sets = grouping.outBlocks / block.outs * grouping.inPerGroup / block.ins * ceilDiv(chunks, block.shares);
+  const dispatch: Dispatch = {
+    label: "conv2d.grouped.dweight",
+    bindings: bindings(operands, loads, to, true),
+    constants: { TILES: tiles, TILES_EACH: tilesEach, CHUNKS: chunks, ...sizes(geometry, grouping, to) },
+    source: stagedSource({ rows, columns, grouping, block, loads, output: to.output, bias: to.bias }),
+    workgroups: itemGrid(sets, 1, caps.maxWorkgroupsPerDimension),
+    ...work(operands, geometry, 1),
+  };
+  return [dispatch, ...to.added(caps)];
+}
+
+/** How the pixels are shared out. */
+function shares({ rows, columns, outs, invocations }: Plan, geometry: ConvGeometry, grouping: Grouping) {
+  const tiles = geometry.input.n * rows.tiles * columns.tiles;
+  const lanes = grouping.outBlocks / outs * grouping.inPerGroup;
+  const tilesEach = ceilDiv(tiles, Math.min(ceilDiv(invocations, lanes), tiles, MAX_CHUNKS));
+  return { tiles, tilesEach, chunks: ceilDiv(tiles, tilesEach) };
+}
+
+/** Where sums go: to the gradients, or where there are several shares to partial results. */
+interface Destination {
+  /** vec4s of one share's results. */
+  readonly stride: number;
+  readonly bindings: Readonly<Record<string, Binding>>;
+  readonly biasBinding: Readonly<Record<string, Binding>>;
+  /** Name of the binding that takes weights. */
+  readonly output: string;
+  /** Likewise, and from where on. */
+  readonly bias?: { readonly output: string; readonly at: number };
+  /** What adds partial results. */
+  readonly added: (caps: Capabilities) => Dispatch[];
+}
+
+function destination(
+  { dweight, dbias }: WeightGradientOperands,
+  { kernelHeight, kernelWidth }: ConvGeometry,
+  { inWidth, outBlocks }: Grouping,
+  chunks: number,
+): Destination {
+  const weightVecs = kernelHeight * kernelWidth * inWidth * outBlocks, biasVecs = dbias ? outBlocks : 0;
+  const stride = weightVecs + biasVecs;
+  if (chunks === 1) {
+    return {
+      stride,
+      bindings: { dweight: write(dweight) },
+      biasBinding: dbias ? { dbias: write(dbias) } : {},
+      output: "dweight",
+      bias: dbias && { output: "dbias", at: 0 },
+      added: () => [],
+    };
+  }
+  const partial = operand("partial dweight", chunks * stride * 4);
   const outputs = [{ operand: dweight, vecs: weightVecs }, ...(dbias ? [{ operand: dbias, vecs: biasVecs }] : [])];
-  return [...dispatches, ...partialSums(partial, chunks, outputs, caps)];
+  return {
+    stride,
+    bindings: { partial: write(partial) },
+    biasBinding: {},
+    output: "partial",
+    bias: dbias && { output: "partial", at: weightVecs },
+    added: (caps) => partialSums(partial, chunks, outputs, caps),
+  };
+}
+
+function bindings({ x, dy }: WeightGradientOperands, loads: NormalizedLoads, to: Destination, bias: boolean) {
+  return { x: read(x), dy: read(dy), ...loads.bindings, ...to.bindings, ...(bias && to.biasBinding) };
+}
+
+function sizes(geometry: ConvGeometry, { inBlocks, outBlocks }: Grouping, { stride }: Destination) {
+  const { input } = geometry, y = convOutput(geometry);
+  return {
+    ...{ X_ROWS: input.h, X_COLUMNS: input.w, X_BLOCKS: inBlocks },
+    ...{ DY_ROWS: y.h, DY_COLUMNS: y.w, DY_BLOCKS: outBlocks, PARTIAL: stride },
+  };
+}
+
+function work({ x, dy, dweight }: WeightGradientOperands, geometry: ConvGeometry, parts: number) {
+  return { flops: convFlops(geometry) / parts, bytes: x.byteLength + dy.byteLength + dweight.byteLength / parts };
 }
 
 interface Plan {

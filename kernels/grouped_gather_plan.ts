@@ -13,6 +13,7 @@ import type { Capabilities } from "./device.ts";
 import type { Gather } from "./grouped_gather.ts";
 import {
   type Axis,
+  blocksTogether,
   forwardAxis,
   gradientAxis,
   type Grouping,
@@ -20,7 +21,6 @@ import {
   MOST_COLUMNS,
   MOST_ROWS,
   MOST_TEXT,
-  range,
   reachableTaps,
   RUN_COST,
   SOFTWARE_INVOCATIONS,
@@ -115,8 +115,7 @@ function stagedCut(cut: Cut, grouping: Grouping, transposed: boolean, caps: Capa
     STAGED_TOGETHER,
     Math.floor(caps.maxWorkgroupStorageBytes / (16 * stagedLine({ ...cut, grouping }))),
   );
-  const together = range(most).map((index) => most - index)
-    .find((count) => perGroup % count === 0 || (count % perGroup === 0 && blocks % count === 0));
+  const together = blocksTogether(blocks, perGroup, most);
   if (together === undefined) return undefined;
   return { ...cut, weights: "staged", together, workgroupSize: Math.floor(STAGED_INVOCATIONS / together) * together };
 }

@@ -179,6 +179,12 @@ export function grouping(geometry: ConvGeometry): Grouping | undefined {
   };
 }
 
+/** The most of `blocks` vec4s, `most` at most, that make up whole groups of `perGroup`, or go into one without a rest. */
+export function blocksTogether(blocks: number, perGroup: number, most: number): number | undefined {
+  return range(most).map((index) => most - index)
+    .find((count) => perGroup % count === 0 || (count % perGroup === 0 && blocks % count === 0));
+}
+
 /** `[0, 1, .. count - 1]`. */
 export function range(count: number): number[] {
   return Array.from({ length: count }, (_, index) => index);

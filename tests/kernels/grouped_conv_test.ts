@@ -79,6 +79,7 @@ const CASES: Record<string, Settings> = {
   "width 16, 2x2 map": { n: 5, h: 2, w: 2, groups: 4, width: 16 },
   "width 16, stride 2 to 1x1": { n: 3, h: 2, w: 2, groups: 4, width: 16, stride: 2 },
   "width 16, 1x1 map, images not whole tiles": { n: 19, h: 1, w: 1, groups: 4, width: 16 },
+  "width 16, several tiles a share": { n: 6, h: 26, w: 26, groups: 4, width: 16 },
   "width 32": { h: 7, w: 5, groups: 2, width: 32 },
   "widths 8 to 4": { h: 7, w: 9, groups: 3, width: 8, outWidth: 4 },
   "widths 4 to 12, stride 2": { h: 7, w: 9, groups: 3, width: 4, outWidth: 12, stride: 2 },
@@ -104,17 +105,18 @@ for (const [name, settings] of Object.entries(CASES)) {
   });
 }
 
-/** Of the passes that gather. */
+/** Of all three passes. */
 function choices(geometry: ConvGeometry, caps: Capabilities): readonly Choice[] {
   const [x, y, weight] = ["x", "y", "weight"].map((label) => operand(label, 4));
   return choicesOf((noting) => {
     groupedForward({ x, weight, y }, geometry, noting);
     groupedInputGradient({ dy: y, weight, dx: x }, geometry, noting);
+    groupedWeightGradient({ x, dy: y, dweight: weight }, geometry, noting);
   }, caps);
 }
 
 gpuTest(
-  "passes that gather have variants on a GPU, where groups are whole vec4s and their weights can be staged",
+  "passes have variants on a GPU, where groups are whole vec4s and what they load can be staged",
   (device) => {
     const gpu = { ...asGpu(device), maxWorkgroupStorageBytes: 16384 };
     const named = (settings: Settings, caps: Capabilities = gpu) =>
@@ -123,11 +125,12 @@ gpuTest(
     assertEquals(named(shape), [
       "grouped forward 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct 1x7, staged 1x7, staged 1x14",
       "grouped dx 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct 1x14, staged 1x14, staged 1x7",
+      "grouped dweight 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct, staged",
     ]);
     assertEquals(named({ ...shape, width: 2 }), []);
     assertEquals(named(shape, { ...gpu, software: true }), [], "workgroup memory is not for software");
     // Nine taps of four rows, and one vec4 more, take 592 bytes a target vec4.
-    assertEquals(named(shape, { ...gpu, maxWorkgroupStorageBytes: 592 }).length, 2);
+    assertEquals(named(shape, { ...gpu, maxWorkgroupStorageBytes: 592 }).length, 2, "a share's pixels take more");
     assertEquals(named(shape, { ...gpu, maxWorkgroupStorageBytes: 591 }), []);
     return Promise.resolve();
   },
