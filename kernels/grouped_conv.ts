@@ -7,7 +7,7 @@ import { convFlops, type ConvGeometry, convKey } from "./conv_geometry.ts";
 import type { ConvOptions } from "./conv_options.ts";
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
-import { groupedWeightGradientDispatches, type WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
+import { groupedWeightGradientDispatches, type WeightGradientOperands } from "./grouped_weight_gradient.ts";
 import { type Gather, gatherDispatch } from "./grouped_gather.ts";
 import { type GatherPlan, gatherPlans } from "./grouped_gather_plan.ts";
 import { type Grouping, grouping } from "./grouped_tiling.ts";

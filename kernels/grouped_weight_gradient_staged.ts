@@ -2,7 +2,7 @@
  * The weight gradient of a grouped convolution with what it loads staged in workgroup memory: where groups are wide, each
  * pixel of `x` and of `dy` is for many pairs of channels, and is loaded and normalized once for all of them.
  *
- * An invocation owns, as in `grouped_conv_weight_gradient.ts`, one vec4 of input channels, one of output channels and all
+ * An invocation owns, as in `grouped_weight_gradient.ts`, one vec4 of input channels, one of output channels and all
  * taps. A workgroup owns some of each, and some shares of the pixels. The invocations of a share walk over its tiles
  * together, load each for all of them, and add in that file's order.
  */
