@@ -13,7 +13,7 @@ import { type GatherPlan, gatherPlans } from "./grouped_gather_plan.ts";
 import { type Grouping, grouping } from "./grouped_tiling.ts";
 import { chosenDispatches } from "./tuning.ts";
 
-/** Whether these kernels take a convolution: both widths of a group 1 or 2, or each a multiple of 4. */
+/** Whether these kernels take a convolution: both widths of a group 1 or 2, or each a multiple of 4; some tap on the input. */
 export function groupedSupports(geometry: ConvGeometry): boolean {
   return grouping(geometry) !== undefined;
 }

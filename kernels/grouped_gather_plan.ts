@@ -106,7 +106,7 @@ function gpuCut(geometry: ConvGeometry, { inPerGroup }: Grouping, transposed: bo
 const STAGED_INVOCATIONS = 128;
 const STAGED_TOGETHER = 8;
 
-/** The same tiles with staged weights: as many target vec4s together as go into whole groups, or a group into them. */
+/** The same tiles with staged weights; undefined where they find no room. */
 function stagedCut(cut: Cut, grouping: Grouping, transposed: boolean, caps: Capabilities): Cut | undefined {
   const [perGroup, blocks] = transposed
     ? [grouping.inPerGroup, grouping.inBlocks]

@@ -83,6 +83,11 @@ export class StagedWeights implements WeightTexts {
   #row = 0;
   readonly #tapRows: readonly number[];
   readonly #tapColumns: readonly number[];
+  /** Weight rows of a tap. */
+  readonly #terms: number;
+  /** What is to be loaded for all, of a tap and a target vec4 each, and how much of it by each invocation. */
+  readonly #units: number;
+  readonly #rounds: number;
 
   /**
    * @param together Target vec4s of a workgroup.
@@ -91,33 +96,21 @@ export class StagedWeights implements WeightTexts {
   constructor(readonly kernel: WeightUse, readonly together: number, readonly workgroupSize: number) {
     this.#tapRows = span(reachableTaps(kernel.rows));
     this.#tapColumns = span(reachableTaps(kernel.columns));
-  }
-
-  /** vec4s of a target vec4 in workgroup memory: an odd number, so that neighbours meet different banks. */
-  get #line(): number {
-    return stagedLine(this.kernel);
-  }
-
-  get #terms(): number {
-    return this.kernel.grouping.swizzles.length;
-  }
-
-  /** Loads that an invocation does for all, of a tap and a target vec4 each. */
-  get #rounds(): number {
-    return ceilDiv(this.#tapRows.length * this.#tapColumns.length * this.together, this.workgroupSize);
+    this.#terms = kernel.grouping.swizzles.length;
+    this.#units = this.#tapRows.length * this.#tapColumns.length * together;
+    this.#rounds = ceilDiv(this.#units, workgroupSize);
   }
 
   /** WGSL at module scope. */
   get declarations(): string {
-    return `var<workgroup> tile_w: array<array<vec4f, ${this.#line}>, ${this.together}>;`;
+    return `var<workgroup> tile_w: array<array<vec4f, ${stagedLine(this.kernel)}>, ${this.together}>;`;
   }
 
   /** WGSL that says what an invocation loads for all; sees `local` and `first_block`, the workgroup's first target vec4. */
   prepare(perGroup: number, sourcesPerGroup: number): string {
-    const units = this.#tapRows.length * this.#tapColumns.length * this.together;
-    const [firstRow = 0] = this.#tapRows, [firstColumn = 0] = this.#tapColumns, across = this.#tapColumns.length;
+    const [firstRow] = this.#tapRows, [firstColumn] = this.#tapColumns, across = this.#tapColumns.length;
     return unroll(this.#rounds, (r) => /* wgsl */ `
-  let unit_${r} = min(local + ${r * this.workgroupSize}u, ${units - 1}u);
+  let unit_${r} = min(local + ${r * this.workgroupSize}u, ${this.#units - 1}u);
   let line_${r} = unit_${r} % ${this.together}u;
   let place_${r} = unit_${r} / ${this.together}u;
   let tap_${r} = (place_${r} / ${across}u + ${firstRow}u) * ${this.kernel.columns.kernel}u + place_${r} % ${across}u + ${firstColumn}u;
@@ -143,13 +136,15 @@ export class StagedWeights implements WeightTexts {
 
   /** WGSL that hands them to the others, who see them after a barrier. */
   get store(): string {
-    const units = this.#tapRows.length * this.#tapColumns.length * this.together, terms = this.#terms;
     return unroll(this.#rounds, (r) => {
       const value = (j: number) =>
         isTurned(this.kernel) ? turned(this.kernel, j, (i) => `next_${r}_${i}`) : `next_${r}_${j}`;
-      const stores = unroll(terms, (j) => `tile_w[line_${r}][place_${r} * ${terms}u + ${j}u] = ${value(j)};`);
-      const whole = (r + 1) * this.workgroupSize <= units;
-      return whole ? stores : `if (local + ${r * this.workgroupSize}u < ${units}u) { ${stores} }`;
+      const stores = unroll(
+        this.#terms,
+        (j) => `tile_w[line_${r}][place_${r} * ${this.#terms}u + ${j}u] = ${value(j)};`,
+      );
+      const whole = (r + 1) * this.workgroupSize <= this.#units;
+      return whole ? stores : `if (local + ${r * this.workgroupSize}u < ${this.#units}u) { ${stores} }`;
     });
   }
 

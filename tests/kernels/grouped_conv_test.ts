@@ -170,6 +170,8 @@ Deno.test("grouped kernels say which groupings they take", () => {
   assertEquals(takes({ width: 1, outWidth: 2 }), false);
   assertEquals(takes({ width: 4, outWidth: 6 }), false);
   assertEquals(takes({ groups: 3, width: 2 }), false);
+  assertEquals(takes({ h: 1, kernel: 1, stride: 2 }), false, "both rows of the output see padding alone");
+  assertEquals(takes({ h: 2, kernel: 1, stride: 2 }), true);
 });
 
 gpuTest("a grouping the kernels do not take is refused", (device) => {
