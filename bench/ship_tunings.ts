@@ -3,7 +3,7 @@
  *
  *     deno run -A bench/ship_tunings.ts [TUNING.json ...]
  *
- * Without a file it takes the one of the data directory. Of products that the table knows already, the file's variant
+ * Without a file it takes the one of the data directory. Of operations that the table knows already, the file's variant
  * counts.
  */
 
@@ -25,5 +25,5 @@ if (import.meta.main) {
     table = mergeTunings(table, own);
   }
   await Deno.writeTextFile(new URL("../cli/tunings.json", import.meta.url), tuningsText(table));
-  for (const [key, entries] of Object.entries(table)) console.log(`${key}: ${Object.keys(entries).length} products`);
+  for (const [key, entries] of Object.entries(table)) console.log(`${key}: ${Object.keys(entries).length} operations`);
 }

@@ -30,7 +30,7 @@ export const tuneCommand = defineCommand({
     allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
     again: { type: "boolean", doc: "Forget what is known of this adapter first, and measure all" },
     dataDir: dataDirOption,
-    json: { type: "boolean", doc: "Print a JSON object a product measured, and one of all, instead" },
+    json: { type: "boolean", doc: "Print a JSON object an operation measured, and one of all, instead" },
   },
   examples: ["tune", "tune resnext50 --image-size 32 --batch-size 16"],
   async run({ args: { arch = "resnext50" }, options }) {
@@ -45,7 +45,7 @@ export const tuneCommand = defineCommand({
         directory,
         again: options.again,
         precision: options.precision,
-        sameStrategy: !options.allStrategies,
+        likelyOnly: !options.allStrategies,
         onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),
         onTrial: (trial, done, all) => progress.update(`${done}/${all} ${trial.key}: ${trial.won}`),
       });
@@ -76,11 +76,11 @@ function summary({ trials, known, shipped, tooLarge }: Tuned, device: string, fi
   const large = tooLarge > 0 ? [`${tooLarge} are larger than it holds: such batches do not run on it`] : [];
   const brought = `${shipped} of them from the table that comes with the program`;
   if (trials.length === 0 && known > 0 && tooLarge === 0) {
-    return `Nothing to measure: all ${known} products are known for ${device}, ${brought} (--again measures anew)`;
+    return `Nothing to measure: all ${known} operations are known for ${device}, ${brought} (--again measures anew)`;
   }
   const changed = trials.filter(({ tried, won }) => tried[0].variant !== won).length;
   return [
-    `${trials.length} products measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`,
+    `${trials.length} operations measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`,
     ...(known > 0 ? [`${known} were known, ${brought}`] : []),
     ...large,
   ].join("\n");

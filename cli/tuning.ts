@@ -1,7 +1,7 @@
 /**
  * Where tunings are kept, by adapter, Deno version and generation of kernels: one file in the data directory, and before it
  * the table that comes with the program (`tunings.json`, of the same form; `bench/ship_tunings.ts` fills it). The user's own
- * measurements count for more, product by product.
+ * measurements count for more, operation by operation.
  */
 
 import { join } from "@std/path";
@@ -49,7 +49,7 @@ export function tuningFile(dataDirectory: string): string {
   return join(dataDirectory, "tuning.json");
 }
 
-/** Counts the products' rewritings: what was measured of older ones says nothing of these. */
+/** Counts the kernels' rewritings: what was measured of older ones says nothing of these. */
 const KERNELS = 3;
 
 /** What a tuning is valid for. */
@@ -57,7 +57,7 @@ export function tuningKey(device: Device): string {
   return `${device.name} | Deno ${Deno.version.deno} | kernels ${KERNELS}`;
 }
 
-/** Notes in a tuning the products that a network's steps need and it does not know: planned, not run. */
+/** Notes in a tuning the operations that a network's steps need and it does not know: planned, not run. */
 function notePlans(device: Device, tuning: Tuning, module: Module, inputs: readonly Shape[], precision?: ElementType) {
   const caps = { ...device.capabilities, tuning };
   for (const input of inputs) {
@@ -68,11 +68,11 @@ function notePlans(device: Device, tuning: Tuning, module: Module, inputs: reado
 /** What tuning did. */
 export interface Tuned {
   readonly trials: readonly Trial[];
-  /** Products that were known. */
+  /** Operations that were known. */
   readonly known: number;
   /** Those of them that the table knew which comes with the program. */
   readonly shipped: number;
-  /** Products that the device cannot hold. */
+  /** Operations that the device cannot hold. */
   readonly tooLarge: number;
 }
 
@@ -107,7 +107,7 @@ export async function tuneFor(
   return {
     trials,
     known: used.length,
-    shipped: used.filter((product) => !Object.hasOwn(own, product)).length,
+    shipped: used.filter((key) => !Object.hasOwn(own, key)).length,
     tooLarge: tuning.unknown.length,
   };
 }

@@ -36,3 +36,10 @@ export function convFlops(geometry: ConvGeometry): number {
   const { i, h: kh, w: kw } = convFilter(geometry);
   return 2 * n * h * w * c * i * kh * kw;
 }
+
+/** A convolution in words, to tell it from others. */
+export function convKey(geometry: ConvGeometry): string {
+  const { input: { n, h, w, c }, outChannels, groups, kernelHeight, kernelWidth, stride, padding } = geometry;
+  return `${n}x${h}x${w}x${c} to ${outChannels} of ${groups} groups ` +
+    `kernel ${kernelHeight}x${kernelWidth} stride ${stride} padding ${padding}`;
+}

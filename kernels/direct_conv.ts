@@ -8,7 +8,7 @@ import type { Capabilities } from "./device.ts";
 import type { Binding, Dispatch } from "./dispatch.ts";
 import { operand, readScalars, write } from "./dispatch.ts";
 import type { ForwardOperands, InputGradientOperands } from "./grouped_conv.ts";
-import type { WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
+import type { WeightGradientOperands } from "./grouped_weight_gradient.ts";
 import { padded, storedElements, storedFilterElements, storedInputChannels } from "./layout.ts";
 import { partialSums } from "./partial_sums.ts";
 import { ceilDiv, eachItem, itemGrid } from "./wgsl.ts";

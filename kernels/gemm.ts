@@ -23,13 +23,14 @@
 import { columnEpilogue, type EpilogueText } from "./column_epilogue.ts";
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, type Operand, operand, write } from "./dispatch.ts";
-import type { Gemm, GemmStrategy, GemmVariant, Tile } from "./gemm_problem.ts";
+import { type Gemm, type GemmStrategy, type GemmVariant, type Tile, variantName } from "./gemm_problem.ts";
 import { loadsColumns } from "./gemm_step.ts";
 import { registerTile, registerVariants } from "./gemm_registers.ts";
 import { ENOUGH_TILES, SHARED_CHUNK, sharedTile, sharedVariants } from "./gemm_shared.ts";
 import { subgroupTile, subgroupVariants } from "./gemm_subgroup.ts";
 import { partialSums } from "./partial_sums.ts";
 import { type RowSumsText, rowSumsText } from "./row_sums.ts";
+import { chosenDispatches } from "./tuning.ts";
 import { ceilDiv, entryPoint, itemGrid } from "./wgsl.ts";
 
 const TILES: Record<GemmStrategy, (problem: Gemm, variant: GemmVariant, caps: Capabilities) => Tile> = {
@@ -84,8 +85,15 @@ export function gemmKey({ m, n, k, a, b, bindings, constants, rowSums }: Gemm): 
 
 /** The dispatches that compute a product. */
 export function gemm(problem: Gemm, caps: Capabilities): Dispatch[] {
+  if (problem.variant) return dispatchesBy(problem.variant, problem, caps);
+  const variants = gemmVariants(problem, caps);
+  const makers = variants.map((variant) => [variantName(variant), () => dispatchesBy(variant, problem, caps)] as const);
+  const likely = variants.filter(({ strategy }) => strategy === variants[0].strategy).length;
+  return chosenDispatches({ key: gemmKey(problem), variants: new Map(makers), likely }, caps.tuning);
+}
+
+function dispatchesBy(variant: GemmVariant, problem: Gemm, caps: Capabilities): Dispatch[] {
   const { label, m, n, k, out, columnSums } = problem;
-  const variant = problem.variant ?? caps.tuning?.choose(problem, caps) ?? gemmVariants(problem, caps)[0];
   if (problem.rowSums && variant.strategy !== "shared") throw new Error(`${label}: row sums by "${variant.strategy}"`);
   const tile = TILES[variant.strategy](problem, variant, caps);
   const chunk = ceilDiv(ceilDiv(k, splitCount(problem, caps)), SPLIT_STEP) * SPLIT_STEP;

@@ -3,16 +3,17 @@
  * weight gradient; other groupings are for `direct_conv.ts`.
  */
 
-import { convFlops, type ConvGeometry } from "./conv_geometry.ts";
+import { convFlops, type ConvGeometry, convKey } from "./conv_geometry.ts";
 import type { ConvOptions } from "./conv_options.ts";
 import type { Capabilities } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
-import { groupedWeightGradientDispatches, type WeightGradientOperands } from "./grouped_conv_weight_gradient.ts";
-import { gatherDispatch } from "./grouped_gather.ts";
-import { planGather } from "./grouped_gather_plan.ts";
+import { groupedWeightGradientDispatches, type WeightGradientOperands } from "./grouped_weight_gradient.ts";
+import { type Gather, gatherDispatch } from "./grouped_gather.ts";
+import { type GatherPlan, gatherPlans } from "./grouped_gather_plan.ts";
 import { type Grouping, grouping } from "./grouped_tiling.ts";
+import { chosenDispatches } from "./tuning.ts";
 
-/** Whether these kernels take a convolution: both widths of a group 1 or 2, or each a multiple of 4. */
+/** Whether these kernels take a convolution: both widths of a group 1 or 2, or each a multiple of 4; some tap on the input. */
 export function groupedSupports(geometry: ConvGeometry): boolean {
   return grouping(geometry) !== undefined;
 }
@@ -32,17 +33,16 @@ export function groupedForward(
   caps: Capabilities,
   { loadNorm, norm, residual, relu }: ConvOptions = {},
 ): Dispatch[] {
-  return [gatherDispatch({
+  return gather("forward", geometry, caps, {
     label: norm ? "conv2d.grouped.forward+batch_norm" : "conv2d.grouped.forward",
     source: x,
     weight,
     target: y,
     loadNorm,
     epilogue: { bias, norm, addend: residual, relu },
-    ...planGather(geometry, supported(geometry), false, caps),
     flops: convFlops(geometry),
     bytes: x.byteLength + weight.byteLength + y.byteLength + (residual?.byteLength ?? 0),
-  })];
+  });
 }
 
 /** Operands of an input gradient. */
@@ -60,16 +60,30 @@ export function groupedInputGradient(
   geometry: ConvGeometry,
   caps: Capabilities,
 ): Dispatch[] {
-  return [gatherDispatch({
+  return gather("dx", geometry, caps, {
     label: "conv2d.grouped.dx",
     source: dy,
     weight,
     target: dx,
     epilogue: { addend },
-    ...planGather(geometry, supported(geometry), true, caps),
     flops: convFlops(geometry),
     bytes: dx.byteLength * (addend ? 2 : 1) + weight.byteLength + dy.byteLength,
-  })];
+  });
+}
+
+/** The dispatches of a pass that gathers, however it is cut. */
+function gather(
+  pass: "forward" | "dx",
+  geometry: ConvGeometry,
+  caps: Capabilities,
+  what: Omit<Gather, keyof GatherPlan>,
+): Dispatch[] {
+  const plans = gatherPlans(geometry, supported(geometry), pass === "dx", caps);
+  const key = `grouped ${pass} ${convKey(geometry)}${what.source.type === "f16" ? " f16" : ""}`;
+  const variants = new Map(
+    [...plans].map(([name, plan]) => [name, () => [gatherDispatch({ ...what, ...plan })]] as const),
+  );
+  return chosenDispatches({ key, variants, likely: caps.software ? 1 : variants.size }, caps.tuning);
 }
 
 /** `dweight`, and `dbias` (the column sum of `dy`) when asked for. */

@@ -4,8 +4,8 @@
  *
  * An invocation owns some target vec4s of one group (`targets`) and walks over tiles of pixels, `images` x `rows` x
  * `columns` each, all of whose sums it keeps in registers. Every source row of the tile is loaded once and used by all
- * taps and target rows. Weights are loaded before the walk where they are few ("held"), else once a tile and source vec4.
- * Neighbouring invocations own neighbouring channels, so loads and stores are contiguous.
+ * taps and target rows. How weights come is for `grouped_weights.ts`. Neighbouring invocations own neighbouring channels, so
+ * loads and stores are contiguous. However it is cut, each sum is added in the same order: source vec4s, rows, columns.
  */
 
 import { type ColumnEpilogue, columnEpilogue, type EpilogueText } from "./column_epilogue.ts";
@@ -13,8 +13,9 @@ import type { Dispatch, Operand } from "./dispatch.ts";
 import { read, write } from "./dispatch.ts";
 import type { Axis, Grouping } from "./grouped_tiling.ts";
 import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
+import { LoadedWeights, StagedWeights, type WeightTexts } from "./grouped_weights.ts";
 import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
-import { ceilDiv, eachItem, guarded, itemGrid } from "./wgsl.ts";
+import { ceilDiv, eachItem, entryPoint, guarded, itemGrid } from "./wgsl.ts";
 
 /** What a gathering kernel computes, and how it is cut. */
 export interface Gather {
@@ -36,10 +37,12 @@ export interface Gather {
   readonly targets: number;
   /** Images of a tile. */
   readonly tileImages: number;
-  /** Tiles an invocation walks over. */
+  /** Tiles an invocation walks over: one where weights are staged. */
   readonly tilesEach: number;
-  /** Weights are loaded once an invocation. */
-  readonly held: boolean;
+  /** See `grouped_weights.ts`. */
+  readonly weights: "each" | "held" | "staged";
+  /** Staged: target vec4s that a workgroup owns, whole groups or a part of one. Divides the workgroup's size. */
+  readonly together: number;
   readonly workgroupSize: number;
   readonly maxWorkgroups: number;
   readonly flops: number;
@@ -53,7 +56,10 @@ export function gatherDispatch(gather: Gather): Dispatch {
   const blocks = targetBlocks / targets;
   const imageTiles = ceilDiv(images, tileImages);
   const tiles = imageTiles * rows.tiles * columns.tiles;
-  const items = blocks * ceilDiv(tiles, tilesEach);
+  const walks = ceilDiv(tiles, tilesEach), tilesAtOnce = workgroupSize / gather.together;
+  const workgroups = gather.weights === "staged"
+    ? itemGrid(targetBlocks / gather.together * ceilDiv(tiles, tilesAtOnce), 1, gather.maxWorkgroups)
+    : itemGrid(blocks * walks, workgroupSize, gather.maxWorkgroups);
   const loads = normalizedLoads(gather.loadNorm, "SOURCE_BLOCKS"), epilogue = columnEpilogue(gather.epilogue);
   const bindings = {
     source: read(gather.source),
@@ -66,10 +72,8 @@ export function gatherDispatch(gather: Gather): Dispatch {
     label: gather.label,
     bindings,
     constants: {
-      ITEMS: items,
-      BLOCKS: blocks,
+      ...(gather.weights !== "staged" && { ITEMS: blocks * walks, BLOCKS: blocks, TILES_EACH: tilesEach }),
       TILES: tiles,
-      TILES_EACH: tilesEach,
       IMAGES: images,
       SOURCE_BLOCKS: transposed ? grouping.outBlocks : grouping.inBlocks,
       SOURCE_ROWS: rows.source,
@@ -80,22 +84,29 @@ export function gatherDispatch(gather: Gather): Dispatch {
       WEIGHT_COLUMNS: grouping.outBlocks,
       ...epilogue.constants,
     },
-    source: gatherSource(gather, loads, epilogue),
-    workgroups: itemGrid(items, workgroupSize, gather.maxWorkgroups),
+    source: (gather.weights === "staged" ? stagedSource : walkingSource)(gather, loads, epilogue),
+    workgroups,
     flops: gather.flops,
     bytes: gather.bytes,
   };
 }
 
-function gatherSource(gather: Gather, loads: NormalizedLoads, epilogue: EpilogueText): string {
-  const { grouping, transposed, targets, tilesEach, held, workgroupSize } = gather;
+/** Each invocation by itself, over its tiles. */
+function walkingSource(gather: Gather, loads: NormalizedLoads, epilogue: EpilogueText): string {
+  const { grouping, transposed, targets, tilesEach, workgroupSize } = gather, held = gather.weights === "held";
   const perGroup = transposed ? grouping.inPerGroup : grouping.outPerGroup;
   const sourcesPerGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
-  const weights = new Weights(gather);
+  const weights = new LoadedWeights(gather);
   const heldWeights = held ? weights.all(sourcesPerGroup) : "";
   const looped = !held && sourcesPerGroup > 1;
   const norms = looped ? [] : range(sourcesPerGroup).map((s) => loads.prepare(`norm_${s}`, `first_source + ${s}u`));
-  const body = tileBody(gather, weights, sourcesPerGroup, { loads, epilogue, looped });
+  const gathered = looped
+    ? `for (var s = 0u; s < ${sourcesPerGroup}u; s++) {
+      ${loads.prepare("norm_s", "first_source + s")}
+      ${gatherFrom("s", gather, weights, loads)}
+    }`
+    : range(sourcesPerGroup).map((s) => gatherFrom(String(s), gather, weights, loads)).join("\n");
+  const body = [tilePlaces(gather), sums(gather), gathered, stores(gather, epilogue)].join("\n");
   const walk = tilesEach === 1 ? `let tile = walk;\n${body}` : `
   for (var step = 0u; step < TILES_EACH; step++) {
     let tile = walk * TILES_EACH + step;
@@ -118,78 +129,132 @@ ${eachItem(workgroupSize)}
 }`;
 }
 
-/** One tile: sums, their sources, the stores. */
-function tileBody(
-  gather: Gather,
-  weights: Weights,
-  sourcesPerGroup: number,
-  { loads, epilogue, looped }: {
-    readonly loads: NormalizedLoads;
-    readonly epilogue: EpilogueText;
-    /** Over the sources of a group, rather than unrolled. */
-    readonly looped: boolean;
-  },
-): string {
-  const { rows, columns, images, tileImages, targets } = gather;
-  // The sum begins with a bias that stands alone: one operation less, and the order of PyTorch's kernels.
-  const first = gather.epilogue.bias && !gather.epilogue.norm;
-  const { result } = first ? columnEpilogue({ ...gather.epilogue, bias: undefined }) : epilogue;
-  const lines: string[] = [];
-  const imageTiles = ceilDiv(images, tileImages);
-  lines.push(
+/** A workgroup's invocations side by side: each one target vec4 and one tile, the weights of a source vec4 at a time. */
+function stagedSource(gather: Gather, loads: NormalizedLoads, epilogue: EpilogueText): string {
+  const { grouping, transposed, together, workgroupSize } = gather;
+  const perGroup = transposed ? grouping.inPerGroup : grouping.outPerGroup;
+  const sourcesPerGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
+  const sets = (transposed ? grouping.inBlocks : grouping.outBlocks) / together;
+  const weights = new StagedWeights(gather, together, workgroupSize);
+  const gathered = (s: string) =>
+    /* wgsl */ `${loads.prepare(`norm_${s}`, `first_source + ${s === "s" ? s : `${s}u`}`)}
+    ${gatherFrom(s, gather, weights, loads)}`;
+  // While weights are used, the next ones are already on their way to registers.
+  const steps = sourcesPerGroup === 1
+    ? `${weights.store}
+  workgroupBarrier();
+  ${gathered("0")}`
+    : `for (var s = 0u; s < ${sourcesPerGroup}u; s++) {
+    ${weights.store}
+    workgroupBarrier();
+    let next = min(s + 1u, ${sourcesPerGroup - 1}u);
+    ${weights.fetch("next")}
+    ${gathered("s")}
+    workgroupBarrier();
+  }`;
+  return /* wgsl */ `
+${loads.functions}
+${epilogue.functions}
+${weights.declarations}
+${entryPoint(workgroupSize)}
+  let first_block = workgroup_index % ${sets}u * ${together}u;
+  let line = local % ${together}u;
+  let block = first_block + line;
+  let walk = workgroup_index / ${sets}u * ${workgroupSize / together}u + local / ${together}u;
+  // Who has no tile takes the last one: all must load, and reach the barriers.
+  let tile = min(walk, TILES - 1u);
+  let first_source = block / ${perGroup}u * ${sourcesPerGroup}u;
+  ${epilogue.hasColumns ? "let epilogue_0 = load_column(block);" : ""}
+  ${weights.prepare(perGroup, sourcesPerGroup)}
+  ${weights.fetch("0u")}
+  ${tilePlaces(gather)}
+  ${sums(gather)}
+  ${steps}
+  if (walk < TILES) {
+    ${stores(gather, epilogue)}
+  }
+}`;
+}
+
+/** Where a tile and its sources are. */
+function tilePlaces({ rows, columns, images, tileImages }: Gather): string {
+  const imageTiles = ceilDiv(images, tileImages), ragged = imageTiles * tileImages > images;
+  return [
     `let tile_column = ${columns.tiles === 1 ? "0u" : `tile % ${columns.tiles}u`};`,
     `let tile_row = ${rows.tiles === 1 ? "0u" : `(tile / ${columns.tiles}u) % ${rows.tiles}u`};`,
     `let first_image = ${imageTiles === 1 ? "0u" : `tile / ${columns.tiles * rows.tiles}u * ${tileImages}u`};`,
+    ...range(tileImages).map((b) => {
+      const image = `first_image + ${b}u`;
+      return `let image_${b} = ${ragged ? `min(${image}, IMAGES - 1u)` : image};`;
+    }),
+    ...positions("row", rows, sources(rows).map(({ reach }) => reach)),
+    ...positions("column", columns, sources(columns).map(({ reach }) => reach)),
+  ].join("\n");
+}
+
+/** Whether the sums begin with a bias: with one that stands alone. One operation less, and the order of PyTorch's kernels. */
+function biasFirst({ epilogue }: Gather): boolean {
+  return epilogue.bias !== undefined && !epilogue.norm;
+}
+
+function sums(gather: Gather): string {
+  const lines: string[] = [];
+  eachSum(
+    gather,
+    (sum, _b, _r, _p, k) => lines.push(`var ${sum} = ${biasFirst(gather) ? `epilogue_${k}` : "vec4f()"};`),
   );
-  const raggedImages = imageTiles * tileImages > images;
-  for (const b of range(tileImages)) {
-    const image = `first_image + ${b}u`;
-    lines.push(`let image_${b} = ${raggedImages ? `min(${image}, IMAGES - 1u)` : image};`);
-  }
+  return lines.join("\n");
+}
+
+/** What source vec4 `s` of the group ("s" or a number) adds to a tile's sums; sees `norm_` and its name. */
+function gatherFrom(s: string, gather: Gather, weights: WeightTexts, loads: NormalizedLoads): string {
+  const { rows, columns, tileImages, targets, grouping } = gather;
   const sourceRows = sources(rows), sourceColumns = sources(columns);
-  lines.push(...positions("row", rows, sourceRows.map(({ reach }) => reach)));
-  lines.push(...positions("column", columns, sourceColumns.map(({ reach }) => reach)));
-  eachSum(gather, (sum, _b, _r, _p, k) => lines.push(`var ${sum} = ${first ? `epilogue_${k}` : "vec4f()"};`));
-  if (looped) {
-    lines.push(`for (var s = 0u; s < ${sourcesPerGroup}u; s++) {`, loads.prepare("norm_s", "first_source + s"));
-  }
-  for (const s of looped ? ["s"] : range(sourcesPerGroup).map(String)) {
-    const block = s === "s" ? "s" : `${s}u`;
-    for (const b of range(tileImages)) {
-      sourceRows.forEach((row, y) => {
-        const at = `at_${s}_${b}_${y}`;
-        lines.push(
-          `let ${at} = (image_${b} * SOURCE_ROWS + row_${y}) * (SOURCE_COLUMNS * SOURCE_BLOCKS) + first_source + ${block};`,
-        );
-        sourceColumns.forEach((column, x) => {
-          const guards = [
-            ...(canMiss(rows, row.reach) ? [`row_in_${y}`] : []),
-            ...(canMiss(columns, column.reach) ? [`column_in_${x}`] : []),
-          ];
-          const load = loads.apply(`get_source(${at} + column_${x} * SOURCE_BLOCKS)`, `norm_${s}`);
-          const value = `v_${s}_${b}_${y}_${x}`;
-          lines.push(`let ${value} = ${guarded(load, guards)};`);
-          for (const { offset: r, tap: ky } of row.uses) {
-            for (const { offset: p, tap: kx } of column.uses) {
-              for (const k of range(targets)) {
-                const { declaration, terms } = weights.use(ky * columns.kernel + kx, s, k);
-                if (declaration) lines.push(declaration);
-                // One statement each: a sum of products would be added to the sum by an addition of its own.
-                const products = terms.map((w, j) => `${value}.${gather.grouping.swizzles[j]} * ${w}`);
-                lines.push(...products.map((product) => `sum_${b}_${r}_${p}_${k} += ${product};`));
-              }
+  const lines: string[] = [];
+  for (const b of range(tileImages)) {
+    sourceRows.forEach((row, y) => {
+      const at = `at_${s}_${b}_${y}`;
+      lines.push(
+        `let ${at} = (image_${b} * SOURCE_ROWS + row_${y}) * (SOURCE_COLUMNS * SOURCE_BLOCKS) + first_source + ${
+          s === "s" ? s : `${s}u`
+        };`,
+      );
+      weights.beginRow();
+      sourceColumns.forEach((column, x) => {
+        const guards = [
+          ...(canMiss(rows, row.reach) ? [`row_in_${y}`] : []),
+          ...(canMiss(columns, column.reach) ? [`column_in_${x}`] : []),
+        ];
+        const load = loads.apply(`get_source(${at} + column_${x} * SOURCE_BLOCKS)`, `norm_${s}`);
+        const value = `v_${s}_${b}_${y}_${x}`;
+        lines.push(`let ${value} = ${guarded(load, guards)};`);
+        for (const { offset: r, tap: ky } of row.uses) {
+          for (const { offset: p, tap: kx } of column.uses) {
+            for (const k of range(targets)) {
+              const { declaration, terms } = weights.use(ky * columns.kernel + kx, s, k);
+              if (declaration) lines.push(declaration);
+              // One statement each: a sum of products would be added to the sum by an addition of its own.
+              const products = terms.map((w, j) => `${value}.${grouping.swizzles[j]} * ${w}`);
+              lines.push(...products.map((product) => `sum_${b}_${r}_${p}_${k} += ${product};`));
             }
           }
-        });
+        }
       });
-    }
+    });
   }
-  if (looped) lines.push("}");
+  return lines.join("\n");
+}
+
+function stores(gather: Gather, epilogue: EpilogueText): string {
+  const { rows, columns, images, tileImages } = gather;
+  const ragged = images % tileImages !== 0;
+  const { result } = biasFirst(gather) ? columnEpilogue({ ...gather.epilogue, bias: undefined }) : epilogue;
+  const lines: string[] = [];
   eachSum(gather, (sum, b, r, p, k) => {
     const at = `((image_${b} * TARGET_ROWS + tile_row * ${rows.size}u + ${r}u) * TARGET_COLUMNS + ` +
       `tile_column * ${columns.size}u + ${p}u) * TARGET_BLOCKS + block + ${k}u`;
     const guards = [
-      ...(raggedImages && b > 0 ? [`first_image + ${b}u < IMAGES`] : []),
+      ...(ragged && b > 0 ? [`first_image + ${b}u < IMAGES`] : []),
       ...(isRagged(rows) ? [`tile_row * ${rows.size}u + ${r}u < TARGET_ROWS`] : []),
       ...(isRagged(columns) ? [`tile_column * ${columns.size}u + ${p}u < TARGET_COLUMNS`] : []),
     ];
@@ -220,61 +285,4 @@ function eachSum(gather: Gather, visit: (sum: string, b: number, r: number, p: n
       }
     }
   }
-}
-
-/** The weights a kernel's text has loaded so far, by tap, source vec4 and target vec4. */
-class Weights {
-  readonly #declared = new Set<string>();
-
-  constructor(readonly gather: Gather) {}
-
-  /** The weight rows of a tap, source `s` ("s" or a number) and target `k`; with their loads on first use. */
-  use(tap: number, s: string, k: number): { declaration?: string; terms: string[] } {
-    const { grouping, transposed } = this.gather;
-    const { inWidth, swizzles } = grouping;
-    const name = `w_${tap}_${s}_${k}`;
-    const terms = swizzles.map((_, j) => `${name}_${j}`);
-    if (this.#declared.has(name)) return { terms };
-    this.#declared.add(name);
-    const source = s === "s" ? "s" : `${s}u`;
-    const row = (j: number) =>
-      transposed
-        ? `get_weight((${tap * inWidth + j}u + (in_group + ${k}u) * 4u) * WEIGHT_COLUMNS + first_source + ${source})`
-        : `get_weight((${tap * inWidth + j}u + ${source} * 4u) * WEIGHT_COLUMNS + block + ${k}u)`;
-    if (!transposed || inWidth === 1) {
-      return { declaration: terms.map((term, j) => `let ${term} = ${row(j)};`).join("\n"), terms };
-    }
-    const rows = swizzles.map((_, j) => `let ${name}_row_${j} = ${row(j)};`);
-    const columns = terms.map((term, j) => `let ${term} = vec4f(${transposedColumn(name, inWidth, j)});`);
-    return { declaration: [...rows, ...columns].join("\n"), terms };
-  }
-
-  /** The loads of every weight of an invocation. */
-  all(sourcesPerGroup: number): string {
-    const { rows, columns, targets } = this.gather;
-    const lines: string[] = [];
-    for (const s of range(sourcesPerGroup).map(String)) {
-      for (const { uses } of sources(rows)) {
-        for (const { tap: ky } of uses) {
-          for (const { tap: kx } of sources(columns).flatMap((column) => column.uses)) {
-            for (const k of range(targets)) {
-              const { declaration } = this.use(ky * columns.kernel + kx, s, k);
-              if (declaration) lines.push(declaration);
-            }
-          }
-        }
-      }
-    }
-    return lines.join("\n");
-  }
-}
-
-/** Column `j` of the matrix whose rows are loaded: for two groups a vec4, of both their 2 x 2 matrices. */
-function transposedColumn(name: string, width: number, j: number): string {
-  const component = (row: number, letter: string) => `${name}_row_${row}.${letter}`;
-  if (width === 2) {
-    const [a, b] = j === 0 ? ["x", "z"] : ["y", "w"];
-    return [component(0, a), component(1, a), component(0, b), component(1, b)].join(", ");
-  }
-  return range(4).map((row) => component(row, "xyzw"[j])).join(", ");
 }

@@ -13,6 +13,7 @@ import type { Capabilities } from "./device.ts";
 import type { Gather } from "./grouped_gather.ts";
 import {
   type Axis,
+  blocksTogether,
   forwardAxis,
   gradientAxis,
   type Grouping,
@@ -28,45 +29,43 @@ import {
   tileSizes,
   uses,
 } from "./grouped_tiling.ts";
+import { stagedLine } from "./grouped_weights.ts";
 import { ceilDiv } from "./wgsl.ts";
 
 /** The parts of a {@linkcode Gather} that a plan decides. */
 export type GatherPlan = Pick<
   Gather,
-  | "images"
-  | "rows"
-  | "columns"
-  | "grouping"
-  | "transposed"
-  | "targets"
-  | "tileImages"
-  | "tilesEach"
-  | "held"
-  | "workgroupSize"
-  | "maxWorkgroups"
+  "images" | "grouping" | "transposed" | "maxWorkgroups" | keyof Cut
 >;
 
-/** Chooses the tiling of a forward pass, or of an input gradient (`transposed`). */
-export function planGather(
+type Cut = Pick<
+  Gather,
+  "rows" | "columns" | "targets" | "tileImages" | "tilesEach" | "weights" | "together" | "workgroupSize"
+>;
+
+/**
+ * The ways to cut a forward pass, or an input gradient (`transposed`), by name, the one that rules choose first: `direct`
+ * or, with staged weights, `staged`, and the pixels of a tile.
+ */
+export function gatherPlans(
   geometry: ConvGeometry,
   grouping: Grouping,
   transposed: boolean,
   caps: Capabilities,
-): GatherPlan {
-  const plan = {
-    images: geometry.input.n,
-    grouping,
-    transposed,
-    workgroupSize: caps.software ? 8 : 64,
-    maxWorkgroups: caps.maxWorkgroupsPerDimension,
-  };
-  return {
-    ...plan,
-    ...caps.software ? softwareCut(geometry, grouping, transposed) : gpuCut(geometry, grouping, transposed),
-  };
+): Map<string, GatherPlan> {
+  const size = (cut: Cut) =>
+    [cut.rows.size, cut.columns.size, ...(cut.tileImages > 1 ? [cut.tileImages] : [])].join("x");
+  const shared = { images: geometry.input.n, grouping, transposed, maxWorkgroups: caps.maxWorkgroupsPerDimension };
+  const byRule = pixelsByRule(geometry, grouping, transposed);
+  const gpu = (pixels: number) => gpuCut(geometry, grouping, transposed, pixels);
+  const direct = caps.software ? softwareCut(geometry, grouping, transposed) : gpu(byRule);
+  // Taps that reach nothing from any tile vanish, so tiles differ at the borders: where a sum has two products there, as with
+  // one or two channels a group, compilers may contract it otherwise, to other bits.
+  const sizes = grouping.swizzles.length < 4 ? [] : [byRule, ...GPU_PIXELS.filter((pixels) => pixels !== byRule)];
+  const staged = sizes.flatMap((pixels) => stagedCut(gpu(pixels), grouping, transposed, caps) ?? []);
+  const kind = ({ weights }: Cut) => weights === "staged" ? "staged" : "direct";
+  return new Map([direct, ...staged].map((cut) => [`${kind(cut)} ${size(cut)}`, { ...shared, ...cut }]));
 }
-
-type Cut = Pick<Gather, "rows" | "columns" | "targets" | "tileImages" | "tilesEach" | "held">;
 
 /** Makes the two axes of a pass for a tile of `rows` x `columns`. */
 function axes(geometry: ConvGeometry, transposed: boolean, rows: number, columns: number): [Axis, Axis] {
@@ -79,24 +78,46 @@ function axes(geometry: ConvGeometry, transposed: boolean, rows: number, columns
     : [forwardAxis(output.h, input.h, row), forwardAxis(output.w, input.w, column)];
 }
 
+/** Pixels whose sums an invocation of a GPU keeps: the one or the other. */
+const GPU_PIXELS = [8, 16];
+
 /**
- * Pixels whose sums an invocation of a GPU keeps, by measurement on an H200: eight, in two rows where a group is one vec4 and
- * pixels cost more than weights; twice as many in gradients whose weights cost most, being few for each pixel (strides) or
+ * By measurement on an H200: eight, and sixteen in gradients whose weights cost most, being few for each pixel (strides) or
  * transposed from many rows (wide groups).
  */
-const GPU_PIXELS = 8;
+function pixelsByRule({ stride }: ConvGeometry, { inPerGroup }: Grouping, transposed: boolean): number {
+  return transposed && (stride > 1 || inPerGroup >= 4) ? GPU_PIXELS[1] : GPU_PIXELS[0];
+}
 
-function gpuCut(geometry: ConvGeometry, { inPerGroup }: Grouping, transposed: boolean): Cut {
+/** Tiles of so many pixels, in two rows where a group is one vec4 and pixels cost more than weights. */
+function gpuCut(geometry: ConvGeometry, { inPerGroup }: Grouping, transposed: boolean, pixels: number): Cut {
   const { n, h, w } = transposed ? geometry.input : convOutput(geometry);
   const multiple = transposed ? geometry.stride : 1;
-  const pixels = transposed && (multiple > 1 || inPerGroup >= 4) ? 2 * GPU_PIXELS : GPU_PIXELS;
   const across = multiple > 1 || inPerGroup === 1 ? Math.floor(pixels / Math.max(2, multiple)) : pixels;
   const width = tileSize(w, Math.max(multiple, across), multiple);
   const height = tileSize(h, Math.max(multiple, Math.floor(pixels / width)), multiple);
   const [rows, columns] = axes(geometry, transposed, height, width);
   const whole = rows.tiles * columns.tiles === 1;
   const tileImages = whole ? Math.max(1, Math.min(n, Math.floor(pixels / (height * width)))) : 1;
-  return { rows, columns, targets: 1, tileImages, tilesEach: 1, held: false };
+  return { rows, columns, targets: 1, tileImages, tilesEach: 1, weights: "each", together: 1, workgroupSize: 64 };
+}
+
+/** Invocations, at most, of a workgroup that stages weights, and target vec4s that it owns: a cache line of them. */
+const STAGED_INVOCATIONS = 128;
+const STAGED_TOGETHER = 8;
+
+/** The same tiles with staged weights; undefined where they find no room. */
+function stagedCut(cut: Cut, grouping: Grouping, transposed: boolean, caps: Capabilities): Cut | undefined {
+  const [perGroup, blocks] = transposed
+    ? [grouping.inPerGroup, grouping.inBlocks]
+    : [grouping.outPerGroup, grouping.outBlocks];
+  const most = Math.min(
+    STAGED_TOGETHER,
+    Math.floor(caps.maxWorkgroupStorageBytes / (16 * stagedLine({ ...cut, grouping }))),
+  );
+  const together = blocksTogether(blocks, perGroup, most);
+  if (together === undefined) return undefined;
+  return { ...cut, weights: "staged", together, workgroupSize: Math.floor(STAGED_INVOCATIONS / together) * together };
 }
 
 /** The cheapest of all small cuts whose text is not too long; the shortest where all are. */
@@ -115,6 +136,7 @@ function* softwareCuts(geometry: ConvGeometry, grouping: Grouping, transposed: b
   const multiple = transposed ? geometry.stride : 1;
   const perGroup = transposed ? grouping.inPerGroup : grouping.outPerGroup;
   const targetBlocks = transposed ? grouping.inBlocks : grouping.outBlocks;
+  const alone = { together: 1, workgroupSize: 8 };
   const targetCounts = [1, 2, 4].filter((targets) => perGroup % targets === 0);
   for (const height of tileSizes(h, MOST_ROWS, multiple)) {
     for (const width of tileSizes(w, MOST_COLUMNS, multiple)) {
@@ -122,10 +144,10 @@ function* softwareCuts(geometry: ConvGeometry, grouping: Grouping, transposed: b
       const pixelTiles = rows.tiles * columns.tiles;
       for (const targets of targetCounts) {
         const tilesEach = Math.max(1, Math.floor(n * pixelTiles * targetBlocks / targets / SOFTWARE_INVOCATIONS));
-        yield { rows, columns, targets, held: true, tileImages: 1, tilesEach };
+        yield { rows, columns, targets, weights: "held", tileImages: 1, tilesEach, ...alone };
         // Weights that are not held are worth sharing between images, where one has few pixels.
         for (const tileImages of pixelTiles === 1 ? [1, 2, 4, 8, 16].filter((images) => images <= n) : [1]) {
-          yield { rows, columns, targets, held: false, tileImages, tilesEach: 1 };
+          yield { rows, columns, targets, weights: "each", tileImages, tilesEach: 1, ...alone };
         }
       }
     }
@@ -139,7 +161,7 @@ function price(
   grouping: Grouping,
   transposed: boolean,
 ): { text: number; run: number } {
-  const { rows, columns, targets, held, tileImages, tilesEach } = cut;
+  const { rows, columns, targets, tileImages, tilesEach } = cut;
   const perGroup = transposed ? grouping.outPerGroup : grouping.inPerGroup;
   const blocks = (transposed ? grouping.inBlocks : grouping.outBlocks) / targets;
   const rowsOfWeights = grouping.swizzles.length;
@@ -148,7 +170,7 @@ function price(
   const stores = tileImages * rows.size * columns.size * targets;
   const products = tileImages * uses(rows) * uses(columns) * perGroup * targets * rowsOfWeights / 4;
   const tiles = ceilDiv(geometry.input.n, tileImages) * rows.tiles * columns.tiles;
-  const looped = held ? 1 : perGroup;
+  const looped = cut.weights === "held" ? 1 : perGroup;
   return {
     text: (LOAD_COST * (loads + weights) + products) / looped + LOAD_COST * stores,
     run: (LOAD_COST * (loads + stores + weights / tilesEach) + products) * tiles * blocks,

@@ -8,7 +8,7 @@
  * that only ever see padding vanish, and borders are tested only where some tile touches one.
  */
 
-import type { ConvGeometry } from "./conv_geometry.ts";
+import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
 import { padded } from "./layout.ts";
 import { ceilDiv } from "./wgsl.ts";
 
@@ -159,9 +159,16 @@ export interface Grouping {
   readonly swizzles: readonly string[];
 }
 
-/** The grouping of a geometry, or undefined where the vec4s do not fall together with groups. */
+/**
+ * The grouping of a geometry, or undefined where the vec4s do not fall together with groups, or where all that any tap
+ * meets is padding: there is nothing to gather.
+ */
 export function grouping(geometry: ConvGeometry): Grouping | undefined {
-  const { input, outChannels, groups } = geometry;
+  const { input, outChannels, groups, kernelHeight, kernelWidth, stride, padding } = geometry;
+  const y = convOutput(geometry);
+  const meets = (target: number, source: number, kernel: number) =>
+    reachableTaps(forwardAxis(target, source, { kernel, stride, padding, size: 1 })).length > 0;
+  if (!meets(y.h, input.h, kernelHeight) || !meets(y.w, input.w, kernelWidth)) return undefined;
   if (input.c % 4 !== 0 || outChannels % 4 !== 0 || input.c % groups !== 0 || outChannels % groups !== 0) {
     return undefined;
   }
@@ -177,6 +184,12 @@ export function grouping(geometry: ConvGeometry): Grouping | undefined {
     outPerGroup: shared ? 1 : outWidth / 4,
     swizzles: inWidth === 1 ? ["xyzw"] : inWidth === 2 && shared ? ["xxzz", "yyww"] : ["x", "y", "z", "w"],
   };
+}
+
+/** The most of `blocks` vec4s, `most` at most, that make up whole groups of `perGroup`, or go into one without a rest. */
+export function blocksTogether(blocks: number, perGroup: number, most: number): number | undefined {
+  return range(most).map((index) => most - index)
+    .find((count) => perGroup % count === 0 || (count % perGroup === 0 && blocks % count === 0));
 }
 
 /** `[0, 1, .. count - 1]`. */

@@ -1,19 +1,17 @@
 /**
- * Measures the variants of products on the adapter at hand: the other half of `tuning.ts`.
+ * Measures, on the adapter at hand, the variants of what a network computes: the other half of `tuning.ts`.
  *
  * A GPU that idles lowers its clock, to a sixth within two seconds (an H200), and at a low clock arithmetic looks dearer
- * beside memory than it is. So all is compiled first, then measured in one go, each product once the clock is up.
+ * beside memory than it is. So all is compiled first, then measured in one go, each choice once the clock is up.
  */
 
 import { type Device, OutOfMemoryError } from "./device.ts";
 import type { Dispatch, Operand } from "./dispatch.ts";
-import { gemm, gemmKey, gemmVariants } from "./gemm.ts";
-import { type Gemm, type GemmVariant, variantName } from "./gemm_problem.ts";
 import { Program } from "./program.ts";
 import { passTimes, type TimedPass } from "./timestamps.ts";
-import type { Tuning } from "./tuning.ts";
+import type { Choice, Tuning } from "./tuning.ts";
 
-/** What was tried for one product. */
+/** What was tried for one choice. */
 export interface Trial {
   readonly key: string;
   /** Milliseconds of each variant, in the order tried: the one that rules choose first. */
@@ -23,11 +21,11 @@ export interface Trial {
 
 /** How a tuner goes about it. */
 export interface TunerOptions {
-  /** Only variants of the strategy that rules choose: quicker, and nearly always the winner's. Default true. */
-  readonly sameStrategy?: boolean;
-  /** Called after each product whose variants are compiled; nothing is measured before all are. */
+  /** Only variants that are likely to win: quicker. Default true. */
+  readonly likelyOnly?: boolean;
+  /** Called after each choice whose variants are compiled; nothing is measured before all are. */
   readonly onCompile?: (done: number, all: number) => void;
-  /** Called after each product measured. */
+  /** Called after each choice measured. */
   readonly onTrial?: (trial: Trial, done: number, all: number) => void;
 }
 
@@ -38,7 +36,7 @@ export interface TunerOptions {
 const ROUND = 25;
 const STAMPED_GPU_ROUND = 4;
 const ROUNDS = 3;
-/** Milliseconds for which a GPU is woken before the first product, and warmed up before each, at most. */
+/** Milliseconds for which a GPU is woken before the first choice, and warmed up before each, at most. */
 const WAKING = 1500;
 const WARMING = 200;
 /** Passes that are submitted together to see whether the first takes as long as the last, up to a part that is noise. */
@@ -49,60 +47,52 @@ const MOST_REPEATS = 4096;
 /** What a challenger must save to win: less is noise. */
 const MARGIN = 0.05;
 
-/** A product, its variants, and what each of them runs. */
+/** A choice, its variants, and what each of them runs. */
 interface Candidates {
-  readonly problem: Gemm;
-  readonly variants: readonly GemmVariant[];
+  readonly key: string;
+  readonly variants: readonly string[];
   readonly lists: readonly (readonly Dispatch[])[];
 }
 
 /**
- * Measures every product that a tuning has noted, and teaches it the winners. Products that the device cannot hold stay
- * unknown: no step will run them.
+ * Measures all that a tuning has noted, and teaches it the winners. What the device cannot hold stays unknown: no step will
+ * run it.
  */
 export async function tune(device: Device, tuning: Tuning, options: TunerOptions = {}): Promise<Trial[]> {
-  const products = candidates(tuning, options.sameStrategy ?? true);
-  await compile(device, products, options);
+  const { maxBindingBytes } = device.capabilities;
+  const choices = tuning.unknown.flatMap((choice) => candidates(choice, maxBindingBytes, options.likelyOnly ?? true));
+  await compile(device, choices, options);
   const trials: Trial[] = [];
-  for (const { problem, variants, lists } of products) {
+  for (const { key, variants, lists } of choices) {
     const times = await measure(device, lists, trials.length === 0).catch((error) => {
       if (error instanceof OutOfMemoryError) return undefined;
       throw error;
     });
     if (!times) continue;
-    const winner = variants[winnerOf(times)];
-    tuning.learn(problem, winner);
-    const trial = {
-      key: gemmKey(problem),
-      tried: variants.map((variant, i) => ({ variant: variantName(variant), milliseconds: times[i] })),
-      won: variantName(winner),
-    };
+    const won = variants[winnerOf(times)];
+    tuning.learn(key, won);
+    const trial = { key, tried: variants.map((variant, i) => ({ variant, milliseconds: times[i] })), won };
     trials.push(trial);
-    options.onTrial?.(trial, trials.length, products.length);
+    options.onTrial?.(trial, trials.length, choices.length);
   }
   return trials;
 }
 
-/** What is to be measured: products whose operands can be bound. */
-function candidates(tuning: Tuning, sameStrategy: boolean): Candidates[] {
-  return tuning.unknown.flatMap(({ problem, caps }) => {
-    // Asked without the tuning itself: its own rules would answer.
-    const rules = { ...caps, tuning: undefined };
-    const fits = gemm(problem, rules).every(({ bindings }) =>
-      Object.values(bindings).every(({ operand }) => operand.byteLength <= rules.maxBindingBytes)
-    );
-    if (!fits) return [];
-    const all = gemmVariants(problem, rules);
-    const variants = sameStrategy ? all.filter(({ strategy }) => strategy === all[0].strategy) : all;
-    return [{ problem, variants, lists: variants.map((variant) => gemm({ ...problem, variant }, rules)) }];
-  });
+/** What is to be measured of a choice; nothing where its operands cannot be bound. */
+function candidates({ key, variants, likely }: Choice, maxBindingBytes: number, likelyOnly: boolean): Candidates[] {
+  const tried = [...variants].slice(0, likelyOnly ? likely : undefined);
+  const lists = tried.map(([, make]) => make());
+  const fits = lists[0].every(({ bindings }) =>
+    Object.values(bindings).every(({ operand }) => operand.byteLength <= maxBindingBytes)
+  );
+  return fits ? [{ key, variants: tried.map(([name]) => name), lists }] : [];
 }
 
 /** Has the device keep all pipelines, so that programs made later are made at once. */
-async function compile(device: Device, products: readonly Candidates[], { onCompile }: TunerOptions): Promise<void> {
-  for (const [index, { lists }] of products.entries()) {
+async function compile(device: Device, choices: readonly Candidates[], { onCompile }: TunerOptions): Promise<void> {
+  for (const [index, { lists }] of choices.entries()) {
     await Promise.all(lists.flat().map((dispatch) => device.pipeline(dispatch)));
-    onCompile?.(index + 1, products.length);
+    onCompile?.(index + 1, choices.length);
   }
 }
 

@@ -1,22 +1,36 @@
 /**
- * What measuring has found: for each product of matrices, the variant that was fastest on this adapter.
+ * What measuring has found: of several kernels that compute the same, the one that was fastest on this adapter.
  *
  * A {@linkcode Tuning} is asked while dispatches are made. What it does not know it notes, and rules decide; the tuner
  * (`tuner.ts`) measures what was noted, and the dispatches are made anew. Its entries go to a file and come from one as
  * plain text.
  */
 
-import type { Capabilities } from "./device.ts";
-import { gemmKey, gemmVariants } from "./gemm.ts";
-import { type Gemm, type GemmVariant, variantName } from "./gemm_problem.ts";
+import type { Dispatch } from "./dispatch.ts";
 
-/** Variant names by product: what a file keeps. */
+/** Something that several kernels can compute, to the same bits. */
+export interface Choice {
+  /** What tells it from others, for a table. */
+  readonly key: string;
+  /** The dispatches of each kernel ("variant") by name, of the one that rules choose first. */
+  readonly variants: ReadonlyMap<string, () => Dispatch[]>;
+  /** So many of them, the first, are worth measuring; the others are meant for adapters of another kind. */
+  readonly likely: number;
+}
+
+/** The dispatches that compute something: those a tuning chooses, else those that rules do. */
+export function chosenDispatches(choice: Choice, tuning: Tuning | undefined): Dispatch[] {
+  const [[first, byRule]] = choice.variants;
+  return (choice.variants.get(tuning?.choose(choice) ?? first) ?? byRule)();
+}
+
+/** Variant names by what they compute: what a file keeps. */
 export type TuningEntries = Readonly<Record<string, string>>;
 
 /** See the file's head. */
 export class Tuning {
   readonly #known: Map<string, string>;
-  readonly #unknown = new Map<string, { problem: Gemm; caps: Capabilities }>();
+  readonly #unknown = new Map<string, Choice>();
   readonly #used = new Set<string>();
 
   /** Begins with what is known. */
@@ -25,18 +39,18 @@ export class Tuning {
   }
 
   /**
-   * The variant found for a product; undefined, and noted, where none was. Names that no variant has count as none.
+   * The name of the variant found; undefined, and noted where there is something to measure, where none was. Names that no
+   * variant has count as none.
    *
    * @internal Kernels ask.
    */
-  choose(problem: Gemm, caps: Capabilities): GemmVariant | undefined {
-    const key = gemmKey(problem), name = this.#known.get(key);
-    const found = name && gemmVariants(problem, caps).find((variant) => variantName(variant) === name);
-    if (found) {
+  choose(choice: Choice): string | undefined {
+    const { key, variants, likely } = choice, found = this.#known.get(key);
+    if (found !== undefined && variants.has(found)) {
       this.#used.add(key);
       return found;
     }
-    if (!this.#unknown.has(key)) this.#unknown.set(key, { problem, caps });
+    if (likely > 1 && !this.#unknown.has(key)) this.#unknown.set(key, choice);
     return undefined;
   }
 
@@ -45,11 +59,11 @@ export class Tuning {
    *
    * @internal The tuner asks.
    */
-  get unknown(): readonly { readonly problem: Gemm; readonly caps: Capabilities }[] {
+  get unknown(): readonly Choice[] {
     return [...this.#unknown.values()];
   }
 
-  /** Products that were asked for and known. */
+  /** Keys that were asked for and known. */
   get used(): readonly string[] {
     return [...this.#used];
   }
@@ -59,9 +73,8 @@ export class Tuning {
    *
    * @internal The tuner asks.
    */
-  learn(problem: Gemm, variant: GemmVariant): void {
-    const key = gemmKey(problem);
-    this.#known.set(key, variantName(variant));
+  learn(key: string, variant: string): void {
+    this.#known.set(key, variant);
     this.#unknown.delete(key);
   }
 
@@ -71,19 +84,19 @@ export class Tuning {
   }
 }
 
-/** A tuning that takes one variant wherever a product has it: for tests and measurements. */
+/** A tuning that takes one variant, or the first of a kind, wherever there is one: for tests and measurements. */
 export class ForcedVariant extends Tuning {
-  /** @param name As `variantName` gives it, such as `shared 8x2`. */
+  /** @param name Such as `shared 8x2`, or `staged`. */
   constructor(readonly name: string) {
     super();
   }
 
   /**
-   * The variant; undefined where the product has none of that name.
+   * The variant; undefined where there is none of that name.
    *
    * @internal Kernels ask.
    */
-  override choose(problem: Gemm, caps: Capabilities): GemmVariant | undefined {
-    return gemmVariants(problem, caps).find((variant) => variantName(variant) === this.name);
+  override choose({ variants }: Choice): string | undefined {
+    return [...variants.keys()].find((name) => name === this.name || name.startsWith(`${this.name} `));
   }
 }

@@ -33,7 +33,7 @@ Deno.test("tune measures once, remembers, and measures anew when told to; a dama
     const first = await tune();
     assertEquals(first.code, 0, first.stderr);
     assertMatch(first.stdout, /^gemm kn \S+ +.*\d ms/m);
-    assertMatch(first.stdout, /\d+ products measured on .*Kept in /);
+    assertMatch(first.stdout, /\d+ operations measured on .*Kept in /);
     const [entries] = Object.values(await readTunings(file));
     assertEquals(Object.keys(entries).every((key) => key.startsWith("gemm ")), true);
     assertStringIncludes((await tune()).stdout, "Nothing to measure");
@@ -88,12 +88,12 @@ Deno.test("what the program's table knows is not measured, and not written; the 
 
     const all = await withTable(folder, { ...known(products), "another adapter | Deno 1.0.0": {} }, args);
     assertEquals(all.code, 0, all.stderr);
-    assertStringIncludes(all.stdout, `all ${products.length} products are known`);
+    assertStringIncludes(all.stdout, `all ${products.length} operations are known`);
     assertStringIncludes(all.stdout, `${products.length} of them from the table`);
     assertEquals(await readTunings(file), {});
 
     const rest = await withTable(folder, known(half), args);
-    assertStringIncludes(rest.stdout, `${products.length - half.length} products measured`);
+    assertStringIncludes(rest.stdout, `${products.length - half.length} operations measured`);
     assertStringIncludes(rest.stdout, `${half.length} were known, ${half.length} of them from the table`);
     assertEquals(Object.keys((await readTunings(file))[key]), products.slice(half.length).sort());
 
@@ -102,7 +102,7 @@ Deno.test("what the program's table knows is not measured, and not written; the 
 
     const stale = Object.fromEntries(products.map((name) => [name, "no such variant"]));
     const older = await withTable(folder, { [key]: stale, [`${key}.older`]: entries }, args);
-    assertStringIncludes(older.stdout, `${half.length} products measured`);
+    assertStringIncludes(older.stdout, `${half.length} operations measured`);
   });
 });
 

@@ -13,7 +13,9 @@ import {
   toNhwc,
   toPaddedVector,
 } from "../../kernels/layout.ts";
+import type { GemmVariant } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
+import { type Choice, Tuning } from "../../kernels/tuning.ts";
 import { assertClose, formula, type Golden } from "../support.ts";
 
 /** The three passes of one implementation. */
@@ -44,6 +46,26 @@ export const RAGGED_POINTWISE: ConvGeometry = {
   outChannels: 36,
   ...POINTWISE,
 };
+
+/** So large that every variant of a product has a use. */
+export const LARGE_POINTWISE: ConvGeometry = {
+  input: { n: 1, h: 32, w: 32, c: 1024 },
+  outChannels: 1024,
+  ...POINTWISE,
+};
+
+/** The choices that dispatches are made by. */
+export function choicesOf(make: (caps: Capabilities) => unknown, caps: Capabilities): readonly Choice[] {
+  const tuning = new Tuning();
+  make({ ...caps, tuning });
+  return tuning.unknown;
+}
+
+/** A product's variant, such as `shared 8x2`. */
+export function gemmVariant(name: string): GemmVariant {
+  const [, strategy, rows, columns4] = /^(\w+) (\d+)x(\d+)$/.exec(name)!;
+  return { strategy: strategy as GemmVariant["strategy"], rows: Number(rows), columns4: Number(columns4) };
+}
 
 /** Values in PyTorch's layouts: inputs and what they should give. */
 export interface ConvCase {
@@ -119,14 +141,14 @@ export function referenceConv(geometry: ConvGeometry): ConvCase {
   return { geometry, x, weight, bias, dy, addend, y, dx, dweight, dbias };
 }
 
-/** Runs all three passes and compares them with what the case expects; padding must come out zero. */
+/** Runs all three passes and compares them with what the case expects; padding must come out zero. Gives y, dx, dweight. */
 export async function checkConv(
   device: Device,
   kernels: ConvKernels,
   wanted: ConvCase,
   caps: Capabilities,
   what: string,
-): Promise<void> {
+): Promise<Float32Array[]> {
   const { geometry } = wanted;
   const output = convOutput(geometry), filter = convFilter(geometry);
   const place = (label: string, elements: number) => operand(label, elements);
@@ -163,6 +185,7 @@ export async function checkConv(
   if (dbias) assertStored(gotDbias, toPaddedVector(Float32Array.from(wanted.dbias!)), `${what} dbias`);
   assertClose(fromNhwc(gotY, output), wanted.y, 1e-4, `${what} y, as PyTorch lays it`);
   assertClose(fromHwio(gotDweight, filter), wanted.dweight, 1e-4, `${what} dweight, as PyTorch lays it`);
+  return [gotY, gotDx, gotDweight];
 }
 
 /** Compares as stored, so that padding which is not zero shows. */

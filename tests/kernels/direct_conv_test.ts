@@ -48,6 +48,15 @@ const CASES: Record<string, ConvGeometry> = {
     padding: 0,
     groups: 1,
   },
+  "nothing but padding in reach": {
+    input: { n: 2, h: 1, w: 1, c: 16 },
+    outChannels: 16,
+    kernelHeight: 1,
+    kernelWidth: 1,
+    stride: 2,
+    padding: 1,
+    groups: 2,
+  },
   "more padding than the map has pixels": {
     input: { n: 5, h: 1, w: 2, c: 4 },
     outChannels: 6,

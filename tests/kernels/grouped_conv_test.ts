@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
+import type { Capabilities } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import {
   groupedForward,
@@ -7,8 +8,16 @@ import {
   groupedSupports,
   groupedWeightGradient,
 } from "../../kernels/grouped_conv.ts";
+import { type Choice, ForcedVariant } from "../../kernels/tuning.ts";
 import { asGpu, goldens, gpuTest } from "../support.ts";
-import { capabilityVariants, checkConv, type ConvKernels, goldenConv, referenceConv } from "./conv_support.ts";
+import {
+  capabilityVariants,
+  checkConv,
+  choicesOf,
+  type ConvKernels,
+  goldenConv,
+  referenceConv,
+} from "./conv_support.ts";
 
 const KERNELS: ConvKernels = {
   forward: groupedForward,
@@ -70,6 +79,7 @@ const CASES: Record<string, Settings> = {
   "width 16, 2x2 map": { n: 5, h: 2, w: 2, groups: 4, width: 16 },
   "width 16, stride 2 to 1x1": { n: 3, h: 2, w: 2, groups: 4, width: 16, stride: 2 },
   "width 16, 1x1 map, images not whole tiles": { n: 19, h: 1, w: 1, groups: 4, width: 16 },
+  "width 16, several tiles a share": { n: 6, h: 26, w: 26, groups: 4, width: 16 },
   "width 32": { h: 7, w: 5, groups: 2, width: 32 },
   "widths 8 to 4": { h: 7, w: 9, groups: 3, width: 8, outWidth: 4 },
   "widths 4 to 12, stride 2": { h: 7, w: 9, groups: 3, width: 4, outWidth: 12, stride: 2 },
@@ -82,7 +92,49 @@ for (const [name, settings] of Object.entries(CASES)) {
       await checkConv(device, KERNELS, wanted, caps, label);
     }
   });
+
+  if (settings.width < 4) continue;
+  gpuTest(`grouped convolution, ${name}, is the same bits by every variant`, async (device) => {
+    const wanted = referenceConv(geometry(settings)), caps = asGpu(device);
+    const byRule = await checkConv(device, KERNELS, wanted, caps, "by rule");
+    const names = new Set(choices(wanted.geometry, caps).flatMap(({ variants }) => [...variants.keys()]));
+    for (const name of names) {
+      const found = await checkConv(device, KERNELS, wanted, { ...caps, tuning: new ForcedVariant(name) }, name);
+      assertEquals(found, byRule, name);
+    }
+  });
 }
+
+/** Of all three passes. */
+function choices(geometry: ConvGeometry, caps: Capabilities): readonly Choice[] {
+  const [x, y, weight] = ["x", "y", "weight"].map((label) => operand(label, 4));
+  return choicesOf((noting) => {
+    groupedForward({ x, weight, y }, geometry, noting);
+    groupedInputGradient({ dy: y, weight, dx: x }, geometry, noting);
+    groupedWeightGradient({ x, dy: y, dweight: weight }, geometry, noting);
+  }, caps);
+}
+
+gpuTest(
+  "passes have variants on a GPU, where groups are whole vec4s and what they load can be staged",
+  (device) => {
+    const gpu = { ...asGpu(device), maxWorkgroupStorageBytes: 16384 };
+    const named = (settings: Settings, caps: Capabilities = gpu) =>
+      choices(geometry(settings), caps).map(({ key, variants }) => [key, ...variants.keys()].join(", "));
+    const shape = { h: 14, w: 14, groups: 4, width: 16 };
+    assertEquals(named(shape), [
+      "grouped forward 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct 1x7, staged 1x7, staged 1x14",
+      "grouped dx 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct 1x14, staged 1x14, staged 1x7",
+      "grouped dweight 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct, staged",
+    ]);
+    assertEquals(named({ ...shape, width: 2 }), []);
+    assertEquals(named(shape, { ...gpu, software: true }), [], "workgroup memory is not for software");
+    // Nine taps of four rows, and one vec4 more, take 592 bytes a target vec4.
+    assertEquals(named(shape, { ...gpu, maxWorkgroupStorageBytes: 592 }).length, 2, "a share's pixels take more");
+    assertEquals(named(shape, { ...gpu, maxWorkgroupStorageBytes: 591 }), []);
+    return Promise.resolve();
+  },
+);
 
 const golden = goldens("conv2d");
 for (const name of golden.cases) {
@@ -118,6 +170,8 @@ Deno.test("grouped kernels say which groupings they take", () => {
   assertEquals(takes({ width: 1, outWidth: 2 }), false);
   assertEquals(takes({ width: 4, outWidth: 6 }), false);
   assertEquals(takes({ groups: 3, width: 2 }), false);
+  assertEquals(takes({ h: 1, kernel: 1, stride: 2 }), false, "both rows of the output see padding alone");
+  assertEquals(takes({ h: 2, kernel: 1, stride: 2 }), true);
 });
 
 gpuTest("a grouping the kernels do not take is refused", (device) => {

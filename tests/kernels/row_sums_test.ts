@@ -1,14 +1,14 @@
 import { assertEquals } from "@std/assert";
+import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
 import { denseForward, denseForwardChunkRows, denseInputGradient } from "../../kernels/dense_conv.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
 import { type Operand, operand } from "../../kernels/dispatch.ts";
-import { gemmChunkRows, gemmVariants } from "../../kernels/gemm.ts";
+import { gemmChunkRows } from "../../kernels/gemm.ts";
 import { type GemmVariant, variantName } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { type GradientSums, type RowChunks, rowChunks } from "../../kernels/row_sums.ts";
-import { Tuning } from "../../kernels/tuning.ts";
 import { asGpu, assertClose, formula, gpuTest } from "../support.ts";
-import { RAGGED_POINTWISE } from "./conv_support.ts";
+import { choicesOf, gemmVariant, LARGE_POINTWISE, RAGGED_POINTWISE } from "./conv_support.ts";
 
 const ROWS = 2 * 9 * 23; // Software takes no row sums: all of this is with a GPU's kernels.
 
@@ -37,13 +37,10 @@ gpuTest("a forward pass writes its output's moments, whatever the variant", asyn
   const given: Given = new Map([[x, values(x, 1)], [weight, values(weight, 2, 0)], [bias, values(bias, 3, 10)]]);
   const moments = rowChunks("moments", ROWS, columns, denseForwardChunkRows(RAGGED_POINTWISE, bias, caps));
   const first: Float32Array[] = [];
-  for (
-    const variant of variantsOf(
-      (caps) => denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, caps, { moments }),
-      caps,
-    )
-  ) {
-    const dispatches = denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, caps, { moments, variant });
+  const make = (geometry: ConvGeometry, caps: Capabilities, variant?: GemmVariant) =>
+    denseForward({ x, weight, bias, y }, geometry, caps, { moments, variant });
+  for (const variant of variantsOf(make, caps)) {
+    const dispatches = make(RAGGED_POINTWISE, caps, variant);
     const [out, sums] = await run(device, dispatches, given, [y, moments.partials]);
     const mean: number[] = [], squares: number[] = [];
     for (let chunk = 0; chunk < moments.chunks; chunk++) {
@@ -89,13 +86,13 @@ gpuTest("an input gradient is masked and summed for the norm before it, whatever
   for (const [mask, isOpen] of open) {
     const chunkRows = gemmChunkRows({ m: ROWS, n: columns, k: outChannels }, caps);
     const sums = { norm: { x, statistics, mask }, chunks: rowChunks("sums", ROWS, columns, chunkRows) };
-    const make = (caps: Capabilities, variant?: GemmVariant) =>
-      denseInputGradient({ dy, weight, dx, addend }, RAGGED_POINTWISE, caps, { sums, variant });
+    const make = (geometry: ConvGeometry, caps: Capabilities, variant?: GemmVariant) =>
+      denseInputGradient({ dy, weight, dx, addend }, geometry, caps, { sums, variant });
     const first: Float32Array[] = [];
     // Compiling is slow: all variants for the mask that uses most.
     const variants = variantsOf(make, caps);
     for (const variant of mask === "recomputed" ? variants : variants.slice(0, 1)) {
-      const [out, found] = await run(device, make(caps, variant), given, [dx, sums.chunks.partials]);
+      const [out, found] = await run(device, make(RAGGED_POINTWISE, caps, variant), given, [dx, sums.chunks.partials]);
       const name = `${variantName(variant)}, mask ${typeof mask === "string" ? mask : "given"}`;
       const expected = plain.map((value, at) => isOpen(Math.floor(at / columns), at % columns) ? value : 0);
       assertEquals(out, expected, name);
@@ -114,15 +111,11 @@ gpuTest("an input gradient is masked and summed for the norm before it, whatever
   }
 });
 
-/** The variants of the product that dispatches are made of. */
-function variantsOf(make: (caps: Capabilities) => unknown, caps: Capabilities): GemmVariant[] {
-  const tuning = new Tuning();
-  make({ ...caps, tuning });
-  const [{ problem }] = tuning.unknown;
-  // Those of larger products too: their tiles reach far beyond the result.
-  const variants = gemmVariants({ ...problem, m: 1024, n: 1024 }, caps);
-  assertEquals(variants.length > 1, true, "one variant shows nothing");
-  return variants;
+/** The variants of a product that takes row sums: those of a large one, whose tiles reach far beyond a small result. */
+function variantsOf(make: (geometry: ConvGeometry, caps: Capabilities) => unknown, caps: Capabilities): GemmVariant[] {
+  const [{ variants }] = choicesOf((noting) => make(LARGE_POINTWISE, noting), caps);
+  assertEquals(variants.size > 1, true, "one variant shows nothing");
+  return [...variants.keys()].map(gemmVariant);
 }
 
 gpuTest(

@@ -2,15 +2,14 @@ import { assert, assertEquals } from "@std/assert";
 import type { ConvGeometry } from "../../kernels/conv_geometry.ts";
 import { denseForward, denseInputGradient, denseWeightGradient } from "../../kernels/dense_conv.ts";
 import { type Capabilities, Device } from "../../kernels/device.ts";
-import { type Operand, operand } from "../../kernels/dispatch.ts";
-import { gemmKey, gemmVariants } from "../../kernels/gemm.ts";
-import { type Gemm, type GemmVariant, variantName } from "../../kernels/gemm_problem.ts";
+import { type Dispatch, type Operand, operand } from "../../kernels/dispatch.ts";
+import type { GemmVariant } from "../../kernels/gemm_problem.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { passTimes } from "../../kernels/timestamps.ts";
 import { tune, winnerOf } from "../../kernels/tuner.ts";
-import { Tuning } from "../../kernels/tuning.ts";
+import { type Choice, chosenDispatches, ForcedVariant, Tuning } from "../../kernels/tuning.ts";
 import { formula, gpuTest, standIn } from "../support.ts";
-import { RAGGED_POINTWISE } from "./conv_support.ts";
+import { choicesOf, gemmVariant, LARGE_POINTWISE, RAGGED_POINTWISE } from "./conv_support.ts";
 
 /** Its weight gradient is cut into five pieces on a GPU, the last one short. */
 const LONG_SUMS: ConvGeometry = { ...RAGGED_POINTWISE, input: { n: 2, h: 23, w: 29, c: 20 } };
@@ -32,15 +31,14 @@ function operands({ input: { n, h, w, c }, outChannels: o } = RAGGED_POINTWISE) 
   return { places, inputs };
 }
 
-/** The products that a pass makes, caught on their way. */
-function products(caps: Capabilities): Gemm[] {
-  const tuning = new Tuning();
-  const { places: { x, weight, bias, dy, y, dx, dweight, dbias } } = operands();
-  const noting = { ...caps, tuning };
-  denseForward({ x, weight, bias, y }, RAGGED_POINTWISE, noting);
-  denseInputGradient({ dy, weight, dx }, RAGGED_POINTWISE, noting);
-  denseWeightGradient({ x, dy, dweight, dbias }, RAGGED_POINTWISE, noting);
-  return tuning.unknown.map(({ problem }) => problem);
+/** The choices of all three passes. */
+function choices(geometry: ConvGeometry, caps: Capabilities): readonly Choice[] {
+  const { places: { x, weight, bias, dy, y, dx, dweight, dbias } } = operands(geometry);
+  return choicesOf((noting) => {
+    denseForward({ x, weight, bias, y }, geometry, noting);
+    denseInputGradient({ dy, weight, dx }, geometry, noting);
+    denseWeightGradient({ x, dy, dweight, dbias }, geometry, noting);
+  }, caps);
 }
 
 async function results(
@@ -62,38 +60,42 @@ async function results(
 gpuTest("every variant of a product gives the same bits, in software and as on a GPU", async (device) => {
   for (const software of [true, false]) {
     const caps = { ...device.capabilities, software };
-    const variants = new Map<string, GemmVariant>();
-    for (const problem of products(caps)) {
-      // Those of larger products too: tiles that reach far beyond a result must agree as well.
-      const large = { ...problem, m: 1024, n: 1024 };
-      for (const variant of gemmVariants(large, caps)) variants.set(variantName(variant), variant);
-    }
+    // Those of larger products: tiles that reach far beyond a result must agree as well.
+    const variants = new Set(choices(LARGE_POINTWISE, caps).flatMap(({ variants }) => [...variants.keys()]));
     // Shared and registers have three each; of subgroups, those of 16 rows need 16 lanes at most.
     const { subgroupSize } = caps, count = subgroupSize < 4 || subgroupSize > 32 ? 6 : subgroupSize > 16 ? 8 : 10;
-    assertEquals(variants.size, count, `${[...variants.keys()]}`);
-    const [first, ...others] = [...variants.values()];
+    assertEquals(variants.size, count, `${[...variants]}`);
+    const [first, ...others] = variants;
     for (const geometry of [RAGGED_POINTWISE, LONG_SUMS, WHOLE_SUMS]) {
-      const expected = await results(device, geometry, caps, first);
-      for (const variant of others) {
-        const name = `${variantName(variant)}, software ${software}, ${geometry.input.h} rows`;
-        assertEquals(await results(device, geometry, caps, variant), expected, name);
+      const expected = await results(device, geometry, caps, gemmVariant(first));
+      for (const name of others) {
+        const what = `${name}, software ${software}, ${geometry.input.h} rows`;
+        assertEquals(await results(device, geometry, caps, gemmVariant(name)), expected, what);
       }
     }
   }
 });
 
-gpuTest("a tuning notes what it does not know, and chooses what it has learned", ({ capabilities }) => {
-  const [problem] = products(capabilities);
+Deno.test("a tuning notes what it does not know, and chooses what it has learned", () => {
+  const dispatch = (
+    label: string,
+  ): Dispatch[] => [{ label, bindings: {}, source: "", workgroups: [1, 1, 1], flops: 0, bytes: 0 }];
+  const variants = new Map(["a", "b", "c 1x2"].map((name) => [name, () => dispatch(name)]));
+  const choice: Choice = { key: "sum", variants, likely: 2 };
+  const labels = (tuning?: Tuning) => chosenDispatches(choice, tuning).map(({ label }) => label);
   const tuning = new Tuning();
-  assertEquals(tuning.choose(problem, capabilities), undefined);
-  assertEquals(tuning.unknown.map((noted) => gemmKey(noted.problem)), [gemmKey(problem)]);
-  const last = gemmVariants(problem, capabilities).at(-1)!;
-  tuning.learn(problem, last);
-  assertEquals(tuning.choose(problem, capabilities), last);
-  assertEquals(tuning.unknown.length, 0);
-  assertEquals(new Tuning(tuning.entries).choose(problem, capabilities), last, "entries come back from a file");
-  assertEquals(new Tuning({ [gemmKey(problem)]: "warp 9x9" }).choose(problem, capabilities), undefined);
-  return Promise.resolve();
+  assertEquals(labels(), ["a"]);
+  assertEquals(labels(tuning), ["a"]);
+  assertEquals(tuning.unknown, [choice]);
+  tuning.learn("sum", "c 1x2");
+  assertEquals(labels(tuning), ["c 1x2"]);
+  assertEquals([tuning.unknown, tuning.used], [[], ["sum"]]);
+  assertEquals(labels(new Tuning(tuning.entries)), ["c 1x2"], "entries come back from a file");
+  assertEquals(labels(new Tuning({ sum: "warp 9x9" })), ["a"]);
+  assertEquals(["b", "d", "c", "c 1"].map((name) => labels(new ForcedVariant(name))), [["b"], ["a"], ["c 1x2"], ["a"]]);
+  const sole = new Tuning();
+  assertEquals(sole.choose({ ...choice, likely: 1 }), undefined);
+  assertEquals(sole.unknown, [], "there is nothing to measure");
 });
 
 gpuTest("the tuner measures each product once, and what it found is what kernels then do", async (device) => {
@@ -101,17 +103,16 @@ gpuTest("the tuner measures each product once, and what it found is what kernels
   const caps = { ...device.capabilities, tuning };
   const { places: { x, weight, y } } = operands();
   denseForward({ x, weight, y }, RAGGED_POINTWISE, caps);
-  const trials = await tune(device, tuning, { sameStrategy: true });
+  const trials = await tune(device, tuning, { likelyOnly: true });
   assertEquals(trials.length, 1);
   const [{ key, tried, won }] = trials;
   assert(tried.length > 1 && tried.every(({ milliseconds }) => milliseconds > 0));
   assert(tried.some(({ variant }) => variant === won));
   assertEquals(tuning.entries, { [key]: won });
   assertEquals(await tune(device, tuning), []);
-  const forced = tuning.choose(products(device.capabilities)[0], device.capabilities)!;
   assertEquals(
     denseForward({ x, weight, y }, RAGGED_POINTWISE, caps)[0].source,
-    denseForward({ x, weight, y }, RAGGED_POINTWISE, device.capabilities, { variant: forced })[0].source,
+    denseForward({ x, weight, y }, RAGGED_POINTWISE, device.capabilities, { variant: gemmVariant(won) })[0].source,
   );
 });
 
@@ -174,7 +175,7 @@ gpuTest("products of halves are told from those of floats", ({ capabilities }) =
     const [x, y] = [operand("x", 2 * 9 * 23 * 20, type), operand("y", 2 * 9 * 23 * 36, type)];
     denseForward({ x, weight: operand("weight", 720, type), y }, RAGGED_POINTWISE, { ...capabilities, tuning });
   }
-  const keys = tuning.unknown.map(({ problem }) => gemmKey(problem));
+  const keys = tuning.unknown.map(({ key }) => key);
   assertEquals(keys, ["gemm kn 414x36x20", "gemm kn 414x36x20 f16"]);
   return Promise.resolve();
 });

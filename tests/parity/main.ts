@@ -11,7 +11,8 @@ const USAGE = `Usage: deno task parity DIR [--precision f32|f16] [--variant NAME
 
 Runs every golden .safetensors file in DIR (see tests/goldens/README.md) and prints a line a case.
 --precision says what is computed in; half precision is held to tolerances of its own.
---variant forces one way to multiply matrices wherever a product has it, such as "shared 8x2" (see \`resnext tune\`).
+--variant forces one kernel, or the first of a kind, wherever there is a choice (see \`resnext tune\`): such as "shared 8x2"
+for products, "staged" for grouped convolutions.
 Exit code: 0 when all agree, 1 when one does not, 2 for a wrong call.
 
 Example: deno task parity tests/goldens`;
