@@ -289,8 +289,10 @@ function isCount(value: PickleValue | undefined): value is number {
 // Tensors
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Under which names training scripts keep the state among other things. */
-const WRAPPERS = ["state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "module"];
+/** Under which names training scripts keep the average of the weights: timm's and torchvision's. */
+const AVERAGES = ["state_dict_ema", "model_ema"];
+/** Under which names they keep the state. The average comes first, as where timm loads a checkpoint. */
+const WRAPPERS = [...AVERAGES, "state_dict", "model_state_dict", "model", "net", "module"];
 
 function findState(value: PickleValue): { views: Map<string, View>; notes: string[] } {
   if (isState(value)) return { views: value, notes: [] };
@@ -298,7 +300,8 @@ function findState(value: PickleValue): { views: Map<string, View>; notes: strin
   for (const key of WRAPPERS) {
     const found = wrapped.get(key);
     if (!isState(found)) continue;
-    return { views: found, notes: [`took "${key}" of the checkpoint`] };
+    const average = AVERAGES.includes(key) ? ", the average of the weights" : "";
+    return { views: found, notes: [`took "${key}" of the checkpoint${average}`] };
   }
   for (const found of [value, ...WRAPPERS.map((key) => wrapped.get(key))]) {
     if (found instanceof Opaque) {
@@ -311,7 +314,7 @@ function findState(value: PickleValue): { views: Map<string, View>; notes: strin
     const strange = [...found instanceof Map ? found.values() : []].find(isUnknownTensor);
     if (strange) throw new PickleError(`it holds a tensor of ${shownName(strange.name)}, which is not known`);
   }
-  const names = WRAPPERS.slice(0, 3).map((key) => `"${key}"`).join(", ");
+  const names = WRAPPERS.slice(AVERAGES.length).slice(0, 3).map((key) => `"${key}"`).join(", ");
   throw new PickleError(`it holds no state_dict, neither itself nor as ${names}, ...: save model.state_dict()`);
 }
 

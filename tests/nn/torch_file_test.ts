@@ -35,6 +35,12 @@ for (const form of ["zip", "legacy"]) {
     assertEquals([...tensors].map(([name, { shape }]) => [name, shape]), [["fc.weight", [2, 2]]]);
   });
 
+  Deno.test(`${form} form: timm's checkpoint gives the average of the weights, as timm reads it`, async () => {
+    const { tensors, notes } = await load(`timm_${form}.pth`);
+    assertEquals(notes, ['took "state_dict_ema" of the checkpoint, the average of the weights']);
+    assertEquals(values(tensors), { "fc.weight": [2, 2, 2, 2], "fc.bias": [0, 0] });
+  });
+
   Deno.test(`${form} form: a module of the user's own class is refused with what to save instead`, async () => {
     const error = await assertRejects(() => load(`own_module_${form}.pth`), UserError);
     assertEquals(
@@ -92,6 +98,16 @@ Deno.test("a whole module, saved as such, is refused with what to save instead",
   const error = await assertRejects(() => load("module_zip.pth"), UserError);
   assertStringIncludes(error.message, "it holds a model as an object of torch.nn.modules.linear.Linear, which");
   assertStringIncludes(error.message, ": save model.state_dict() instead of the model");
+});
+
+Deno.test("torchvision's reference checkpoint gives the average of the weights, without its counter", async () => {
+  const { tensors, notes } = await readWeightsFile(bytesSource(bytesOf("torchvision_zip.pth")));
+  assertEquals(notes, [
+    'took "model_ema" of the checkpoint, the average of the weights',
+    'took "module." off the names',
+    'left out "n_averaged"',
+  ]);
+  assertEquals(values(tensors), { "fc.weight": [2, 2, 2, 2], "fc.bias": [2, 2] });
 });
 
 for (const protocol of [2, 5]) {
