@@ -19,7 +19,7 @@ import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
-import { isCheckpoint, readWeights } from "./weights_input.ts";
+import { isCheckpoint, readWeights, tellNotes } from "./weights_input.ts";
 import { readMetadata, weightsMetadata } from "./weights_metadata.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
@@ -37,7 +37,8 @@ const inspect = defineCommand({
       console.log(json ? JSON.stringify(checkpointJson(checkpoint)) : checkpointText(file, bytes.length, checkpoint));
       return;
     }
-    const { tensors, metadata, format } = await readWeights(file);
+    const { tensors, metadata, format, notes } = await readWeights(file);
+    tellNotes(notes);
     const what = format === "torch" ? "PyTorch's weights" : "safetensors without a description";
     console.log(json ? JSON.stringify(weightsJson(tensors, metadata)) : weightsText(file, what, tensors, metadata));
   },
@@ -95,8 +96,9 @@ const importWeights = defineCommand({
   summary: "Make a checkpoint of weights, such as PyTorch's",
   details:
     "Takes a state_dict saved by torch.save (of any version) or safetensors.torch.save_file, its names as PyTorch " +
-    "has them; torchvision's and timm's are of that kind. A pickle is read and never run: anything in it but tensors " +
-    "and plain containers is refused by name. The shapes tell which network it is; what they leave open is said by " +
+    "has them, and training scripts' checkpoints, such as torchvision's, timm's and Lightning's: of several states the " +
+    "moving average is taken, and what wrappers put before the names is taken off. A pickle is read and never run: " +
+    "what is in it beside tensors is passed over; a pickled model is refused. The shapes tell which network it is; what they leave open is said by " +
     "--arch and the options after it. What `export` writes tells the classes' names and how images are prepared, too.",
   positionals: [{ name: "file", doc: "A file of weights: .safetensors, .pth or .pt" }],
   options: {
@@ -149,7 +151,7 @@ const importWeights = defineCommand({
       class_names: labels === undefined ? told.class_names : await readLabels(labels, network.num_classes),
     };
     await writeNewFile(options.to, await encodeCheckpoint({ description, state }), options);
-    for (const note of notes) console.error(`${note[0].toUpperCase()}${note.slice(1)}`);
+    tellNotes(notes);
     console.log(`Wrote ${state.size} tensors of ${network.arch} with ${network.num_classes} classes to ${options.to}`);
   },
 });

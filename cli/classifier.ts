@@ -15,6 +15,7 @@ import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { architectureNames } from "./network_options.ts";
 import { precisionOption } from "./precision.ts";
 import { useKnownTuning } from "./tuning.ts";
+import { tellNotes } from "./weights_input.ts";
 
 /** Options of commands that name what is on pictures. */
 export const classifierOptions = {
@@ -50,7 +51,7 @@ export interface ClassifierFile {
 }
 
 /**
- * Reads a network's file as the options say.
+ * Reads a network's file as the options say, and tells what was done to find its weights.
  *
  * @param command For messages, such as `resnext predict`.
  * @throws {UserError} for files that hold no network, and options that contradict each other.
@@ -61,6 +62,7 @@ export async function readClassifier(
   command: string,
 ): Promise<ClassifierFile> {
   const network = await readNetworkFile(path, arch);
+  tellNotes(network.notes);
   const input = inputOf(network.description, imageSize ?? network.published?.imageSize);
   const transform = transformFor(network, input.image_size, resizeSize, command);
   return { network, input, transform, precision };

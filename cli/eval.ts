@@ -27,6 +27,7 @@ import { readNetworkFile } from "./network_file.ts";
 import { runPrecisionOption } from "./precision.ts";
 import { formatRate, ProgressLine } from "./progress.ts";
 import { knownTuneOption, useKnownTuning } from "./tuning.ts";
+import { tellNotes } from "./weights_input.ts";
 
 const PATH = "resnext eval";
 
@@ -73,6 +74,7 @@ export const evalCommand = defineCommand({
   ],
   run: async ({ args: { network: file }, options }) => {
     const networkFile = await readNetworkFile(file, options.arch), { description, state, published } = networkFile;
+    tellNotes(networkFile.notes);
     const { settings } = description;
     const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
     if (name === undefined) {

@@ -18,6 +18,11 @@ export async function readWeights(path: string): Promise<WeightsFile> {
   return await readWeightsFile(source, path);
 }
 
+/** Tells what was done to find weights, beside a command's output. */
+export function tellNotes(notes: readonly string[]): void {
+  for (const note of notes) console.error(`${note[0].toUpperCase()}${note.slice(1)}`);
+}
+
 /** Whether a file is a checkpoint of this program's, as its header says. @throws {UserError} where it cannot be read. */
 export async function isCheckpoint(path: string): Promise<boolean> {
   await using source = await openFile(path);

@@ -1,9 +1,11 @@
 /**
  * Python's pickle, read as data. A pickle is a program for a small stack machine that can import and call anything; this
- * machine knows plain containers and what the caller lists, and refuses everything else by name. Nothing is ever run that
- * is not in this file or in the caller's list.
+ * machine knows plain containers and what the caller lists. Everything else that a pickle names, calls or builds becomes
+ * an `Opaque`: a name, and nothing to run. So what lies beside a training script's settings is found, and nothing is ever
+ * run that is not in this file or in the caller's list. Names that only a pickle made to do harm has are refused: not
+ * for this reader's sake, but because the file's user should know.
  *
- * Opcodes: CPython's `Lib/pickletools.py`; protocols 2 to 5, without sets and buffers outside of the stream.
+ * Opcodes: CPython's `Lib/pickletools.py`; protocols 2 to 5, without buffers outside of the stream.
  */
 
 import { quoted } from "./json.ts";
@@ -20,6 +22,11 @@ export class Global {
     /** What a call gives; absent for what may be named and not called. */
     readonly call?: (args: readonly PickleValue[]) => PickleValue,
   ) {}
+}
+
+/** A class, function or object that nobody listed, a set too. What is called, set or added on it is forgotten. */
+export class Opaque {
+  constructor(readonly name: string) {}
 }
 
 /** Anything that a pickle holds: a dict is a `Map`, an object of the caller's whatever its list makes. */
@@ -39,9 +46,18 @@ export class PickleTruncated extends PickleError {
 
 /** What a pickle may name, and what its persistent references mean. */
 export interface PickleWorld {
-  /** By `module.name`. */
+  /** By `module.name`; others are opaque. */
   readonly globals: ReadonlyMap<string, Global>;
   persistent(id: PickleValue): PickleValue;
+}
+
+/** Modules that reach the system, files or code, and the built-in functions that do: no object is made of them. */
+const HARMFUL_MODULES = ["os", "posix", "nt", "subprocess", "pty", "shutil", "ctypes", "importlib", "runpy"];
+const HARMFUL_BUILTINS = ["eval", "exec", "execfile", "compile", "open", "__import__"];
+
+function isHarmful(module: string, name: string): boolean {
+  const [top] = module.split(".", 1);
+  return HARMFUL_MODULES.includes(top) || /^(builtins|__builtin__)$/.test(module) && HARMFUL_BUILTINS.includes(name);
 }
 
 /** Integers of more bytes than this have no place in a file of weights. */
@@ -144,6 +160,7 @@ class Machine {
       case 0x43: // SHORT_BINBYTES
         return void this.#stack.push(this.#raw(this.#bytes[this.#take(1)]));
       case 0x8e: // BINBYTES8
+      case 0x96: // BYTEARRAY8
         return void this.#stack.push(this.#raw(this.#length8()));
       case 0x5d: // EMPTY_LIST
         return void this.#stack.push([]);
@@ -151,13 +168,21 @@ class Machine {
         return void this.#stack.push(this.#popMark());
       case 0x61: { // APPEND
         const value = this.#pop();
-        return void this.#list().push(value);
+        return this.#append([value]);
       }
       case 0x65: { // APPENDS
-        const values = this.#popMark(), list = this.#list();
-        for (const value of values) list.push(value);
-        return;
+        const values = this.#popMark();
+        return this.#append(values);
       }
+      case 0x8f: // EMPTY_SET
+        return void this.#stack.push(new Opaque("set"));
+      case 0x90: // ADDITEMS
+        this.#popMark();
+        if (!(this.#peek() instanceof Opaque)) throw malformed("adds to what is no set");
+        return;
+      case 0x91: // FROZENSET
+        this.#popMark();
+        return void this.#stack.push(new Opaque("frozenset"));
       case 0x29: // EMPTY_TUPLE
         return void this.#stack.push(new Tuple([]));
       case 0x74: // TUPLE
@@ -176,11 +201,11 @@ class Machine {
       }
       case 0x73: { // SETITEM
         const value = this.#pop(), key = this.#pop();
-        return void fill(this.#dict(), [key, value]);
+        return this.#setItems([key, value]);
       }
       case 0x75: { // SETITEMS
         const items = this.#popMark();
-        return void fill(this.#dict(), items);
+        return this.#setItems(items);
       }
       case 0x71: // BINPUT
         return void this.#memo.set(this.#bytes[this.#take(1)], this.#peek());
@@ -202,14 +227,18 @@ class Machine {
       case 0x52: // REDUCE
       case 0x81: { // NEWOBJ
         const args = this.#pop(), callee = this.#pop();
-        if (!(callee instanceof Global) || !(args instanceof Tuple)) throw malformed("calls what is no function");
-        if (!callee.call) throw new PickleError(`it wants to call ${callee.name}: refused`);
-        return void this.#stack.push(callee.call(args.items));
+        return void this.#stack.push(called(callee, args));
+      }
+      case 0x92: { // NEWOBJ_EX
+        this.#pop(); // Arguments by name: nothing listed takes any.
+        const args = this.#pop(), callee = this.#pop();
+        return void this.#stack.push(called(callee, args));
       }
       case 0x62: { // BUILD: attributes of an object; those of a dict (`_metadata`) tell nothing of tensors
         this.#pop();
-        if (!(this.#peek() instanceof Map)) throw new PickleError("it sets attributes of an object: refused");
-        return;
+        const built = this.#peek();
+        if (built instanceof Map || built instanceof Opaque) return;
+        throw new PickleError("it sets attributes of what has none: refused");
       }
       case 0x51: // BINPERSID
         return void this.#stack.push(this.#world.persistent(this.#pop()));
@@ -262,11 +291,11 @@ class Machine {
     return Number.isSafeInteger(Number(value)) ? Number(value) : value;
   }
 
-  #global(module: string, name: string): Global {
+  #global(module: string, name: string): Global | Opaque {
     const full = `${module}.${name}`, known = this.#world.globals.get(full);
     if (known) return known;
-    // Files come from anywhere: their words go to a terminal.
-    const shown = quoted(full.slice(0, 100)).slice(1, -1);
+    if (!isHarmful(module, name)) return new Opaque(full);
+    const shown = shownName(full);
     const common = /^(posix|nt)\./.test(shown) ? ` (${shown.replace(/^\w+/, "os")})` : "";
     throw new PickleError(`it wants to call ${shown}${common}: refused, and nothing of it was run`);
   }
@@ -291,16 +320,18 @@ class Machine {
     return values;
   }
 
-  #list(): PickleValue[] {
+  #append(values: readonly PickleValue[]): void {
     const list = this.#peek();
+    if (list instanceof Opaque) return;
     if (!Array.isArray(list)) throw malformed("appends to what is no list");
-    return list;
+    for (const value of values) list.push(value);
   }
 
-  #dict(): Map<PickleValue, PickleValue> {
+  #setItems(items: readonly PickleValue[]): void {
     const dict = this.#peek();
+    if (dict instanceof Opaque) return;
     if (!(dict instanceof Map)) throw malformed("sets an item of what is no dict");
-    return dict;
+    fill(dict, items);
   }
 
   #remembered(index: number): PickleValue {
@@ -308,6 +339,19 @@ class Machine {
     if (value === undefined) throw malformed(`remembers value ${index}, which it never had`);
     return value;
   }
+}
+
+/** What a pickle's call gives: of what is opaque, the same again. */
+function called(callee: PickleValue, args: PickleValue): PickleValue {
+  if (callee instanceof Opaque) return callee;
+  if (!(callee instanceof Global) || !(args instanceof Tuple)) throw malformed("calls what is no function");
+  if (!callee.call) throw new PickleError(`it wants to call ${callee.name}: refused`);
+  return callee.call(args.items);
+}
+
+/** A name out of a pickle, fit to print: files come from anywhere, and their words go to a terminal. */
+export function shownName(name: string): string {
+  return quoted(name.slice(0, 100)).slice(1, -1);
 }
 
 function malformed(what: string): PickleError {

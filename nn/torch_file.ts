@@ -1,7 +1,7 @@
 /**
  * PyTorch's own files (`torch.save`): a zip archive of a pickle and one record a storage, or, before PyTorch 1.6, pickles
- * and storages one after the other. Tensors and plain containers are read; anything else is refused by name and nothing
- * is run (see `pickle.ts`).
+ * and storages one after the other. Tensors and plain containers are read; what else a training script saves beside them
+ * is passed over, and nothing is run (see `pickle.ts`).
  *
  * Formats: PyTorch's `torch/serialization.py`, `_save` and `_legacy_save`.
  */
@@ -11,11 +11,13 @@ import type { ByteSource } from "./byte_source.ts";
 import { quoted } from "./json.ts";
 import {
   Global,
+  Opaque,
   PickleError,
   PickleTruncated,
   type PickleValue,
   type PickleWorld,
   readPickle,
+  shownName,
   Tuple,
 } from "./pickle.ts";
 import type { Dtype, TensorData } from "./safetensors.ts";
@@ -23,7 +25,7 @@ import { readZipDirectory, readZipEntry, type ZipEntry, ZipError } from "./zip_d
 
 /** What a file of PyTorch's holds. */
 export interface TorchFile {
-  /** The state's tensors, row-major, in the file's order. */
+  /** The state's tensors, row-major, in the file's order and under its names. */
   readonly tensors: ReadonlyMap<string, TensorData>;
   /** What was done to find them, for people: `took "state_dict" of the checkpoint`. */
   readonly notes: readonly string[];
@@ -90,10 +92,7 @@ export async function readTorchFile(source: ByteSource, name: string): Promise<T
     return { tensors: await materialize(views, load, source.size), notes };
   } catch (error) {
     if (!(error instanceof PickleError || error instanceof ZipError)) throw error;
-    const advice = /call torch\.nn\.|call torchvision\.|sets attributes/.test(error.message)
-      ? "; save model.state_dict() instead of the model"
-      : "";
-    throw new UserError(`Cannot read "${name}" as PyTorch's: ${error.message}${advice}`, { cause: error });
+    throw new UserError(`Cannot read "${name}" as PyTorch's: ${error.message}`, { cause: error });
   }
 }
 
@@ -185,7 +184,7 @@ async function placeStorages(
   let at = start;
   for (const key of keys) {
     const storage = typeof key === "string" ? storages.get(key) : undefined;
-    if (!storage) throw new PickleError("it is damaged: it lists a storage that no tensor has");
+    if (!storage) throw new PickleError("it lists a storage that is of no tensor known here");
     if (at + 8 > source.size) throw new PickleTruncated();
     const count = await source.read(at, 8);
     const elements = new DataView(count.buffer, count.byteOffset, 8).getBigInt64(0, true);
@@ -224,15 +223,17 @@ function world(storages = new Map<string, Storage>()): PickleWorld {
   allow("torch._utils._rebuild_tensor_v2", (args) => view(args));
   for (const name of ["_rebuild_parameter", "_rebuild_parameter_with_state"]) {
     allow(`torch._utils.${name}`, ([tensor]) => {
-      if (tensor instanceof View) return tensor;
+      if (tensor instanceof View || tensor instanceof Opaque) return tensor;
       throw new PickleError("it is damaged: a parameter is no tensor");
     });
   }
   return {
     globals,
     persistent: (id) => {
-      if (!(id instanceof Tuple) || id.items[0] !== "storage") throw new PickleError("it refers to what is no storage");
-      const [, type, key, , elements, part] = id.items;
+      const [what, type, key, , elements, part] = id instanceof Tuple ? id.items : [];
+      // "module" is the old form's way to name a class.
+      if (type instanceof Opaque && (what === "module" || what === "storage")) return type;
+      if (what !== "storage") throw new PickleError("it refers to what is no storage");
       const kind = type instanceof Global ? STORAGES[type.name.slice("torch.".length)] : undefined;
       if (!kind || typeof key !== "string" || !isCount(elements)) {
         throw new PickleError("it is damaged: it refers to no valid storage");
@@ -259,7 +260,8 @@ function orderedDict(pairs: readonly PickleValue[]): PickleValue {
   return dict;
 }
 
-function view([storage, offset, shape, strides]: readonly PickleValue[]): View {
+function view([storage, offset, shape, strides]: readonly PickleValue[]): View | Opaque {
+  if (storage instanceof Opaque) return storage;
   const sizes = sequence(shape), steps = sequence(strides);
   if (
     !(storage instanceof Storage) || !isCount(offset) || sizes.length > 16 || sizes.length !== steps.length ||
@@ -287,30 +289,37 @@ function isCount(value: PickleValue | undefined): value is number {
 // Tensors
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Under which names training scripts keep the state among other things. */
-const WRAPPERS = ["state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "module"];
-const PARALLEL = "module.";
+/** Under which names training scripts keep the average of the weights: timm's and torchvision's. */
+const AVERAGES = ["state_dict_ema", "model_ema"];
+/** Under which names they keep the state. The average comes first, as where timm loads a checkpoint. */
+const WRAPPERS = [...AVERAGES, "state_dict", "model_state_dict", "model", "net", "module"];
 
 function findState(value: PickleValue): { views: Map<string, View>; notes: string[] } {
-  const notes: string[] = [];
-  let found = value;
-  if (found instanceof Map && !isState(found)) {
-    const name = WRAPPERS.find((key) => isState((value as Map<PickleValue, PickleValue>).get(key)));
-    if (name !== undefined) {
-      found = found.get(name);
-      notes.push(`took "${name}" of the checkpoint`);
+  if (isState(value)) return { views: value, notes: [] };
+  const wrapped = value instanceof Map ? value : new Map<PickleValue, PickleValue>();
+  for (const key of WRAPPERS) {
+    const found = wrapped.get(key);
+    if (!isState(found)) continue;
+    const average = AVERAGES.includes(key) ? ", the average of the weights" : "";
+    return { views: found, notes: [`took "${key}" of the checkpoint${average}`] };
+  }
+  for (const found of [value, ...WRAPPERS.map((key) => wrapped.get(key))]) {
+    if (found instanceof Opaque) {
+      throw new PickleError(
+        `it holds a model as an object of ${shownName(found.name)}, which only Python can make: ` +
+          "save model.state_dict() instead of the model",
+      );
     }
+    // Such as quantized, sparse and complex ones.
+    const strange = [...found instanceof Map ? found.values() : []].find(isUnknownTensor);
+    if (strange) throw new PickleError(`it holds a tensor of ${shownName(strange.name)}, which is not known`);
   }
-  if (!isState(found)) {
-    throw new PickleError(
-      `it holds no state_dict, neither itself nor as ${WRAPPERS.slice(0, 3).map((key) => `"${key}"`).join(", ")}, ...`,
-    );
-  }
-  const names = [...found.keys()];
-  if (!names.every((name) => name.startsWith(PARALLEL))) return { views: found, notes };
-  // torch.nn.DataParallel's.
-  notes.push(`took "${PARALLEL}" off the names`);
-  return { views: new Map([...found].map(([name, view]) => [name.slice(PARALLEL.length), view])), notes };
+  const names = WRAPPERS.slice(AVERAGES.length).slice(0, 3).map((key) => `"${key}"`).join(", ");
+  throw new PickleError(`it holds no state_dict, neither itself nor as ${names}, ...: save model.state_dict()`);
+}
+
+function isUnknownTensor(value: PickleValue): value is Opaque {
+  return value instanceof Opaque && /^torch\.(_utils\._rebuild_|\w*Storage$)/.test(value.name);
 }
 
 function isState(value: PickleValue | undefined): value is Map<string, View> {

@@ -12,7 +12,7 @@ import { encodeSafetensors, float32Tensor, toFloat32 } from "../../nn/safetensor
 import { Counter } from "../../nn/state.ts";
 import { formulaState } from "../parity/formula_state.ts";
 import { withFolder } from "../support.ts";
-import { resnext } from "./support.ts";
+import { narrowCheckpoint, resnext } from "./support.ts";
 
 const fixtures = fromFileUrl(new URL("../fixtures/torch/", import.meta.url));
 const SIZES = ["--arch", "resnext", "--depths", "1", "--channels", "16", "--base-width", "32", "--stem", "cifar"];
@@ -87,6 +87,36 @@ Deno.test("inspect shows what a .pth holds; a hostile one is one line, exit 1", 
       assertMatch(stderr, /^error: Cannot read .* it wants to call posix\.system \(os\.system\): refused, [^\n]*\n$/);
     }
     assertEquals([...Deno.readDirSync(folder)], []);
+  });
+});
+
+Deno.test("safetensors of a wrapped network are read as a .pth is, and every command tells what was taken off", async () => {
+  await withFolder(async (folder) => {
+    const file = join(folder, "wrapped.safetensors"), to = join(folder, "to");
+    const plain = join(folder, "plain.safetensors");
+    const { state } = narrowCheckpoint();
+    const wrapped = new Map([...state].map(([name, tensor]) => [`module._orig_mod.${name}`, tensor]));
+    await Deno.writeFile(file, encodeSafetensors({ tensors: wrapped, metadata: {} }));
+    await Deno.writeFile(plain, encodeSafetensors({ tensors: state, metadata: {} }));
+    const told = 'Took "module._orig_mod." off the names\n';
+
+    const into = await resnext(["checkpoint", "import", file, "--to", to]);
+    assertEquals([into.code, into.stderr], [0, told]);
+    assertEquals((await decodeCheckpoint(await Deno.readFile(to), to)).state, new Map(state));
+    const [shown, expected] = await Promise.all([file, plain].map((path) => resnext(["checkpoint", "inspect", path])));
+    assertEquals([shown.code, shown.stderr], [0, told]);
+    assertEquals(shown.stdout.replace(file, plain), expected.stdout);
+
+    const data = ["--dataset", "shapes", "--image-size", "32", "--test-limit", "8"];
+    const evaluated = await resnext(["eval", file, ...data, "--json"]);
+    assertEquals([evaluated.code, evaluated.stderr], [0, told]);
+    const run = ["--train-limit", "8", "--batch-size", "8", "--epochs", "1", "--out", join(folder, "run")];
+    const trained = await resnext(["train", "--weights", file, ...data, ...run]);
+    assertEquals(trained.code, 0, trained.stderr);
+    assertMatch(
+      trained.stdout,
+      /^Weights {3}.*wrapped\.safetensors, .*\nWeights {3}took "module\._orig_mod\." off the/m,
+    );
   });
 });
 

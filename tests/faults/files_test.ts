@@ -338,6 +338,7 @@ Deno.test("tunings: mutated tables count for what they hold, or for nothing", as
 Deno.test("PyTorch's files: mutated ones give tensors of the bytes that they have, or are refused", async () => {
   const folder = new URL("../fixtures/torch/", import.meta.url);
   const files = ["f32_zip", "f32_legacy", "wrapped_zip", "wrapped_legacy", "network_zip", "protocol4"];
+  files.push("timm_zip", "timm_legacy", "torchvision_zip", "values_protocol5", "own_module_legacy");
   const originals = files.map((name) => Deno.readFileSync(new URL(`${name}.pth`, folder)));
   await tryAll(
     "PyTorch's files",

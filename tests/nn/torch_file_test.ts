@@ -5,12 +5,14 @@ import { fromFileUrl } from "@std/path";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { bytesSource } from "../../nn/byte_source.ts";
-import { parseSafetensors } from "../../nn/safetensors.ts";
+import { parseSafetensors, type TensorData, toFloat32 } from "../../nn/safetensors.ts";
 import { readTorchFile } from "../../nn/torch_file.ts";
 import { readWeightsFile } from "../../nn/weights_file.ts";
 
 const folder = fromFileUrl(new URL("../fixtures/torch/", import.meta.url));
 const bytesOf = (name: string) => Deno.readFileSync(`${folder}${name}`);
+const values = (tensors: ReadonlyMap<string, TensorData>) =>
+  Object.fromEntries([...tensors].map(([name, tensor]) => [name, [...toFloat32(tensor)]]));
 const load = (name: string) => readTorchFile(bytesSource(bytesOf(name)), name);
 
 for (const form of ["zip", "legacy"]) {
@@ -28,9 +30,24 @@ for (const form of ["zip", "legacy"]) {
   }
 
   Deno.test(`${form} form: a training script's checkpoint is unwrapped, and that is said`, async () => {
-    const { tensors, notes } = await load(`wrapped_${form}.pth`);
+    const { tensors, notes } = await readWeightsFile(bytesSource(bytesOf(`wrapped_${form}.pth`)));
     assertEquals(notes, ['took "state_dict" of the checkpoint', 'took "module." off the names']);
     assertEquals([...tensors].map(([name, { shape }]) => [name, shape]), [["fc.weight", [2, 2]]]);
+  });
+
+  Deno.test(`${form} form: timm's checkpoint gives the average of the weights, as timm reads it`, async () => {
+    const { tensors, notes } = await load(`timm_${form}.pth`);
+    assertEquals(notes, ['took "state_dict_ema" of the checkpoint, the average of the weights']);
+    assertEquals(values(tensors), { "fc.weight": [2, 2, 2, 2], "fc.bias": [0, 0] });
+  });
+
+  Deno.test(`${form} form: a module of the user's own class is refused with what to save instead`, async () => {
+    const error = await assertRejects(() => load(`own_module_${form}.pth`), UserError);
+    assertEquals(
+      error.message,
+      `Cannot read "own_module_${form}.pth" as PyTorch's: it holds a model as an object of __main__.Net, which only ` +
+        "Python can make: save model.state_dict() instead of the model",
+    );
   });
 
   Deno.test(`${form} form: a pickle that calls os.system is refused by name, and runs nothing`, async () => {
@@ -79,8 +96,32 @@ for (const form of ["zip", "legacy"]) {
 
 Deno.test("a whole module, saved as such, is refused with what to save instead", async () => {
   const error = await assertRejects(() => load("module_zip.pth"), UserError);
-  assertStringIncludes(error.message, "it wants to call torch.nn.modules.linear.Linear: refused");
-  assertStringIncludes(error.message, "; save model.state_dict() instead of the model");
+  assertStringIncludes(error.message, "it holds a model as an object of torch.nn.modules.linear.Linear, which");
+  assertStringIncludes(error.message, ": save model.state_dict() instead of the model");
+});
+
+Deno.test("torchvision's reference checkpoint gives the average of the weights, without its counter", async () => {
+  const { tensors, notes } = await readWeightsFile(bytesSource(bytesOf("torchvision_zip.pth")));
+  assertEquals(notes, [
+    'took "model_ema" of the checkpoint, the average of the weights',
+    'took "module." off the names',
+    'left out "n_averaged"',
+  ]);
+  assertEquals(values(tensors), { "fc.weight": [2, 2, 2, 2], "fc.bias": [2, 2] });
+});
+
+for (const protocol of [2, 5]) {
+  Deno.test(`protocol ${protocol}: Python's and NumPy's values beside a state are passed over`, async () => {
+    const { tensors, notes } = await load(`values_protocol${protocol}.pth`);
+    assertEquals(notes, ['took "net" of the checkpoint']);
+    assertEquals(values(tensors), { "fc.weight": [3, 3, 3, 3], "fc.bias": [0, 0] });
+  });
+}
+
+Deno.test("tensors of kinds that are not known are passed over beside a state, and refused within it", async () => {
+  assertEquals(values((await load("complex_zip.pth")).tensors), { "fc.weight": [1, 1, 1, 1], "fc.bias": [0, 0] });
+  const message = "it holds a tensor of torch._utils._rebuild_qtensor, which is not known";
+  await assertRejects(() => load("quantized_zip.pth"), UserError, message);
 });
 
 Deno.test("pickles of protocol 4 are read", async () => {
@@ -116,7 +157,8 @@ Deno.test("pickles that import, build, count or remember what they must not are 
   await refusedAs([0x80, 4, 0x8c, 2, ...text("os"), 0x8c, 6, ...text("system"), 0x93, 0x2e], "os.system: refused");
   await refusedAs([0x80, 2, ...text("(S'x'\nios\nsystem\n"), 0x2e], "instruction 0x53: refused");
   await refusedAs([0x80, 2, ...text("(ios\nsystem\n"), 0x2e], "os.system: refused");
-  await refusedAs([0x80, 2, ...text("ca\nb\x1b[31m\n"), 0x2e], "it wants to call a.b\\u001b[31m: refused");
+  await refusedAs([0x80, 2, ...text("cos.path\nb\x1b[31m\n"), 0x2e], "it wants to call os.path.b\\u001b[31m: refused");
+  await refusedAs([0x80, 2, ...text("ca\nb\x1b[31m\n"), 0x2e], "a model as an object of a.b\\u001b[31m, which");
   await refusedAs([0x80, 2, 0x8b, 0xff, 0xff, 0xff, 0xff, 0x2e], "an integer of 4294967295 bytes");
   await refusedAs([0x80, 2, 0x58, 0xff, 0xff, 0xff, 0xff, 0x2e], "it is cut short");
   await refusedAs([0x80, 2, 0x68, 9, 0x2e], "remembers value 9, which it never had");
@@ -124,6 +166,32 @@ Deno.test("pickles that import, build, count or remember what they must not are 
   await refusedAs([0x80, 2, ...text("ctorch\nfloat32\n"), 0x29, 0x52, 0x2e], "it wants to call torch.float32: refused");
   await refusedAs([0x80, 2, 0x82, 1, 0x2e], "instruction 0x82: refused");
   await refusedAs([0x80, 2, 0x5d, 0x2e], "it holds no state_dict");
+  await refusedAs([0x80, 2, 0x5d, 0x28, 0x90, 0x2e], "adds to what is no set");
+  await refusedAs([0x80, 2, ...text("ctorch\nSize\nca\nb\n"), 0x85, 0x52, 0x2e], "a tuple is missing");
+  await refusedAs([0x80, 2, ...text("ctorch\nfloat32\n"), 0x7d, 0x62, 0x2e], "sets attributes of what has none");
+});
+
+Deno.test("what is called, built, appended, set and added on an unknown name is forgotten", async () => {
+  // antigravity.fly(), with an attribute, an element, an item and a member, is still a name and nothing else.
+  const object = [
+    ...text("cantigravity\nfly\n"),
+    0x29,
+    0x52,
+    0x7d,
+    0x62,
+    0x4e,
+    0x61,
+    0x4e,
+    0x4e,
+    0x73,
+    0x28,
+    0x4e,
+    0x90,
+  ];
+  const called = [...object, 0x29, 0x81, 0x29, 0x7d, 0x92];
+  await refusedAs([0x80, 4, ...called, 0x2e], "it holds a model as an object of antigravity.fly, which");
+  // In the place of a tensor it makes no state: nothing is left out of one silently.
+  await refusedAs([0x80, 4, 0x7d, 0x8c, 1, 0x61, ...called, 0x73, 0x2e], "it holds no state_dict");
 });
 
 Deno.test("a list copied once a byte ends soon", async () => {
