@@ -19,8 +19,9 @@ import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
+import { pictureInput } from "./picture_input.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
-import { readMetadata, weightsMetadata } from "./weights_metadata.ts";
+import { weightsDescription, weightsMetadata } from "./weights_metadata.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
 
@@ -135,17 +136,17 @@ const importWeights = defineCommand({
         `Cannot import "${file}": it is a checkpoint already; \`checkpoint export\` takes its weights`,
       );
     }
-    const { tensors, notes, metadata } = await readWeights(file);
+    const weights = await readWeights(file), { tensors, notes } = weights;
     const { arch, imageSize, labels } = options,
       sizes = ["numClasses", ...Object.keys(networkOptions)] as (keyof typeof options)[];
     const size = sizes.find((key) => options[key] !== undefined);
     if (arch === undefined && size) throw usageError(`Option --${flagName(size)} needs --arch`, IMPORT);
     const network = arch === undefined ? recognise(tensors, file) : chosenNetwork(arch, options, tensors);
     const state = fittedState(describedNetwork(network), tensors);
-    const told = readMetadata(metadata, network.num_classes), input = told.input ?? inputOf(network);
+    const told = weightsDescription(file, weights, network), input = told.input ?? inputOf(network);
     const description = {
       network,
-      input: imageSize === undefined ? input : { ...IMAGENET_COLOURS, ...input, image_size: imageSize },
+      input: imageSize === undefined ? input : pictureInput({ input }, imageSize),
       class_names: labels === undefined ? told.class_names : await readLabels(labels, network.num_classes),
     };
     await writeNewFile(options.to, await encodeCheckpoint({ description, state }), options);

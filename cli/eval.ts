@@ -8,7 +8,7 @@ import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
-import { classifierOptions, transformFor } from "./classifier.ts";
+import { chosenInput, classifierOptions } from "./classifier.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import {
@@ -72,7 +72,7 @@ export const evalCommand = defineCommand({
     "eval resnext50_32x4d-1a0047aa.pth --dataset folder:imagenet/val",
   ],
   run: async ({ args: { network: file }, options }) => {
-    const networkFile = await readNetworkFile(file, options.arch), { description, state, published } = networkFile;
+    const networkFile = await readNetworkFile(file, options.arch), { description, state } = networkFile;
     const { settings } = description;
     const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
     if (name === undefined) {
@@ -84,12 +84,11 @@ export const evalCommand = defineCommand({
     const known = runDefaults(name);
     // A data set of its own is the one that was tested while training.
     const testLimit = options.testLimit ?? (own ? settings.test_limit : known?.testLimit);
-    const imageSize = options.imageSize ?? published?.imageSize ?? description.input?.image_size ??
-      known?.imageSize ?? 224;
+    const imageSize = options.imageSize ?? description.input?.image_size ?? known?.imageSize ?? 224;
     if (options.resizeSize !== undefined && !isPictures(name)) {
       throw usageError("Option --resize-size is of folders of pictures alone: leave it out", PATH);
     }
-    const { side: resizeSize } = transformFor(networkFile, imageSize, options.resizeSize, PATH);
+    const { resize_size: resizeSize } = chosenInput(networkFile, imageSize, options.resizeSize, PATH);
     const data = await loadDataset(name, {
       ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, resizeSize, strict: options.strict },
       ...{ quiet: options.json, workers: options.workers },

@@ -128,7 +128,7 @@ async function verdictOf(
   try {
     const { dataDir, testLimit = settings.test_limit } = options;
     const data = await loadDataset(name, {
-      ...{ trainLimit: 0, testLimit, dataDir, imageSize: input.image_size },
+      ...{ trainLimit: 0, testLimit, dataDir, imageSize: input.image_size, resizeSize: input.resize_size },
       ...{ valSplit: isPictures(name) ? settings.val_split : undefined, seed: settings.seed },
     });
     checkClasses("the run", name, checkpoint.description, data.classNames);

@@ -285,7 +285,8 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   const dataset = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, PATH);
   const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
-    ...{ imageSize: input.image_size, valSplit: settings.val_split, seed: settings.seed },
+    ...{ imageSize: input.image_size, resizeSize: input.resize_size },
+    ...{ valSplit: settings.val_split, seed: settings.seed },
     ...{ flip: settings.augment?.flip, workers: options.workers },
   });
   const names = from.description.class_names;

@@ -11,6 +11,7 @@ import {
   decodeCheckpoint,
   describedNetwork,
   imageInput,
+  type InputDescription,
   judge,
   type Judgement,
   Network,
@@ -24,9 +25,9 @@ if (!pictures) {
   Deno.exit(2);
 }
 const { description, state } = await decodeCheckpoint(await Deno.readFile(file), file);
-const input = description.input ?? { image_size: 224, ...imagenetStatistics };
-const imageSize = input.image_size;
-const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, trainLimit: 0 });
+const input: InputDescription = description.input ?? { image_size: 224, ...imagenetStatistics };
+const { image_size: imageSize, resize_size: resizeSize } = input;
+const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, resizeSize, trainLimit: 0 });
 if (description.network.num_classes !== data.classNames.length) {
   console.error(`The network has ${description.network.num_classes} classes, the folder ${data.classNames.length}`);
   Deno.exit(1);

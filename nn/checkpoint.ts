@@ -42,6 +42,11 @@ export interface NetworkDescription {
 export interface InputDescription {
   /** Height and width that images are resized to. */
   readonly image_size: number;
+  /**
+   * What the shorter side of a picture is resized to, before its centre is cut out at `image_size`. Absent: `image_size`
+   * where a run on whole small images tells its settings, else as much as 256 is of 224.
+   */
+  readonly resize_size?: number;
   /** Of each colour, pixel values scaled to [0, 1]. */
   readonly mean: readonly [number, number, number];
   /** Standard deviation of each colour. */

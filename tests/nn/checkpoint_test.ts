@@ -43,6 +43,11 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   const network = { arch: "resnext50", num_classes: 0, cardinality: 32 };
   const wrong = JSON.stringify({ format: 1, network });
   await assertRejects(() => decode({ resnext: wrong }), UserError, 'no valid "network.num_classes"');
+  const narrow = JSON.stringify({
+    ...{ format: 1, network: { ...network, num_classes: 10 } },
+    input: { image_size: 32, resize_size: 31, mean: [0, 0, 0], std: [1, 1, 1] },
+  });
+  await assertRejects(() => decode({ resnext: narrow }), UserError, 'no valid "input.resize_size"');
   const { description } = narrowCheckpoint(), settings = { ...description.settings, schedule: { kind: "cosin" } };
   const scheduled = JSON.stringify({ format: 1, ...description, settings });
   await assertRejects(() => decode({ resnext: scheduled }), UserError, 'no valid "settings.schedule.kind"');
