@@ -6,6 +6,7 @@ import {
   encodeCheckpoint,
   type InputDescription,
   type NetworkDescription,
+  testedState,
 } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { IMAGENET_COLOURS, type KnownNetwork, NETWORK_FACTS } from "../nn/networks.ts";
@@ -48,7 +49,7 @@ const exportWeights = defineCommand({
   name: "export",
   summary: "Write a checkpoint's weights alone, for PyTorch, or its network as ONNX",
   details: "As safetensors, under PyTorch's names and in its layouts: in Python, " +
-    "model.load_state_dict(safetensors.torch.load_file(OUT)).\n\nAs ONNX, where OUT ends in .onnx: opset 17, input " +
+    "model.load_state_dict(safetensors.torch.load_file(OUT)). Of a run with --ema, the moving average.\n\nAs ONNX, where OUT ends in .onnx: opset 17, input " +
     "`images` [batch, 3, height, width] of normalized pixels, output `logits` [batch, classes], for any batch.",
   positionals: [{ name: "file", doc: "The checkpoint" }],
   options: {
@@ -62,7 +63,8 @@ const exportWeights = defineCommand({
     "checkpoint export runs/first/best.safetensors --to network.onnx --fold",
   ],
   run: async ({ args: { file }, options, given }) => {
-    const { description, state } = await readCheckpoint(file);
+    const checkpoint = await readCheckpoint(file), { description } = checkpoint;
+    const state = testedState(checkpoint), averaged = checkpoint.average ? ", the weights' moving average," : "";
     if (/\.onnx$/i.test(options.to)) {
       const module = describedNetwork(description.network);
       const { fold, imageSize } = options;
@@ -73,7 +75,9 @@ const exportWeights = defineCommand({
       });
       await writeNewFile(options.to, bytes, options);
       console.log(
-        `Wrote ${description.network.arch} as ONNX, batch norm ${fold ? "folded" : "kept"}, to ${options.to}`,
+        `Wrote ${description.network.arch} as ONNX, batch norm ${fold ? "folded" : "kept"}${
+          averaged || ","
+        } to ${options.to}`,
       );
       return;
     }
@@ -85,7 +89,7 @@ const exportWeights = defineCommand({
     }
     const metadata = { format: "pt", ...weightsMetadata(description) };
     await writeNewFile(options.to, encodeSafetensors({ tensors: state, metadata }), options);
-    console.log(`Wrote ${state.size} tensors to ${options.to}`);
+    console.log(`Wrote ${state.size} tensors${averaged} to ${options.to}`);
   },
 });
 
@@ -194,10 +198,12 @@ const verify = defineCommand({
   positionals: [{ name: "file", doc: "The checkpoint" }],
   examples: ["checkpoint verify runs/first/last.safetensors"],
   run: async ({ args: { file } }) => {
-    const { description, state, momenta } = await readCheckpoint(file);
-    fittedState(describedNetwork(description.network), state);
+    // Reading it fits its tensors to the network.
+    const { state, momenta, average } = await readCheckpoint(file);
     checkFinite(state, file);
-    console.log(`${file} is whole: ${state.size + (momenta?.size ?? 0)} tensors match the checksum and the network`);
+    if (average) checkFinite(average, file);
+    const tensors = state.size + (momenta?.size ?? 0) + (average?.size ?? 0);
+    console.log(`${file} is whole: ${tensors} tensors match the checksum and the network`);
   },
 });
 

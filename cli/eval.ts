@@ -37,7 +37,8 @@ export const evalCommand = defineCommand({
   details:
     "The network and how images are prepared come from the checkpoint, the images from its data set's test set. Weights " +
     "need a --dataset. A folder of pictures needs only what is tested: PATH/val/CLASS/* or PATH/CLASS/*; for ImageNet's " +
-    "weights the classes are named by WordNet's numbers, such as n01440764.",
+    "weights the classes are named by WordNet's numbers, such as n01440764. Of a run with --ema, what it tested is tested: " +
+    "the moving average.",
   positionals: [{ name: "network", doc: "A checkpoint, or weights: safetensors or PyTorch's .pth" }],
   options: {
     dataset: {
@@ -72,7 +73,7 @@ export const evalCommand = defineCommand({
     "eval resnext50_32x4d-1a0047aa.pth --dataset folder:imagenet/val",
   ],
   run: async ({ args: { network: file }, options }) => {
-    const networkFile = await readNetworkFile(file, options.arch), { description, state } = networkFile;
+    const networkFile = await readNetworkFile(file, options.arch), { description, state, averaged } = networkFile;
     const { settings } = description;
     const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
     if (name === undefined) {
@@ -133,6 +134,7 @@ export const evalCommand = defineCommand({
           precision,
           device: device.name,
           description,
+          averaged,
         };
         console.log(
           options.json

@@ -1,7 +1,7 @@
 /** A network out of a file: a checkpoint, or weights that are recognised. */
 
 import { UserError } from "../kernels/user_error.ts";
-import { type CheckpointDescription, decodeCheckpoint } from "../nn/checkpoint.ts";
+import { type CheckpointDescription, decodeCheckpoint, testedState } from "../nn/checkpoint.ts";
 import { recognise } from "../nn/recognise.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { firstNonFinite } from "../nn/safetensors.ts";
@@ -15,7 +15,10 @@ import { weightsDescription } from "./weights_metadata.ts";
 /** What a file tells of a network; weights alone tell no settings and no progress. */
 export interface NetworkFile {
   readonly description: CheckpointDescription;
+  /** The weights to use: of a run that keeps a moving average, that. */
   readonly state: StateDict;
+  /** The weights are the moving average out of a checkpoint that holds the last step's beside. */
+  readonly averaged: boolean;
   /** What was done to find the weights, for people. */
   readonly notes: readonly string[];
 }
@@ -42,14 +45,15 @@ export function checkFinite(state: StateDict, path: string): void {
 
 async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> {
   if (await isCheckpoint(path)) {
-    const { description, state } = await decodeCheckpoint(await readFile(path), path);
+    const checkpoint = await decodeCheckpoint(await readFile(path), path), { description } = checkpoint;
     if (arch !== undefined && arch !== description.network.arch) {
       throw new UserError(
         `Cannot take "${path}" as ${arch}: it is of ${description.network.arch}; leave out --arch`,
         { exitCode: 2 },
       );
     }
-    return { description: known(description), state, notes: [] };
+    const state = testedState(checkpoint), averaged = checkpoint.average !== undefined;
+    return { description: known(description), state, averaged, notes: [] };
   }
   const weights = await readWeights(path), { tensors, notes } = weights;
   const network = arch === undefined ? recognise(tensors, path) : {
@@ -58,7 +62,7 @@ async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> 
     cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
   };
   const description = known({ network, ...weightsDescription(path, weights, network) });
-  return { description, state: tensors, notes };
+  return { description, state: tensors, averaged: false, notes };
 }
 
 /** What goes without saying of weights of a thousand classes. */

@@ -252,13 +252,13 @@ function chosenArch({ options, given }: TrainInvocation): Architecture | undefin
 }
 
 /** Fits weights to the network, and says which head they get. */
-function firstWeights(file: string, { description, state }: NetworkFile, network: NetworkDescription) {
+function firstWeights(file: string, { description, state, averaged }: NetworkFile, network: NetworkDescription) {
   const { state: fitted, replacedClasses } = fineTuning(describedNetwork(network), state);
   const head = replacedClasses === undefined
     ? "with their head"
     : `with a new head: fc had ${replacedClasses} classes, has ${network.num_classes}`;
   const checkpoint: Checkpoint = { description: { ...description, network, progress: undefined }, state: fitted };
-  return { checkpoint, notes: [`${file}, ${network.arch}, ${head}`] };
+  return { checkpoint, notes: [`${averaged ? "the moving average of " : ""}${file}, ${network.arch}, ${head}`] };
 }
 
 /** Reads `stem,layer1`. */

@@ -16,6 +16,7 @@ import {
   type Judgement,
   Network,
   openDevice,
+  testedState,
 } from "@cardinal/resnext";
 import { dataDirectory, imagenetStatistics, readFolder } from "@cardinal/resnext/data";
 
@@ -24,7 +25,7 @@ if (!pictures) {
   console.error("usage: evaluate.ts CHECKPOINT PICTURES");
   Deno.exit(2);
 }
-const { description, state } = await decodeCheckpoint(await Deno.readFile(file), file);
+const checkpoint = await decodeCheckpoint(await Deno.readFile(file), file), { description } = checkpoint;
 const input: InputDescription = description.input ?? { image_size: 224, ...imagenetStatistics };
 const { image_size: imageSize, resize_size: resizeSize } = input;
 const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, resizeSize, trainLimit: 0 });
@@ -35,7 +36,7 @@ if (description.network.num_classes !== data.classNames.length) {
 
 const device = await openDevice();
 const network = await Network.create(device, describedNetwork(description.network));
-network.loadStateDict(state);
+network.loadStateDict(testedState(checkpoint));
 const judgements: Judgement[] = [];
 for await (const batch of judge(network, data.test, imageInput(data, input, data.test), 16)) judgements.push(...batch);
 
