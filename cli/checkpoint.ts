@@ -49,8 +49,9 @@ const exportWeights = defineCommand({
   name: "export",
   summary: "Write a checkpoint's weights alone, for PyTorch, or its network as ONNX",
   details: "As safetensors, under PyTorch's names and in its layouts: in Python, " +
-    "model.load_state_dict(safetensors.torch.load_file(OUT)). Of a run with --ema, the moving average.\n\nAs ONNX, where OUT ends in .onnx: opset 17, input " +
-    "`images` [batch, 3, height, width] of normalized pixels, output `logits` [batch, classes], for any batch.",
+    "model.load_state_dict(safetensors.torch.load_file(OUT)). Of a run with --ema, the moving average.\n\n" +
+    "As ONNX, where OUT ends in .onnx: opset 17, input `images` [batch, 3, height, width] of normalized pixels, output " +
+    "`logits` [batch, classes], for any batch.",
   positionals: [{ name: "file", doc: "The checkpoint" }],
   options: {
     to: { type: "string", required: true, placeholder: "OUT", doc: "The file to write: .safetensors or .onnx" },
@@ -64,7 +65,7 @@ const exportWeights = defineCommand({
   ],
   run: async ({ args: { file }, options, given }) => {
     const checkpoint = await readCheckpoint(file), { description } = checkpoint;
-    const state = testedState(checkpoint), averaged = checkpoint.average ? ", the weights' moving average," : "";
+    const state = testedState(checkpoint), averaged = checkpoint.average ? " of the weights' moving average" : "";
     if (/\.onnx$/i.test(options.to)) {
       const module = describedNetwork(description.network);
       const { fold, imageSize } = options;
@@ -75,9 +76,9 @@ const exportWeights = defineCommand({
       });
       await writeNewFile(options.to, bytes, options);
       console.log(
-        `Wrote ${description.network.arch} as ONNX, batch norm ${fold ? "folded" : "kept"}${
-          averaged || ","
-        } to ${options.to}`,
+        `Wrote ${description.network.arch}${averaged} as ONNX, batch norm ${
+          fold ? "folded" : "kept"
+        }, to ${options.to}`,
       );
       return;
     }

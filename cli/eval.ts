@@ -37,8 +37,8 @@ export const evalCommand = defineCommand({
   details:
     "The network and how images are prepared come from the checkpoint, the images from its data set's test set. Weights " +
     "need a --dataset. A folder of pictures needs only what is tested: PATH/val/CLASS/* or PATH/CLASS/*; for ImageNet's " +
-    "weights the classes are named by WordNet's numbers, such as n01440764. Of a run with --ema, what it tested is tested: " +
-    "the moving average.",
+    "weights the classes are named by WordNet's numbers, such as n01440764. Of a run with --ema, the moving " +
+    "average is tested, as the run did.",
   positionals: [{ name: "network", doc: "A checkpoint, or weights: safetensors or PyTorch's .pth" }],
   options: {
     dataset: {

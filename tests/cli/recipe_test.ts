@@ -98,7 +98,7 @@ Deno.test("of a run with a moving average, what was tested is what is evaluated,
     assertMatch(text.stdout, /^with the moving average of the weights, as in training$/m);
 
     const exported = await resnext(["checkpoint", "export", last, "--to", weights]);
-    assertStringIncludes(exported.stdout, "tensors, the weights' moving average, to ");
+    assertStringIncludes(exported.stdout, "tensors of the weights' moving average to ");
     assertEquals(parseSafetensors(await Deno.readFile(weights)).tensors, average);
     assertEquals((await readNetworkFile(last)).state, average, "predict, serve and train --weights");
     const onnx = ["raw", "average"].map((name) => join(folder, `${name}.onnx`));
