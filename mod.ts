@@ -162,6 +162,7 @@ export {
   type NetworkDescription,
   type RunProgress,
   type RunSettings,
+  testedState,
 } from "./nn/checkpoint.ts";
 export { recognise } from "./nn/recognise.ts";
 export { type FineTuning, fineTuning } from "./nn/fine_tune.ts";

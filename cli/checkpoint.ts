@@ -6,6 +6,7 @@ import {
   encodeCheckpoint,
   type InputDescription,
   type NetworkDescription,
+  testedState,
 } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { IMAGENET_COLOURS, type KnownNetwork, NETWORK_FACTS } from "../nn/networks.ts";
@@ -19,8 +20,9 @@ import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
+import { pictureInput } from "./picture_input.ts";
 import { isCheckpoint, readWeights, tellNotes } from "./weights_input.ts";
-import { readMetadata, weightsMetadata } from "./weights_metadata.ts";
+import { weightsDescription, weightsMetadata } from "./weights_metadata.ts";
 
 const force = { type: "boolean", doc: "Overwrite the file" } as const;
 
@@ -48,8 +50,9 @@ const exportWeights = defineCommand({
   name: "export",
   summary: "Write a checkpoint's weights alone, for PyTorch, or its network as ONNX",
   details: "As safetensors, under PyTorch's names and in its layouts: in Python, " +
-    "model.load_state_dict(safetensors.torch.load_file(OUT)).\n\nAs ONNX, where OUT ends in .onnx: opset 17, input " +
-    "`images` [batch, 3, height, width] of normalized pixels, output `logits` [batch, classes], for any batch.",
+    "model.load_state_dict(safetensors.torch.load_file(OUT)). Of a run with --ema, the moving average.\n\n" +
+    "As ONNX, where OUT ends in .onnx: opset 17, input `images` [batch, 3, height, width] of normalized pixels, output " +
+    "`logits` [batch, classes], for any batch.",
   positionals: [{ name: "file", doc: "The checkpoint" }],
   options: {
     to: { type: "string", required: true, placeholder: "OUT", doc: "The file to write: .safetensors or .onnx" },
@@ -62,7 +65,8 @@ const exportWeights = defineCommand({
     "checkpoint export runs/first/best.safetensors --to network.onnx --fold",
   ],
   run: async ({ args: { file }, options, given }) => {
-    const { description, state } = await readCheckpoint(file);
+    const checkpoint = await readCheckpoint(file), { description } = checkpoint;
+    const state = testedState(checkpoint), averaged = checkpoint.average ? " of the weights' moving average" : "";
     if (/\.onnx$/i.test(options.to)) {
       const module = describedNetwork(description.network);
       const { fold, imageSize } = options;
@@ -73,7 +77,9 @@ const exportWeights = defineCommand({
       });
       await writeNewFile(options.to, bytes, options);
       console.log(
-        `Wrote ${description.network.arch} as ONNX, batch norm ${fold ? "folded" : "kept"}, to ${options.to}`,
+        `Wrote ${description.network.arch}${averaged} as ONNX, batch norm ${
+          fold ? "folded" : "kept"
+        }, to ${options.to}`,
       );
       return;
     }
@@ -85,7 +91,7 @@ const exportWeights = defineCommand({
     }
     const metadata = { format: "pt", ...weightsMetadata(description) };
     await writeNewFile(options.to, encodeSafetensors({ tensors: state, metadata }), options);
-    console.log(`Wrote ${state.size} tensors to ${options.to}`);
+    console.log(`Wrote ${state.size} tensors${averaged} to ${options.to}`);
   },
 });
 
@@ -137,17 +143,17 @@ const importWeights = defineCommand({
         `Cannot import "${file}": it is a checkpoint already; \`checkpoint export\` takes its weights`,
       );
     }
-    const { tensors, notes, metadata } = await readWeights(file);
+    const weights = await readWeights(file), { tensors, notes } = weights;
     const { arch, imageSize, labels } = options,
       sizes = ["numClasses", ...Object.keys(networkOptions)] as (keyof typeof options)[];
     const size = sizes.find((key) => options[key] !== undefined);
     if (arch === undefined && size) throw usageError(`Option --${flagName(size)} needs --arch`, IMPORT);
     const network = arch === undefined ? recognise(tensors, file) : chosenNetwork(arch, options, tensors);
     const state = fittedState(describedNetwork(network), tensors);
-    const told = readMetadata(metadata, network.num_classes), input = told.input ?? inputOf(network);
+    const told = weightsDescription(file, weights, network), input = told.input ?? inputOf(network);
     const description = {
       network,
-      input: imageSize === undefined ? input : { ...IMAGENET_COLOURS, ...input, image_size: imageSize },
+      input: imageSize === undefined ? input : pictureInput({ input }, imageSize),
       class_names: labels === undefined ? told.class_names : await readLabels(labels, network.num_classes),
     };
     await writeNewFile(options.to, await encodeCheckpoint({ description, state }), options);
@@ -195,10 +201,12 @@ const verify = defineCommand({
   positionals: [{ name: "file", doc: "The checkpoint" }],
   examples: ["checkpoint verify runs/first/last.safetensors"],
   run: async ({ args: { file } }) => {
-    const { description, state, momenta } = await readCheckpoint(file);
-    fittedState(describedNetwork(description.network), state);
+    // Reading it fits its tensors to the network.
+    const { state, momenta, average } = await readCheckpoint(file);
     checkFinite(state, file);
-    console.log(`${file} is whole: ${state.size + (momenta?.size ?? 0)} tensors match the checksum and the network`);
+    if (average) checkFinite(average, file);
+    const tensors = state.size + (momenta?.size ?? 0) + (average?.size ?? 0);
+    console.log(`${file} is whole: ${tensors} tensors match the checksum and the network`);
   },
 });
 

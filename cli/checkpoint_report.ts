@@ -32,7 +32,7 @@ function fieldLines(fields: Readonly<Record<string, unknown>>): string[] {
 export function checkpointText(
   file: string,
   bytes: number,
-  { description, state, momenta, lossScale }: Checkpoint,
+  { description, state, momenta, lossScale, average }: Checkpoint,
 ): string {
   const { network, input, class_names: classNames, settings, progress } = description;
   const lines = [`${file}: a checkpoint of ${formatBytes(bytes)}, its checksum is right`, "", "Network"];
@@ -47,6 +47,7 @@ export function checkpointText(
     lines.push(...history.map((metrics) => `  ${epochLine(metrics, settings?.epochs ?? history.length)}`));
   }
   lines.push("", ...tensorTable(state), "");
+  if (average) lines.push("and the moving average of these, which is what was tested and is to be used");
   const scaled = lossScale ? `, and the loss scale, ${lossScale.scale}` : "";
   lines.push(
     momenta ? `and the optimizer's momentum of ${momenta.size} parameters${scaled}` : "and no optimizer's state",
@@ -76,12 +77,15 @@ export function weightsText(
 const tensorList = (tensors: StateDict) => [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
 
 /** A checkpoint for programs. */
-export function checkpointJson({ description, state, momenta, lossScale }: Checkpoint): Record<string, unknown> {
+export function checkpointJson(
+  { description, state, momenta, lossScale, average }: Checkpoint,
+): Record<string, unknown> {
   return {
     ...description,
     parameters: describedNetwork(description.network).parameterCount,
     tensors: tensorList(state),
     momenta: momenta ? tensorList(momenta) : [],
+    ...(average && { average: tensorList(average) }),
     ...(lossScale && { loss_scale: lossScale.scale }),
   };
 }

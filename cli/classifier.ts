@@ -1,18 +1,15 @@
 /** A network on the device that names what is on pictures: what `predict` and `serve` have in common. */
 
-import type { PictureTransform } from "../data/pictures/transform.ts";
-import { resizedSide } from "../data/pictures/transform.ts";
-import { imagenetStatistics } from "../data/folder.ts";
+import { type PictureTransform, testTransform } from "../data/pictures/transform.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
-import type { CheckpointDescription, InputDescription } from "../nn/checkpoint.ts";
 import { Classifier } from "../nn/classifier.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { Network } from "../nn/network.ts";
 import { type OptionSpecs, type OptionValues, usageError } from "./command.ts";
-import { isPictures } from "./dataset.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { architectureNames } from "./network_options.ts";
+import { type PictureInput, pictureInput } from "./picture_input.ts";
 import { precisionOption } from "./precision.ts";
 import { useKnownTuning } from "./tuning.ts";
 import { tellNotes } from "./weights_input.ts";
@@ -29,14 +26,14 @@ export const classifierOptions = {
     type: "integer",
     min: 1,
     max: 4096,
-    otherwise: "the checkpoint's, that of published weights, 224 for others",
+    otherwise: "the file's, that of published weights, 224 for others",
     doc: "Height and width of what the network sees",
   },
   resizeSize: {
     type: "integer",
     min: 1,
     max: 8192,
-    otherwise: "that of published weights; 256 for an image size of 224, in proportion for others",
+    otherwise: "the file's, that of published weights; 256 for an image size of 224, in proportion for others",
     doc: "The shorter side before the centre is cut out",
   },
   precision: precisionOption,
@@ -45,7 +42,7 @@ export const classifierOptions = {
 /** A network's file, and how pictures become what the network sees. */
 export interface ClassifierFile {
   readonly network: NetworkFile;
-  readonly input: InputDescription;
+  readonly input: PictureInput;
   readonly transform: PictureTransform;
   readonly precision: ElementType;
 }
@@ -63,9 +60,8 @@ export async function readClassifier(
 ): Promise<ClassifierFile> {
   const network = await readNetworkFile(path, arch);
   tellNotes(network.notes);
-  const input = inputOf(network.description, imageSize ?? network.published?.imageSize);
-  const transform = transformFor(network, input.image_size, resizeSize, command);
-  return { network, input, transform, precision };
+  const input = chosenInput(network, imageSize, resizeSize, command);
+  return { network, input, transform: testTransform(input.image_size, input.resize_size), precision };
 }
 
 /** A classifier on a device of its own, which goes with it. */
@@ -104,31 +100,16 @@ export async function openClassifier(
   }
 }
 
-/** How pictures become the network's input; ImageNet's way where nothing else is known. */
-function inputOf({ input }: CheckpointDescription, imageSize?: number): InputDescription {
-  const known = { image_size: 224, ...imagenetStatistics, ...input };
-  return { ...known, image_size: imageSize ?? known.image_size };
-}
-
-/** What becomes of pictures, with the options' sizes. @throws {UserError} where they contradict each other. */
-export function transformFor(network: NetworkFile, size: number, side: number | undefined, command: string) {
-  const transform = transformOf(network, size, side);
-  if (transform.side < size) {
+/** How pictures are prepared, with the options' sizes. @throws {UserError} where they contradict each other. */
+export function chosenInput(
+  { description }: Pick<NetworkFile, "description">,
+  imageSize: number | undefined,
+  resizeSize: number | undefined,
+  command: string,
+): PictureInput {
+  const input = pictureInput(description, imageSize), size = input.image_size;
+  if (resizeSize !== undefined && resizeSize < size) {
     throw usageError(`Option --resize-size must be at least the image size, ${size}`, command);
   }
-  return transform;
-}
-
-/**
- * Networks that learned from whole small images see a picture's whole centre, published weights what they were tested with,
- * others what testing shows them.
- */
-export function transformOf(
-  { description: { settings }, published }: Pick<NetworkFile, "description" | "published">,
-  size: number,
-  side?: number,
-): Required<PictureTransform> {
-  const whole = settings !== undefined && !isPictures(settings.dataset);
-  const usual = size === published?.imageSize ? published.resizeSize : resizedSide(size);
-  return { kind: "centre", size, side: side ?? (whole ? size : usual) };
+  return { ...input, resize_size: resizeSize ?? input.resize_size };
 }

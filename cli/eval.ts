@@ -8,7 +8,7 @@ import { Evaluator } from "../nn/evaluator.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
-import { classifierOptions, transformFor } from "./classifier.ts";
+import { chosenInput, classifierOptions } from "./classifier.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import {
@@ -38,7 +38,8 @@ export const evalCommand = defineCommand({
   details:
     "The network and how images are prepared come from the checkpoint, the images from its data set's test set. Weights " +
     "need a --dataset. A folder of pictures needs only what is tested: PATH/val/CLASS/* or PATH/CLASS/*; for ImageNet's " +
-    "weights the classes are named by WordNet's numbers, such as n01440764.",
+    "weights the classes are named by WordNet's numbers, such as n01440764. Of a run with --ema, the moving " +
+    "average is tested, as the run did.",
   positionals: [{ name: "network", doc: "A checkpoint, or weights: safetensors or PyTorch's .pth" }],
   options: {
     dataset: {
@@ -73,7 +74,7 @@ export const evalCommand = defineCommand({
     "eval resnext50_32x4d-1a0047aa.pth --dataset folder:imagenet/val",
   ],
   run: async ({ args: { network: file }, options }) => {
-    const networkFile = await readNetworkFile(file, options.arch), { description, state, published } = networkFile;
+    const networkFile = await readNetworkFile(file, options.arch), { description, state, averaged } = networkFile;
     tellNotes(networkFile.notes);
     const { settings } = description;
     const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
@@ -86,12 +87,11 @@ export const evalCommand = defineCommand({
     const known = runDefaults(name);
     // A data set of its own is the one that was tested while training.
     const testLimit = options.testLimit ?? (own ? settings.test_limit : known?.testLimit);
-    const imageSize = options.imageSize ?? published?.imageSize ?? description.input?.image_size ??
-      known?.imageSize ?? 224;
+    const imageSize = options.imageSize ?? description.input?.image_size ?? known?.imageSize ?? 224;
     if (options.resizeSize !== undefined && !isPictures(name)) {
       throw usageError("Option --resize-size is of folders of pictures alone: leave it out", PATH);
     }
-    const { side: resizeSize } = transformFor(networkFile, imageSize, options.resizeSize, PATH);
+    const { resize_size: resizeSize } = chosenInput(networkFile, imageSize, options.resizeSize, PATH);
     const data = await loadDataset(name, {
       ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, resizeSize, strict: options.strict },
       ...{ quiet: options.json, workers: options.workers },
@@ -136,6 +136,7 @@ export const evalCommand = defineCommand({
           precision,
           device: device.name,
           description,
+          averaged,
         };
         console.log(
           options.json

@@ -13,6 +13,8 @@ export interface EvaluationSubject {
   readonly precision: ElementType;
   readonly device: string;
   readonly description: CheckpointDescription;
+  /** The weights are a moving average that the file holds beside others. */
+  readonly averaged?: boolean;
 }
 
 /** Columns of a terminal. */
@@ -22,7 +24,7 @@ const MISTAKES = 10;
 
 /** For people. */
 export function evaluationText(
-  { file, dataset, imageSize, precision, device, description: { network, progress } }: EvaluationSubject,
+  { file, dataset, imageSize, precision, device, description: { network, progress }, averaged }: EvaluationSubject,
   { images, loss, top1, top5, confusion }: EvaluationReport,
   classNames: readonly string[],
 ): string {
@@ -30,6 +32,7 @@ export function evaluationText(
   const lines = [
     file,
     `${network.arch}${epoch}, on ${images} test images of ${dataset} at ${imageSize}x${imageSize}`,
+    ...(averaged ? ["with the moving average of the weights, as in training"] : []),
     `on ${device}${precision === "f32" ? "" : `, ${precision}`}`,
     "",
     `Loss            ${loss.toFixed(4)}`,
@@ -88,7 +91,7 @@ function mistakes(confusion: Confusion, classNames: readonly string[]): string[]
 
 /** For programs; names as in a checkpoint's metadata. */
 export function evaluationJson(
-  { file, dataset, imageSize, precision, device, description: { network } }: EvaluationSubject,
+  { file, dataset, imageSize, precision, device, description: { network }, averaged }: EvaluationSubject,
   { images, loss, top1, top5, confusion }: EvaluationReport,
   classNames: readonly string[],
 ): Record<string, unknown> {
@@ -98,6 +101,7 @@ export function evaluationJson(
     dataset,
     image_size: imageSize,
     precision,
+    ...(averaged && { averaged }),
     device,
     images,
     loss,

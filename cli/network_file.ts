@@ -1,9 +1,7 @@
 /** A network out of a file: a checkpoint, or weights that are recognised. */
 
-import { basename } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
-import { type CheckpointDescription, decodeCheckpoint } from "../nn/checkpoint.ts";
-import { publishedAs, type PublishedWeights } from "../nn/networks.ts";
+import { type CheckpointDescription, decodeCheckpoint, testedState } from "../nn/checkpoint.ts";
 import { recognise } from "../nn/recognise.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { firstNonFinite } from "../nn/safetensors.ts";
@@ -12,16 +10,17 @@ import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { imagenetStatistics } from "../data/folder.ts";
 import { readFile } from "./files.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
-import { readMetadata } from "./weights_metadata.ts";
+import { weightsDescription } from "./weights_metadata.ts";
 
 /** What a file tells of a network; weights alone tell no settings and no progress. */
 export interface NetworkFile {
   readonly description: CheckpointDescription;
+  /** The weights to use: of a run that keeps a moving average, that. */
   readonly state: StateDict;
+  /** The weights are the moving average out of a checkpoint that holds the last step's beside. */
+  readonly averaged: boolean;
   /** What was done to find the weights, for people. */
   readonly notes: readonly string[];
-  /** Where the file's name is that of published weights: what is known of them. */
-  readonly published?: PublishedWeights;
 }
 
 /**
@@ -46,23 +45,24 @@ export function checkFinite(state: StateDict, path: string): void {
 
 async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> {
   if (await isCheckpoint(path)) {
-    const { description, state } = await decodeCheckpoint(await readFile(path), path);
+    const checkpoint = await decodeCheckpoint(await readFile(path), path), { description } = checkpoint;
     if (arch !== undefined && arch !== description.network.arch) {
       throw new UserError(
         `Cannot take "${path}" as ${arch}: it is of ${description.network.arch}; leave out --arch`,
         { exitCode: 2 },
       );
     }
-    return { description: known(description), state, notes: [] };
+    const state = testedState(checkpoint), averaged = checkpoint.average !== undefined;
+    return { description: known(description), state, averaged, notes: [] };
   }
-  const { tensors, notes, metadata } = await readWeights(path);
+  const weights = await readWeights(path), { tensors, notes } = weights;
   const network = arch === undefined ? recognise(tensors, path) : {
     arch,
     num_classes: tensors.get("fc.weight")?.shape[0] ?? (ARCHITECTURES[arch] as ResNeXtOptions).numClasses ?? 10,
     cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
   };
-  const description = known({ network, ...readMetadata(metadata, network.num_classes) });
-  return { description, state: tensors, notes, published: publishedAs(basename(path)) };
+  const description = known({ network, ...weightsDescription(path, weights, network) });
+  return { description, state: tensors, averaged: false, notes };
 }
 
 /** What goes without saying of weights of a thousand classes. */

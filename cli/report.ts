@@ -5,7 +5,7 @@ import config from "../deno.json" with { type: "json" };
 import { type Device, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { saveFile } from "../nn/checkpoint_file.ts";
-import type { Checkpoint } from "../nn/checkpoint.ts";
+import { type Checkpoint, testedState } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { confusionOf, judge, type Judgement } from "../nn/judge.ts";
 import { Network } from "../nn/network.ts";
@@ -92,7 +92,9 @@ export const reportCommand = defineCommand({
 async function bestCheckpoint(folder: string): Promise<Checkpoint | undefined> {
   for (const name of ["best.safetensors", "last.safetensors"]) {
     const path = join(folder, name);
-    if (await exists(path)) return await readCheckpoint(path);
+    if (!await exists(path)) continue;
+    const checkpoint = await readCheckpoint(path);
+    return { ...checkpoint, state: testedState(checkpoint) };
   }
 }
 
@@ -128,7 +130,7 @@ async function verdictOf(
   try {
     const { dataDir, testLimit = settings.test_limit } = options;
     const data = await loadDataset(name, {
-      ...{ trainLimit: 0, testLimit, dataDir, imageSize: input.image_size },
+      ...{ trainLimit: 0, testLimit, dataDir, imageSize: input.image_size, resizeSize: input.resize_size },
       ...{ valSplit: isPictures(name) ? settings.val_split : undefined, seed: settings.seed },
     });
     checkClasses("the run", name, checkpoint.description, data.classNames);

@@ -252,13 +252,14 @@ function chosenArch({ options, given }: TrainInvocation): Architecture | undefin
 }
 
 /** Fits weights to the network, and says which head they get. */
-function firstWeights(file: string, { description, state, notes }: NetworkFile, network: NetworkDescription) {
+function firstWeights(file: string, { description, state, averaged, notes }: NetworkFile, network: NetworkDescription) {
   const { state: fitted, replacedClasses } = fineTuning(describedNetwork(network), state);
   const head = replacedClasses === undefined
     ? "with their head"
     : `with a new head: fc had ${replacedClasses} classes, has ${network.num_classes}`;
   const checkpoint: Checkpoint = { description: { ...description, network, progress: undefined }, state: fitted };
-  return { checkpoint, notes: [`${file}, ${network.arch}, ${head}`, ...notes] };
+  const from = averaged ? "the moving average of " : "";
+  return { checkpoint, notes: [`${from}${file}, ${network.arch}, ${head}`, ...notes] };
 }
 
 /** Reads `stem,layer1`. */
@@ -285,7 +286,8 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   const dataset = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, PATH);
   const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
-    ...{ imageSize: input.image_size, valSplit: settings.val_split, seed: settings.seed },
+    ...{ imageSize: input.image_size, resizeSize: input.resize_size },
+    ...{ valSplit: settings.val_split, seed: settings.seed },
     ...{ flip: settings.augment?.flip, workers: options.workers },
   });
   const names = from.description.class_names;

@@ -1,23 +1,46 @@
 /** What goes with weights in the metadata of a safetensors or an ONNX file: how pictures are prepared, names of classes. */
 
-import type { CheckpointDescription, InputDescription } from "../nn/checkpoint.ts";
+import { basename } from "@std/path";
+import type { CheckpointDescription, InputDescription, NetworkDescription } from "../nn/checkpoint.ts";
 import { wrongInDescription } from "../nn/description_check.ts";
 import { parseStrictJson } from "../nn/json.ts";
+import { IMAGENET_COLOURS, publishedAs } from "../nn/networks.ts";
+import type { WeightsFile } from "../nn/weights_file.ts";
+import { pictureInput } from "./picture_input.ts";
 
 /** What whoever runs a network must know beside its weights. */
 export type WeightsDescription = Pick<CheckpointDescription, "input" | "class_names">;
 
-/** It as metadata, each value in JSON. */
-export function weightsMetadata({ input, class_names }: WeightsDescription): Record<string, string> {
-  const { image_size, mean, std } = input ?? {};
-  const known = Object.entries({ image_size, mean, std, class_names }).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(known.map(([name, value]) => [name, JSON.stringify(value)]));
+/** It as metadata, each value in JSON; the side of pictures that a checkpoint leaves to its settings is told. */
+export function weightsMetadata(description: CheckpointDescription): Record<string, string> {
+  const { input, class_names } = description;
+  const { image_size, resize_size, mean, std } = input ? pictureInput(description) : {} as Partial<InputDescription>;
+  const known = Object.entries({ image_size, resize_size, mean, std, class_names });
+  return Object.fromEntries(
+    known.filter(([, value]) => value !== undefined).map(([name, value]) => [name, JSON.stringify(value)]),
+  );
 }
 
-/** What metadata tell of it. Others may mean something else by these names: what is of another form is left out. */
-export function readMetadata(metadata: Readonly<Record<string, string>>, classes: number): WeightsDescription {
+/** What a file of weights tells of it, by its metadata or by its name, where that is of published weights. */
+export function weightsDescription(
+  path: string,
+  { metadata }: Pick<WeightsFile, "metadata">,
+  { num_classes }: NetworkDescription,
+): WeightsDescription {
+  const told = readMetadata(metadata, num_classes), published = publishedAs(basename(path));
+  if (told.input || !published) return told;
+  const { imageSize: image_size, resizeSize: resize_size } = published;
+  return { ...told, input: { image_size, resize_size, ...IMAGENET_COLOURS } };
+}
+
+/** Others may mean something else by these names: what is of another form is left out. */
+function readMetadata(metadata: Readonly<Record<string, string>>, classes: number): WeightsDescription {
   const value = (name: string) => parsed(metadata[name]);
-  const input = { image_size: value("image_size"), mean: value("mean"), std: value("std") };
+  const side = value("resize_size");
+  const input = {
+    ...{ image_size: value("image_size"), ...(side !== undefined && { resize_size: side }) },
+    ...{ mean: value("mean"), std: value("std") },
+  };
   const names = value("class_names"), named = Array.isArray(names) && names.length === classes;
   return {
     ...(!wrongInDescription({ input }, ["input"]) && { input: input as InputDescription }),

@@ -11,10 +11,12 @@ import {
   decodeCheckpoint,
   describedNetwork,
   imageInput,
+  type InputDescription,
   judge,
   type Judgement,
   Network,
   openDevice,
+  testedState,
 } from "@cardinal/resnext";
 import { dataDirectory, imagenetStatistics, readFolder } from "@cardinal/resnext/data";
 
@@ -23,10 +25,10 @@ if (!pictures) {
   console.error("usage: evaluate.ts CHECKPOINT PICTURES");
   Deno.exit(2);
 }
-const { description, state } = await decodeCheckpoint(await Deno.readFile(file), file);
-const input = description.input ?? { image_size: 224, ...imagenetStatistics };
-const imageSize = input.image_size;
-const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, trainLimit: 0 });
+const checkpoint = await decodeCheckpoint(await Deno.readFile(file), file), { description } = checkpoint;
+const input: InputDescription = description.input ?? { image_size: 224, ...imagenetStatistics };
+const { image_size: imageSize, resize_size: resizeSize } = input;
+const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, resizeSize, trainLimit: 0 });
 if (description.network.num_classes !== data.classNames.length) {
   console.error(`The network has ${description.network.num_classes} classes, the folder ${data.classNames.length}`);
   Deno.exit(1);
@@ -34,7 +36,7 @@ if (description.network.num_classes !== data.classNames.length) {
 
 const device = await openDevice();
 const network = await Network.create(device, describedNetwork(description.network));
-network.loadStateDict(state);
+network.loadStateDict(testedState(checkpoint));
 const judgements: Judgement[] = [];
 for await (const batch of judge(network, data.test, imageInput(data, input, data.test), 16)) judgements.push(...batch);
 

@@ -1,7 +1,8 @@
 /**
  * A checkpoint: one safetensors file with a network's `state_dict` under PyTorch's names, the optimizer's momenta under
- * `optimizer.momentum.`, in half precision the loss scale under `optimizer.loss_scale.`, and what the run was and had
- * reached as JSON in the metadata. Any safetensors reader opens it.
+ * `optimizer.momentum.`, in half precision the loss scale under `optimizer.loss_scale.`, the weights' moving average, where
+ * a run keeps one, under `optimizer.average.`, and what the run was and had reached as JSON in the metadata. Any safetensors
+ * reader opens it.
  *
  * The metadata carries a SHA-256 of all of it, so that a damaged file is found out. What a file claims is checked, sizes
  * bounded, before anything is made of it: whoever wrote it need not be trusted.
@@ -42,6 +43,11 @@ export interface NetworkDescription {
 export interface InputDescription {
   /** Height and width that images are resized to. */
   readonly image_size: number;
+  /**
+   * What the shorter side of a picture is resized to, before its centre is cut out at `image_size`. Absent: `image_size`
+   * where a run on whole small images tells its settings, else as much as 256 is of 224.
+   */
+  readonly resize_size?: number;
   /** Of each colour, pixel values scaled to [0, 1]. */
   readonly mean: readonly [number, number, number];
   /** Standard deviation of each colour. */
@@ -146,8 +152,13 @@ export interface Checkpoint {
   readonly momenta?: StateDict;
   /** What the loss is multiplied by next, where the run is in half precision. */
   readonly lossScale?: LossScaleState;
-  /** The moving average of `state`, where the run keeps one: what was tested. */
+  /** The moving average of `state`, where the run keeps one: what was tested, see {@linkcode testedState}. */
   readonly average?: StateDict;
+}
+
+/** The weights to use: those that were tested, which are the moving average where a run keeps one. */
+export function testedState({ state, average }: Pick<Checkpoint, "state" | "average">): StateDict {
+  return average ?? state;
 }
 
 const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.", LOSS_SCALE = "optimizer.loss_scale.";
@@ -208,7 +219,9 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
   }
   // A network is made, and memory taken, only for weights that are there.
   try {
-    fittedState(describedNetwork(description.network), state);
+    const module = describedNetwork(description.network);
+    fittedState(module, state);
+    if (average.size > 0) fittedState(module, average);
   } catch (error) {
     if (error instanceof UserError) refuse(`its weights are not its network's: ${error.message}`);
     throw error;

@@ -3,6 +3,7 @@
  * a file need not be trusted, nor a caller without types.
  */
 
+import type { InputDescription } from "./checkpoint.ts";
 import { SCHEDULES } from "./schedule.ts";
 import { STEMS } from "./resnext.ts";
 import { RING_SLOTS } from "./step.ts";
@@ -51,6 +52,7 @@ const NETWORK: Fields = {
 
 const INPUT: Fields = {
   image_size: upTo(65536),
+  resize_size: optional(upTo(65536)),
   mean: triple(between(-MAX_FLOAT)),
   std: triple(above0()),
 };
@@ -121,7 +123,15 @@ export function wrongInDescription(
   needed: readonly ("network" | "input" | "settings")[] = ["network"],
 ): WrongField | undefined {
   const missing = needed.find((section) => description[section] === undefined);
-  return missing ? { path: missing, value: undefined } : wrongField(description, DESCRIPTION, "");
+  if (missing) return { path: missing, value: undefined };
+  return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined);
+}
+
+/** A centre cannot be cut out of less. */
+function wrongSide(
+  { image_size = 0, resize_size = image_size }: Partial<InputDescription> = {},
+): WrongField | undefined {
+  return resize_size < image_size ? { path: "input.resize_size", value: resize_size } : undefined;
 }
 
 function wrongField(value: unknown, checks: Fields, before: string): WrongField | undefined {

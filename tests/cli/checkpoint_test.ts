@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { join } from "@std/path";
+import { fromFileUrl, join } from "@std/path";
 import { readNetworkFile } from "../../cli/network_file.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { IMAGENET_COLOURS } from "../../nn/networks.ts";
@@ -45,10 +45,12 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
     const out = await checkpoint("export", file, "--to", weights);
     assertEquals([out.code, out.stderr], [0, ""]);
     const { tensors, metadata } = parseSafetensors(await Deno.readFile(weights));
-    const { state, description: { input, class_names } } = narrowCheckpoint();
+    const { state, description: { input: told, class_names } } = narrowCheckpoint();
     assertEquals([...tensors.keys()], [...state.keys()]);
-    const told = { image_size: "32", mean: "[0.3,0.3,0.3]", std: "[0.25,0.25,0.25]" };
-    assertEquals(metadata, { format: "pt", ...told, class_names: JSON.stringify(class_names) });
+    // A network of whole small images: the side that a checkpoint's settings imply is said.
+    const input = { ...told!, resize_size: 32 };
+    const words = { image_size: "32", resize_size: "32", mean: "[0.3,0.3,0.3]", std: "[0.25,0.25,0.25]" };
+    assertEquals(metadata, { format: "pt", ...words, class_names: JSON.stringify(class_names) });
     assertEquals((await readNetworkFile(weights)).description, {
       ...{ network: { ...NARROW_NETWORK, stem: "imagenet" }, input, class_names },
     });
@@ -81,6 +83,41 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
   });
 });
 
+Deno.test("pictures are shown to exported and imported weights as to what they came from", async () => {
+  await withFolder(async (folder) => {
+    const picture = fromFileUrl(new URL("../fixtures/pictures/landscape.jpg", import.meta.url));
+    const predicted = async (file: string, ...args: string[]) => {
+      const { code, stdout, stderr } = await resnext(["predict", file, picture, "--json", ...args]);
+      assertEquals([code, stderr], [0, ""]);
+      return JSON.parse(stdout).predictions;
+    };
+    const done = async (...args: string[]) => assertEquals((await checkpoint(...args)).code, 0);
+    const [weights, back] = ["weights.safetensors", "back.safetensors"].map((name) => join(folder, name));
+    // One run on whole small images, one on photographs; at their own size and at another.
+    for (const dataset of ["shapes", "folder:/photographs"]) {
+      const settings = { ...narrowCheckpoint().description.settings!, dataset };
+      const file = await writeNarrow(folder, "run.safetensors", { settings });
+      await done("export", file, "--to", weights, "--force");
+      await done("import", weights, "--to", back, "--force");
+      for (const args of [[], ["--image-size", "64"]]) {
+        const own = await predicted(file, ...args);
+        assertEquals(await predicted(weights, ...args), own);
+        assertEquals(await predicted(back, ...args), own);
+      }
+    }
+    // What weights are tested with is known by their file's published name.
+    const published = join(folder, "resnext50_32x4d-1a0047aa.pth");
+    await Deno.writeFile(published, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
+    await done("import", published, "--to", back, "--force");
+    const { description: { input } } = await decodeCheckpoint(await Deno.readFile(back), back);
+    assertEquals(input, { image_size: 224, resize_size: 232, ...IMAGENET_COLOURS });
+    assertEquals(await predicted(back), await predicted(published));
+    await done("import", published, "--to", back, "--force", "--image-size", "448");
+    const larger = await decodeCheckpoint(await Deno.readFile(back), back);
+    assertEquals(larger.description.input, { image_size: 448, resize_size: 464, ...IMAGENET_COLOURS });
+  });
+});
+
 Deno.test("classes and size of weights that do not tell them are given by options", async () => {
   await withFolder(async (folder) => {
     const [weights, labels, to] = ["weights.safetensors", "labels.txt", "to"].map((name) => join(folder, name));
@@ -97,7 +134,7 @@ Deno.test("classes and size of weights that do not tell them are given by option
     assertEquals([network.num_classes, rest], [10, {}]);
     await Deno.writeTextFile(labels, `${names.join("\r\n")}\r\n`);
     const { input, class_names } = await described("--labels", labels, "--image-size", "64");
-    assertEquals([input, class_names], [{ image_size: 64, ...IMAGENET_COLOURS }, names]);
+    assertEquals([input, class_names], [{ image_size: 64, resize_size: 73, ...IMAGENET_COLOURS }, names]);
     await Deno.writeTextFile(labels, "one\ntwo");
     const few = await checkpoint("import", weights, "--to", join(folder, "x"), "--labels", labels);
     assertEquals(few.code, 1);

@@ -1,10 +1,12 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { dirname, fromFileUrl, join } from "@std/path";
 import sharp from "sharp";
-import { transformOf } from "../../cli/classifier.ts";
+import { chosenInput } from "../../cli/classifier.ts";
+import { pictureInput } from "../../cli/picture_input.ts";
+import { weightsDescription } from "../../cli/weights_metadata.ts";
+import { imagenetStatistics } from "../../data/folder.ts";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
-import { publishedAs } from "../../nn/networks.ts";
 import { encodeSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
 import { NARROW, narrowCheckpoint, type Outcome, resnext, writeNarrow, writeSpoilt } from "./support.ts";
@@ -185,17 +187,37 @@ Deno.test("pictures come from stdin too; one that cannot be read is told, the ot
 });
 
 Deno.test("published weights are told by their file's name, and shown what they were tested with", () => {
-  const description = { network: { arch: "resnext50_32x4d", num_classes: 1000, cardinality: 32 } };
-  const sides = (name: string) => {
-    const published = publishedAs(name);
-    return [published?.imageSize, transformOf({ description, published }, published?.imageSize ?? 224).side];
+  const network = { arch: "resnext50_32x4d", num_classes: 1000, cardinality: 32 };
+  const sizes = (path: string, imageSize?: number) => {
+    const { image_size, resize_size } = pictureInput(weightsDescription(path, { metadata: {} }, network), imageSize);
+    return [image_size, resize_size];
   };
-  assertEquals(sides("resnext50_32x4d-1a0047aa.pth"), [224, 232]);
-  assertEquals(sides("resnext50_32x4d-7cdf4587.pth"), [224, 256]);
-  assertEquals(sides("resnext101_64x4d.c1_in1k.safetensors"), [288, 288]);
-  assertEquals(sides("mine.pth"), [undefined, 256]);
-  // Another size than the published one is in proportion, and what the user says goes first.
-  const published = publishedAs("resnext50_32x4d-1a0047aa.pth");
-  assertEquals(transformOf({ description, published }, 112).side, 128);
-  assertEquals(transformOf({ description, published }, 224, 300).side, 300);
+  assertEquals(sizes("in/resnext50_32x4d-1a0047aa.pth"), [224, 232]);
+  assertEquals(sizes("resnext50_32x4d-7cdf4587.pth"), [224, 256]);
+  assertEquals(sizes("resnext101_64x4d.c1_in1k.safetensors"), [288, 288]);
+  assertEquals(sizes("mine.pth"), [224, 256]);
+  // At another size they see as much of a picture.
+  assertEquals(sizes("resnext50_32x4d-1a0047aa.pth", 112), [112, 116]);
+  assertEquals(sizes("resnext101_64x4d.c1_in1k.safetensors", 224), [224, 224]);
+  assertEquals(sizes("mine.pth", 112), [112, 128]);
+  // What the user says goes first.
+  const description = { network, ...weightsDescription("resnext50_32x4d-1a0047aa.pth", { metadata: {} }, network) };
+  assertEquals(chosenInput({ description }, 224, 300, "resnext predict").resize_size, 300);
+});
+
+Deno.test("the side of pictures is the file's, else what its run shows it", () => {
+  const input = { image_size: 32, mean: [0.3, 0.3, 0.3], std: [0.25, 0.25, 0.25] } as const;
+  const settings = (dataset: string) => ({ ...narrowCheckpoint().description.settings!, dataset });
+  assertEquals(pictureInput({ input, settings: settings("cifar10") }), { ...input, resize_size: 32 });
+  assertEquals(pictureInput({ input, settings: settings("cifar10") }, 64), {
+    ...input,
+    image_size: 64,
+    resize_size: 64,
+  });
+  assertEquals(pictureInput({ input, settings: settings("folder:/a") }), { ...input, resize_size: 37 });
+  assertEquals(pictureInput({ input }), { ...input, resize_size: 37 });
+  assertEquals(pictureInput({ input: { ...input, resize_size: 40 }, settings: settings("cifar10") }).resize_size, 40);
+  // 37 of 32 is 256 of 224, rounded: told or not, the same comes of it.
+  assertEquals(pictureInput({ input: { ...input, resize_size: 37 } }, 224).resize_size, 256);
+  assertEquals(pictureInput({}), { image_size: 224, resize_size: 256, ...imagenetStatistics });
 });

@@ -1,7 +1,16 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertStringIncludes,
+} from "@std/assert";
 import { join } from "@std/path";
 import { bestEpoch, readEpochs, readRun } from "../../cli/run_files.ts";
-import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { readNetworkFile } from "../../cli/network_file.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { parseSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
 import { NARROW, resnext } from "./support.ts";
 
@@ -69,6 +78,50 @@ Deno.test("a recipe out of a config file: checkpoints, folder, TensorBoard's fil
 
     const known = await resnext(["runs", "--dir", folder]);
     assertMatch(known.stdout, /^run +resnext50 +shapes +4\/4 +0\.\d{4}/m);
+  });
+});
+
+Deno.test("of a run with a moving average, what was tested is what is evaluated, named with, exported and begun with", async () => {
+  await withFolder(async (folder) => {
+    const out = join(folder, "run"), last = join(out, "last.safetensors"), weights = join(folder, "w.safetensors");
+    const trained = await resnext(["train", ...SMALL, "--epochs", "2", "--lr", "0.02", "--ema", "0.9", "--out", out]);
+    assertEquals(trained.code, 0, trained.stderr);
+    const { average, state } = await decodeCheckpoint(await Deno.readFile(last), last);
+    assertNotEquals(average, state);
+
+    const { test_loss, test_acc } = (await readEpochs(out))[1];
+    const json = await resnext(["eval", last, "--json"]);
+    const { loss, top1, averaged } = JSON.parse(json.stdout);
+    assertAlmostEquals(loss, test_loss, 1e-6);
+    assertEquals([top1, averaged], [test_acc, true]);
+    const text = await resnext(["eval", last]);
+    assertMatch(text.stdout, /^with the moving average of the weights, as in training$/m);
+
+    const exported = await resnext(["checkpoint", "export", last, "--to", weights]);
+    assertStringIncludes(exported.stdout, "tensors of the weights' moving average to ");
+    assertEquals(parseSafetensors(await Deno.readFile(weights)).tensors, average);
+    assertEquals((await readNetworkFile(last)).state, average, "predict, serve and train --weights");
+    const onnx = ["raw", "average"].map((name) => join(folder, `${name}.onnx`));
+    const raw = join(folder, "raw.safetensors");
+    const { description } = await decodeCheckpoint(await Deno.readFile(last), last);
+    await Deno.writeFile(raw, await encodeCheckpoint({ description, state: average! }));
+    for (const [i, file] of [raw, last].entries()) {
+      assertEquals((await resnext(["checkpoint", "export", file, "--to", onnx[i]])).code, 0);
+    }
+    assertEquals(await Deno.readFile(onnx[1]), await Deno.readFile(onnx[0]));
+
+    const shown = await resnext(["checkpoint", "inspect", last]);
+    assertStringIncludes(
+      shown.stdout,
+      "\nand the moving average of these, which is what was tested and is to be used\n",
+    );
+    // A rate of zero: the run ends with the weights that it began with.
+    const still = ["--lr", "0", "--epochs", "1", "--out", join(folder, "next")];
+    const next = await resnext(["train", ...SMALL.slice(NARROW.length), "--weights", last, ...still]);
+    assertEquals(next.code, 0, next.stderr);
+    const ended = await decodeCheckpoint(await Deno.readFile(join(folder, "next/last.safetensors")), "next");
+    assertEquals(ended.state.get("fc.weight"), average!.get("fc.weight"));
+    assertMatch(next.stdout, /^Weights {3}the moving average of .*last\.safetensors, resnext50, with their head$/m);
   });
 });
 

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { UserError } from "../../kernels/user_error.ts";
-import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { decodeCheckpoint, encodeCheckpoint, testedState } from "../../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../../nn/checkpoint_file.ts";
 import { describedNetwork, fittedState } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors } from "../../nn/safetensors.ts";
@@ -15,6 +15,18 @@ Deno.test("a checkpoint comes back as it was written", async () => {
   const checkpoint = narrowCheckpoint({ progress: { epoch: 1, step: 3, loss_sum: 0.1 + 0.2, rows: 48, history } });
   const read = await decodeCheckpoint(await encodeCheckpoint(checkpoint), "a");
   assertEquals(read, { ...checkpoint, state: new Map(checkpoint.state), momenta: new Map(checkpoint.momenta) });
+});
+
+Deno.test("a moving average is read beside the weights, is what is to be used, and must be of the same network", async () => {
+  const checkpoint = narrowCheckpoint(), average = new Map(checkpoint.state);
+  average.set("fc.bias", float32Tensor(new Float32Array(10).fill(0.5), [10]));
+  const read = await decodeCheckpoint(await encodeCheckpoint({ ...checkpoint, average }), "a");
+  assertEquals([read.state, read.average], [new Map(checkpoint.state), average]);
+  assertEquals(testedState(read), average);
+  assertEquals(testedState(checkpoint), checkpoint.state);
+  average.delete("fc.bias");
+  const bytes = await encodeCheckpoint({ ...checkpoint, average });
+  await assertRejects(() => decodeCheckpoint(bytes, "a"), UserError, '"fc.bias" is missing');
 });
 
 Deno.test("any safetensors reader finds the weights under PyTorch's names, the momenta beside", async () => {
@@ -43,6 +55,11 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   const network = { arch: "resnext50", num_classes: 0, cardinality: 32 };
   const wrong = JSON.stringify({ format: 1, network });
   await assertRejects(() => decode({ resnext: wrong }), UserError, 'no valid "network.num_classes"');
+  const narrow = JSON.stringify({
+    ...{ format: 1, network: { ...network, num_classes: 10 } },
+    input: { image_size: 32, resize_size: 31, mean: [0, 0, 0], std: [1, 1, 1] },
+  });
+  await assertRejects(() => decode({ resnext: narrow }), UserError, 'no valid "input.resize_size"');
   const { description } = narrowCheckpoint(), settings = { ...description.settings, schedule: { kind: "cosin" } };
   const scheduled = JSON.stringify({ format: 1, ...description, settings });
   await assertRejects(() => decode({ resnext: scheduled }), UserError, 'no valid "settings.schedule.kind"');
