@@ -32,8 +32,8 @@ export class UnavailableError extends Error {
 export interface QueueOptions {
   /** Opens the device; `again` after it was lost. */
   readonly open: (again: boolean) => Promise<Batches>;
-  /** Makes what decodes; a pool whose workers fail is replaced. */
-  readonly pool: () => Pick<PicturePool, "depth" | "prepare" | "close">;
+  /** Decodes; closed with the queue. */
+  readonly pool: Pick<PicturePool, "depth" | "prepare" | "close">;
   readonly transform: PictureTransform;
   /** Pictures that may wait. */
   readonly most: number;
@@ -57,7 +57,9 @@ interface Waiting {
 /** See above. {@linkcode start} first. */
 export class ClassifyQueue {
   readonly #options: QueueOptions;
-  #pool: ReturnType<QueueOptions["pool"]>;
+  readonly #pool: QueueOptions["pool"];
+  /** What the workers failed by last: every picture that they had at that time is told the same. */
+  #failure: unknown;
   #batches: Batches | undefined;
   #state: QueueState = "starting";
   /** Not yet decoded. */
@@ -74,7 +76,7 @@ export class ClassifyQueue {
 
   constructor(options: QueueOptions) {
     this.#options = options;
-    this.#pool = options.pool();
+    this.#pool = options.pool;
   }
 
   /** Whether it answers. */
@@ -123,7 +125,7 @@ export class ClassifyQueue {
   /** Ends it: whoever waits is turned away. */
   close(): void {
     this.#state = "closed";
-    this.#turnAway(new UnavailableError("the server is stopping", 1));
+    this.#turnAway(stopping());
     this.#pool.close();
     this.#batches?.[Symbol.dispose]();
     this.#changed();
@@ -155,18 +157,14 @@ export class ClassifyQueue {
   }
 
   async #prepare(waiting: Waiting): Promise<void> {
-    const pool = this.#pool;
     this.#decoding++;
     let result: PictureResult | undefined;
     try {
-      result = await pool.prepare(waiting.bytes!, this.#options.transform);
+      result = await this.#pool.prepare(waiting.bytes!, this.#options.transform);
     } catch (error) {
-      if (pool === this.#pool && this.#state !== "closed") {
-        this.#options.warn((error as Error).message);
-        pool.close();
-        this.#pool = this.#options.pool();
-      }
-      waiting.reject(error);
+      if (error !== this.#failure && this.#state !== "closed") this.#options.warn((error as Error).message);
+      this.#failure = error;
+      waiting.reject(this.#state === "closed" ? stopping() : error);
     }
     this.#decoding--;
     waiting.bytes = undefined;
@@ -186,7 +184,7 @@ export class ClassifyQueue {
       else if (this.#ready.length === 0) await this.#change();
       else await this.#runBatch();
     }
-    this.#turnAway(new UnavailableError("the server is stopping", 1));
+    this.#turnAway(stopping());
   }
 
   async #runBatch(): Promise<void> {
@@ -265,6 +263,10 @@ export class ClassifyQueue {
   #change(): Promise<void> {
     return this.#wake.promise;
   }
+}
+
+function stopping(): UnavailableError {
+  return new UnavailableError("the server is stopping", 1);
 }
 
 function sleep(milliseconds: number): { readonly done: Promise<void>; cancel(): void } {

@@ -83,7 +83,12 @@ class Pictures {
   }
 
   #begin(count: number): void {
-    for (const path of this.#paths.slice(this.#begun.length, count)) this.#begun.push(this.#prepare(path));
+    for (const path of this.#paths.slice(this.#begun.length, count)) {
+      const picture = this.#prepare(path);
+      // It may fail before anybody asks for it, or when nobody will any more: no bug of the program's.
+      picture.catch(() => {});
+      this.#begun.push(picture);
+    }
   }
 
   async #prepare(path: string): Promise<PictureResult> {

@@ -54,10 +54,10 @@ export const serveCommand = defineCommand({
     const file = await readClassifier(args.network, options, "resnext serve");
     using interruptible = new Interruptible({ notice: "Stopping when what was begun is answered; again: at once" });
     const warn = (message: string) => console.error(`warning: ${message}`);
-    const decoder = new PicturePool(), pools = [decoder];
+    const pool = new PicturePool();
     const queue = new ClassifyQueue({
       open: (again) => openWarm(file, options.batchSize, again ? interruptible.signal : undefined),
-      pool: () => pools.pop() ?? new PicturePool(),
+      pool,
       transform: file.transform,
       most: MOST_WAITING,
       warn,
@@ -79,7 +79,7 @@ export const serveCommand = defineCommand({
     // A port that is taken is told before the device is opened; until that is, requests are told to come again.
     const server = listen(options, options.verbose ? logged(served) : (request) => answer(request, served));
     try {
-      await Promise.all([queue.start(), tryDecoder(decoder, file)]);
+      await Promise.all([queue.start(), tryDecoder(pool, file)]);
       const url = urlOf(options.host, server.addr.port);
       if (options.json) console.log(JSON.stringify({ type: "ready", url, ...describe(file, queue, options) }));
       else printReady(file, queue, url);

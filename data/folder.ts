@@ -90,6 +90,7 @@ interface Labelled extends PictureFile {
  *
  * @throws {UserError} where there are no classes or no usable pictures, a class has none to train on, and with `strict` for
  * a broken picture.
+ * @throws {RangeError} for options that are out of range, before anything is read.
  */
 export async function readFolder(options: FolderOptions): Promise<FolderDataset> {
   const { imageSize, resizeSize, trainLimit = Infinity, testLimit = Infinity, flip, scale = SCALE } = options;
@@ -99,17 +100,18 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
   if (!(scale[0] > 0 && scale[0] <= scale[1] && scale[1] <= 1)) {
     throw new RangeError(`Cannot cut ${scale[0]} to ${scale[1]} out of pictures: must be shares from above 0 to 1`);
   }
+  const toTrain = trainTransform(imageSize), toTest = testTransform(imageSize, resizeSize);
+  using pool = new PicturePool(options.workers);
   const folder = resolve(options.path);
   const listing = await list(folder, options);
   const { classNames } = listing, train = mixed(listing.train), test = mixed(listing.test);
   const present = new Set([...train, ...test].map(({ path }) => path));
-  using pool = new PicturePool(options.workers);
   const read = (files: readonly Labelled[], transform: PictureTransform) =>
     readPart({ folder, files, present, transform }, options, pool);
-  const trained = await read(train.slice(0, trainLimit), trainTransform(imageSize));
+  const trained = await read(train.slice(0, trainLimit), toTrain);
   if (trainLimit > 0) checkClasses(folder, classNames, trained.set.labels, train.slice(trainLimit));
-  const tested = await read(test.slice(0, testLimit), testTransform(imageSize, resizeSize));
-  const { size } = trainTransform(imageSize);
+  const tested = await read(test.slice(0, testLimit), toTest);
+  const { size } = toTrain;
   return {
     name: `folder:${folder}`,
     classNames,

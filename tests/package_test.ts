@@ -12,8 +12,8 @@ async function deno(args: string[], cwd = ROOT): Promise<{ code: number; out: st
   return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
 }
 
-Deno.test("every public symbol of the library is documented", async () => {
-  const { code, err } = await deno(["doc", "--lint", exports["."], exports["./data"]]);
+Deno.test("every public symbol of all exports is documented, by types that are public too", async () => {
+  const { code, err } = await deno(["doc", "--lint", ...Object.values(exports)]);
   assertEquals(code, 0, err);
 });
 
@@ -50,8 +50,27 @@ function published(): Promise<string[]> {
 
 Deno.test("the package could be published, its types told without inference", async () => {
   const names = (await published()).map((path) => relative(ROOT, path));
-  for (const file of ["mod.ts", "main.ts", "data/mod.ts", "LICENSE", "deno.json"]) assert(names.includes(file), file);
-  assert(!names.some((name) => /^(tests|docs)\//.test(name)), "tests are not published");
+  for (const file of [...Object.values(exports), "resnext", "LICENSE", "deno.json"]) {
+    assert(names.includes(join(file)), file);
+  }
+  assertEquals(names.filter((name) => /^(tests|bench\/results)\/|^\./.test(name)), []);
+});
+
+Deno.test("what the published documents link to is published too", async () => {
+  const paths = new Set((await published()).map((path) => relative(ROOT, path)));
+  const documents = [...paths].filter((path) => path.endsWith(".md"));
+  assert(documents.includes("README.md") && documents.some((path) => dirname(path) === "docs"), documents.join());
+  const broken: string[] = [];
+  for (const document of documents) {
+    const text = await Deno.readTextFile(join(ROOT, document));
+    for (const [, link] of text.matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g)) {
+      const target = join(dirname(document), link);
+      if (!paths.has(target) && ![...paths].some((path) => path.startsWith(`${target}/`))) {
+        broken.push(`${document}: ${link}`);
+      }
+    }
+  }
+  assertEquals(broken, []);
 });
 
 Deno.test("the library is for browsers too: it needs nothing of Deno's or Node's", async () => {

@@ -3,7 +3,7 @@
 import { UserError } from "../../kernels/user_error.ts";
 import { PixelBudget } from "./budget.ts";
 import type { PreparedPicture } from "./decode.ts";
-import type { PictureTransform } from "./transform.ts";
+import { checkTransform, type PictureTransform } from "./transform.ts";
 
 /** What a worker is asked: a picture's path or its bytes. */
 export interface PictureRequest {
@@ -36,15 +36,19 @@ interface Job {
   readonly reject: (error: Error) => void;
 }
 
+/** A worker, and what it is at, by number. */
+interface Slot {
+  readonly worker: Worker;
+  readonly jobs: Map<number, Job>;
+}
+
 /** Workers take a while to start: they are started when first needed, and live until {@linkcode close}. */
 export class PicturePool {
   readonly #most: number;
-  readonly #workers: { worker: Worker; busy: number }[] = [];
+  readonly #slots: Slot[] = [];
   readonly #waiting: Job[] = [];
-  /** What workers are at, by number. */
-  readonly #open = new Map<number, Job & { done: () => void }>();
-  readonly #budget = PixelBudget.of(MOST_PIXELS);
-  #failed: Error | undefined;
+  #budget = PixelBudget.of(MOST_PIXELS);
+  #closed = false;
   #next = 0;
 
   /**
@@ -53,7 +57,10 @@ export class PicturePool {
    * @param workers How many at most; as many as processors by default.
    */
   constructor(workers: number = navigator.hardwareConcurrency) {
-    this.#most = Math.max(1, workers);
+    if (!(Number.isInteger(workers) && workers >= 1)) {
+      throw new RangeError(`Cannot decode pictures with ${workers} workers: must be a whole number of 1 or more`);
+    }
+    this.#most = workers;
   }
 
   /** How many pictures should be asked for at a time to keep every worker busy. */
@@ -61,57 +68,74 @@ export class PicturePool {
     return this.#most * DEPTH;
   }
 
-  /** Prepares a picture. Rejects only when the workers themselves cannot run. */
-  prepare(source: string | Uint8Array, transform: PictureTransform): Promise<PictureResult> {
-    if (this.#failed) return Promise.reject(this.#failed);
+  /**
+   * Prepares a picture. Rejects only for a transform that is none, where a worker cannot run (all that was asked for then
+   * is lost; what is asked for later gets new workers), and when the pool is closed.
+   */
+  async prepare(source: string | Uint8Array, transform: PictureTransform): Promise<PictureResult> {
+    checkTransform(transform);
+    if (this.#closed) throw closed();
+    const { promise, resolve, reject } = Promise.withResolvers<PictureResult>();
     const request = { id: this.#next++, source, transform, budget: this.#budget.memory };
-    const answer = new Promise<PictureResult>((resolve, reject) => this.#waiting.push({ request, resolve, reject }));
+    this.#waiting.push({ request, resolve, reject });
     this.#assign();
-    return answer;
+    return await promise;
   }
 
   #assign(): void {
     while (this.#waiting.length > 0) {
-      const free = this.#workers.toSorted((a, b) => a.busy - b.busy)[0];
-      const slot = (!free || free.busy > 0) && this.#workers.length < this.#most ? this.#start() : free;
-      if (slot.busy >= DEPTH) return;
+      const free = this.#slots.toSorted((a, b) => a.jobs.size - b.jobs.size)[0];
+      const slot = (!free || free.jobs.size > 0) && this.#slots.length < this.#most ? this.#start() : free;
+      if (slot.jobs.size >= DEPTH) return;
       const job = this.#waiting.shift()!;
-      slot.busy++;
-      this.#open.set(job.request.id, { ...job, done: () => slot.busy-- });
+      slot.jobs.set(job.request.id, job);
       slot.worker.postMessage(job.request);
     }
   }
 
-  #start() {
+  #start(): Slot {
     const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "pictures" });
+    const slot: Slot = { worker, jobs: new Map() };
     worker.onmessage = ({ data }: MessageEvent<PictureAnswer | "ready">) => {
       if (data === "ready") return;
-      const { id, ...answer } = data;
-      const job = this.#open.get(id)!;
-      this.#open.delete(id);
-      job.done();
-      job.resolve(answer);
+      const { id, ...answer } = data, job = slot.jobs.get(id);
+      slot.jobs.delete(id);
+      job?.resolve(answer);
       this.#assign();
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      const failed = this.#failed ??= new UserError(`Cannot decode pictures: ${event.message.split("\n")[0]}`);
-      for (const { reject } of [...this.#open.values(), ...this.#waiting.splice(0)]) reject(failed);
-      this.#open.clear();
+      // Nobody knows how much of the budget it had taken: all begin anew.
+      if (this.#slots.includes(slot)) {
+        this.#end(new UserError(`Cannot decode pictures: ${event.message.split("\n")[0]}`));
+      }
     };
-    const slot = { worker, busy: 0 };
-    this.#workers.push(slot);
+    this.#slots.push(slot);
     return slot;
   }
 
-  /** Ends the workers. */
-  close(): void {
-    for (const { worker } of this.#workers) worker.terminate();
-    this.#workers.length = 0;
+  /** Ends the workers; who waits is told. */
+  #end(error: Error): void {
+    const slots = this.#slots.splice(0);
+    for (const { worker } of slots) worker.terminate();
+    const jobs = [...slots.flatMap((slot) => [...slot.jobs.values()]), ...this.#waiting.splice(0)];
+    for (const { jobs } of slots) jobs.clear();
+    this.#budget = PixelBudget.of(MOST_PIXELS);
+    for (const { reject } of jobs) reject(error);
   }
 
-  /** Ends the workers. */
+  /** Ends the workers: pictures not yet prepared reject, and so does what is asked for later. */
+  close(): void {
+    this.#closed = true;
+    this.#end(closed());
+  }
+
+  /** As {@linkcode close}. */
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+function closed(): Error {
+  return new Error("Cannot decode a picture: the PicturePool is closed; make another one");
 }

@@ -26,14 +26,41 @@ export interface Placement {
   readonly top: number;
 }
 
-/** What testing does to photographs for a network of images of `imageSize`; `side` is another length of the shorter one. */
+/** Pixels of a side, at most: libvips' own limit. */
+const MOST_SIDE = 10_000_000;
+
+/**
+ * What testing does to photographs for a network of images of `imageSize`; `side` is another length of the shorter one.
+ *
+ * @throws {RangeError} for sizes that are none, and a side shorter than the image.
+ */
 export function testTransform(imageSize: number, side: number = resizedSide(imageSize)): PictureTransform {
-  return { kind: "centre", size: imageSize, ...(side !== resizedSide(imageSize) && { side }) };
+  return checkTransform({ kind: "centre", size: imageSize, ...(side !== resizedSide(imageSize) && { side }) });
 }
 
-/** What is kept of photographs for training on images of `imageSize`: somewhat more, as torchvision's 256 for 224. */
+/**
+ * What is kept of photographs for training on images of `imageSize`: somewhat more, as torchvision's 256 for 224.
+ *
+ * @throws {RangeError} for a size that is none.
+ */
 export function trainTransform(imageSize: number): PictureTransform {
-  return { kind: "whole", size: resizedSide(imageSize) };
+  checkSide("an image size", imageSize, 1);
+  return checkTransform({ kind: "whole", size: resizedSide(imageSize) });
+}
+
+/** Its sizes, so that no picture is blamed for them. @throws {RangeError} */
+export function checkTransform(transform: PictureTransform): PictureTransform {
+  const { size, side } = transform;
+  checkSide("a size", size, 1);
+  if (side !== undefined) checkSide("a shorter side", side, size);
+  return transform;
+}
+
+function checkSide(name: string, value: number, least: number): void {
+  if (Number.isInteger(value) && value >= least && value <= MOST_SIDE) return;
+  throw new RangeError(
+    `Cannot prepare pictures with ${name} of ${value}: must be a whole number in [${least}, ${MOST_SIDE}]`,
+  );
 }
 
 /** The shorter side before the centre is cut out: 256 for images of 224. */

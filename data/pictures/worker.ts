@@ -28,6 +28,8 @@ function explain(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
   if (text.includes("unsupported image format")) return "its format is not known";
   if (text.includes("exceeds pixel limit")) return "it has too many pixels";
+  if (text.startsWith("timeout: ")) return "it takes too long to decode";
+  if (/^(Array buffer allocation failed|Invalid typed array length)/.test(text)) return "it does not fit the memory";
   const [line] = text.split("\n").filter((line) => !/^Input .* corrupt header: *$/.test(line));
   const detail = line?.replace(/^Input .* corrupt header: /, "").replace(/^(VipsJpeg|vipspng|\w+load\w*): */, "");
   if (/^it /.test(text)) return text;

@@ -42,12 +42,12 @@ class FakeDevice {
 }
 
 /** Decodes at once. */
-const pool = () => ({
+const pool = {
   depth: 2,
   prepare: (bytes: string | Uint8Array) =>
     Promise.resolve({ pixels: new Uint8Array(bytes as Uint8Array), width: 1, height: 1 }),
   close: () => {},
-});
+};
 
 const picture = (first: number) => [Uint8Array.of(first)];
 const first = ([answer]: Answer[]) => "logits" in answer ? answer.logits[0] : answer.error;
@@ -134,6 +134,28 @@ Deno.test("a picture is tried once more after the device is lost, no oftener; no
   queue.close();
 });
 
+Deno.test("workers that fail are told of once, and who waits for them when the queue ends is turned away", async () => {
+  const warnings: string[] = [];
+  let failure = Promise.withResolvers<never>();
+  const queue = new ClassifyQueue({
+    open: () => Promise.resolve(new FakeDevice().asBatches(4)),
+    pool: { depth: 2, prepare: () => failure.promise, close: () => failure.reject(new Error("closed")) },
+    ...{ transform, most: 8, warn: (message: string) => void warnings.push(message) },
+  });
+  await queue.start();
+  const refused = assertRejects(() => queue.ask([...picture(1), ...picture(2)], KEPT), Error, "crashed");
+  failure.reject(new Error("crashed"));
+  await refused;
+  await turn();
+  assertEquals(warnings, ["crashed"]);
+  failure = Promise.withResolvers();
+  const waiting = assertRejects(() => queue.ask(picture(3), KEPT), UnavailableError, "stopping");
+  await turn();
+  queue.close();
+  await waiting;
+  assertEquals(warnings, ["crashed"]);
+});
+
 gpuTest("a device that is destroyed is opened again, and answers the same", async () => {
   await withFolder(async (folder) => {
     const network = await writeNarrow(folder);
@@ -144,7 +166,7 @@ gpuTest("a device that is destroyed is opened again, and answers the same", asyn
     const warnings: string[] = [];
     const queue = new ClassifyQueue({
       open: async () => classifier = await openClassifier(file, [1, 4]),
-      pool: () => new PicturePool(1),
+      pool: new PicturePool(1),
       transform: file.transform,
       most: 8,
       warn: (message) => warnings.push(message),

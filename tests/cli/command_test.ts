@@ -211,7 +211,7 @@ Deno.test("the version is that of deno.json", async () => {
 });
 
 Deno.test("what the help shows as an example is a right call", async () => {
-  const { commands } = await import("../../main.ts");
+  const { commands } = await import("../../cli/commands.ts");
   for (const { load } of commands) {
     const listed = await load();
     const single = listed.kind === "command" ? [listed] : listed.commands;
@@ -230,7 +230,7 @@ Deno.test("what the help shows as an example is a right call", async () => {
 });
 
 Deno.test("completions and schema print what editors and shells read", async () => {
-  const { commands } = await import("../../main.ts");
+  const { commands } = await import("../../cli/commands.ts");
   const augmentCommand = commands.find(({ name }) => name === "augment")!;
   const script = await call(["completions", "bash"], main);
   assertEquals(script, { code: 0, out: await completionScript("bash", "resnext", commands), err: "" });
@@ -240,7 +240,7 @@ Deno.test("completions and schema print what editors and shells read", async () 
 });
 
 Deno.test("every listed command is what its module says it is", async () => {
-  const { commands } = await import("../../main.ts");
+  const { commands } = await import("../../cli/commands.ts");
   assert(commands.length > 0);
   const loaded = await Promise.all(commands.map(({ load }) => load()));
   assertEquals(

@@ -3,7 +3,7 @@ import { join } from "@std/path";
 import { completionScript, schemaCommand } from "../../cli/completions.ts";
 import { weightsNames } from "../../cli/download_weights.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { commands } from "../../main.ts";
+import { commands } from "../../cli/commands.ts";
 import { withFolder } from "../support.ts";
 
 async function has(shell: string): Promise<boolean> {

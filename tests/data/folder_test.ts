@@ -216,6 +216,19 @@ Deno.test("mirroring can be switched off, crops be larger; a folder's name may b
   });
 });
 
+Deno.test("sizes and workers that are none are refused by name before anything is read; no picture is blamed", async () => {
+  const read = (more: Partial<FolderOptions>) =>
+    readFolder({ path: "/nowhere/at/all", dataDirectory: "/nowhere", imageSize: 28, ...more });
+  await assertRejects(() => read({ imageSize: 0 }), RangeError, "an image size of 0: must be a whole number in [1, ");
+  await assertRejects(
+    () => read({ resizeSize: 8 }),
+    RangeError,
+    "a shorter side of 8: must be a whole number in [28, ",
+  );
+  await assertRejects(() => read({ workers: NaN }), RangeError, "with NaN workers");
+  await assertRejects(() => read({}), UserError, "/nowhere/at/all");
+});
+
 Deno.test("a part is split off each class, the same for the same seed", async () => {
   await withPictures(async (path, read) => {
     const set = await read({ valSplit: 0.25 });
@@ -276,8 +289,8 @@ Deno.test("folders that are no data set are told by what to do", async () => {
 Deno.test("pictures that have no room on the disk are refused before they are decoded", async () => {
   await withPictures(async (_, read) => {
     const told: number[] = [];
-    const large = () => read({ imageSize: 10_000_000, onProgress: (done) => void told.push(done) });
-    await assertRejects(large, UserError, "Cannot prepare 8 pictures: they take 3134693");
+    const large = () => read({ imageSize: 8_000_000, onProgress: (done) => void told.push(done) });
+    await assertRejects(large, UserError, "Cannot prepare 8 pictures: they take 2006204");
     assertEquals(told, []);
   });
 });

@@ -1,4 +1,12 @@
-import { assert, assertEquals, assertGreater, assertLess, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
 import sharp, { type Sharp } from "sharp";
 import { PixelBudget } from "../../data/pictures/budget.ts";
@@ -9,6 +17,7 @@ import { drawCrop, drawWindow } from "../../data/pictures/random_resized_crop.ts
 import { resample } from "../../data/pictures/resample.ts";
 import { placement, testTransform, trainTransform } from "../../data/pictures/transform.ts";
 import { Random } from "../../kernels/random.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { noise } from "./archive_support.ts";
 
 const FIXTURES = fromFileUrl(new URL("../fixtures/pictures", import.meta.url));
@@ -228,6 +237,61 @@ Deno.test("workers name what is wrong with a picture, and go on", async () => {
   assertStringIncludes((results.at(-2) as { error: string }).error, "no such file");
   assertEquals(await pool.prepare(FIXTURES, testTransform(16)), { error: "it is a folder", unread: true });
   await assertRejects(() => preparePicture(new Uint8Array(0), testTransform(16)), Error, "it is empty");
+});
+
+Deno.test("a pool that is closed leaves nobody waiting, and takes nothing more", async () => {
+  const bytes = new Uint8Array(await quarters(60, 40).jpeg().toBuffer());
+  const pool = new PicturePool(1), ask = () => pool.prepare(bytes, testTransform(16));
+  // One worker has two at a time; the third waits for it.
+  const closed = "Cannot decode a picture: the PicturePool is closed";
+  const asked = Array.from({ length: 3 }, () => assertRejects(ask, Error, closed));
+  pool.close();
+  await Promise.all(asked);
+  await assertRejects(ask, Error, closed);
+  pool.close();
+});
+
+/** What a worker runs instead of `worker.ts`: the first of its kind breaks down by its first picture. */
+const BREAKS_DOWN = `self.onmessage = () => { throw new Error("broken down"); };`;
+
+Deno.test("after a worker has broken down, others prepare what is asked for later", async () => {
+  const bytes = new Uint8Array(await quarters(60, 40).jpeg().toBuffer());
+  const Original = globalThis.Worker, broken = `data:text/javascript,${encodeURIComponent(BREAKS_DOWN)}`;
+  let started = 0;
+  globalThis.Worker = class extends Original {
+    constructor(url: string | URL, options?: WorkerOptions) {
+      super(started++ === 0 ? broken : url, options);
+    }
+  };
+  try {
+    using pool = new PicturePool(2);
+    const ask = () => pool.prepare(bytes, testTransform(16));
+    const asked = Array.from({ length: 5 }, () => assertRejects(ask, UserError, "Cannot decode pictures: "));
+    await Promise.all(asked);
+    const after = await Promise.all(Array.from({ length: 5 }, ask));
+    assertEquals(after.map((result) => "pixels" in result), Array(5).fill(true));
+    assertEquals(started, 4, "two workers, and two in their place");
+  } finally {
+    globalThis.Worker = Original;
+  }
+});
+
+Deno.test("sizes and workers that are none are refused by name, before a picture is blamed for them", async () => {
+  for (const workers of [NaN, 0, -1, 1.5, Infinity]) {
+    assertThrows(() => new PicturePool(workers), RangeError, `with ${workers} workers`);
+  }
+  for (const size of [NaN, 0, -4, 0.5, 1e9]) {
+    for (const make of [testTransform, trainTransform]) {
+      assertThrows(() => make(size), RangeError, "Cannot prepare pictures with a");
+    }
+  }
+  const short = "a shorter side of 8: must be a whole number in [32, 10000000]";
+  assertThrows(() => testTransform(32, 8), RangeError, short);
+  assertThrows(() => testTransform(32, NaN), RangeError, "a shorter side of NaN");
+  assertEquals(testTransform(32, 32), { kind: "centre", size: 32, side: 32 });
+  // Those that were not made by a function.
+  using pool = new PicturePool(1);
+  await assertRejects(() => pool.prepare("cat.jpg", { kind: "centre", size: 32, side: 8 }), RangeError, short);
 });
 
 Deno.test("mutated pictures are read or refused, and never stop the workers", async () => {
