@@ -6,6 +6,7 @@ import { UserError } from "../../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
 import { EpochBatches } from "../../nn/epoch_batches.ts";
+import { float32Tensor } from "../../nn/safetensors.ts";
 import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
 import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
 import { Trainer } from "../../nn/trainer.ts";
@@ -148,6 +149,23 @@ gpuTest(
     trainer.destroy();
   },
 );
+
+gpuTest("a test whose logits are not finite is a divergence", async (device) => {
+  const { checkpoint } = await train(device, { run: withSettings({ epochs: 1 }) });
+  // Training normalizes by the batch; a tenth of a batch's mean leaves these as far off.
+  const name = "layer1.0.bn3.running_mean", { shape } = checkpoint.state.get(name)!, state = new Map(checkpoint.state);
+  state.set(name, float32Tensor(new Float32Array(shape[0]).fill(-3e38), shape));
+  const description = { ...checkpoint.description, progress: undefined };
+  const trainer = await Trainer.create(device, data, withSettings({ lr: 0 }), { description, state });
+  await assertRejects(
+    async () => {
+      for await (const _ of trainer.run());
+    },
+    DivergedError,
+    "The loss on the test set is not finite any more after epoch 1",
+  );
+  trainer.destroy();
+});
 
 gpuTest("runs that cannot be are refused in words", async (device) => {
   const create = (run: RunDescription, from?: Checkpoint) => Trainer.create(device, data, run, from);
