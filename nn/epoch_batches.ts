@@ -56,6 +56,8 @@ function cropStream(epoch: number, image: number): number {
 export class EpochBatches {
   /** How many images batches have: the whole ones first, then the rest, where it can be normalized. */
   readonly sizes: readonly number[];
+  /** How many images each epoch leaves out, other ones each time: a rest that cannot be normalized. */
+  readonly leftOut: number;
   readonly #images: LabelledImages;
   readonly #description: RunDescription;
 
@@ -71,6 +73,7 @@ export class EpochBatches {
       );
     }
     this.sizes = rest * values >= 2 ? [size, rest] : [size];
+    this.leftOut = rest * values === 1 ? rest : 0;
     this.#images = images;
     this.#description = description;
   }

@@ -140,6 +140,11 @@ export class Trainer {
     return this.#batches.groups(0).length;
   }
 
+  /** Images that each epoch leaves out, other ones each time: a last batch that a batch norm gets one value a channel of. */
+  get leftOut(): number {
+    return this.#batches.leftOut;
+  }
+
   /** Metrics of the epochs done. */
   get history(): readonly EpochMetrics[] {
     return this.#history;

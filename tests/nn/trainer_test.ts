@@ -222,14 +222,18 @@ gpuTest("data that make no run are refused before anything is made of them", asy
 });
 
 gpuTest("batches may be as small as the batch norm that gets least of an image allows", async (device) => {
-  const sizes = (run: RunDescription, count: number) => new EpochBatches({ ...data.train, count }, run).sizes;
+  const batches = (run: RunDescription, count: number) => new EpochBatches({ ...data.train, count }, run);
+  const sizes = (run: RunDescription, count: number) => batches(run, count).sizes;
   // Three stages after the stem for CIFAR: 8x8 pixels in the last one.
   const network = { arch: "resnext29_8x64d", num_classes: 10, cardinality: 8, layers: [1, 1, 1] };
   assertEquals(sizes({ ...withSettings({ batch_size: 1 }), network }, 3), [1]);
   assertEquals(sizes({ ...withSettings({ batch_size: 8 }), network }, 17), [8, 1]);
   // A single pixel in the last stage, which learns, or runs as in evaluation.
   const deep = { ...RUN.network, layers: [1, 1, 1, 1], channels: [16, 32, 32, 32] };
-  assertEquals(sizes({ ...withSettings({ batch_size: 8 }), network: deep }, 17), [8]);
+  const pixel = { ...withSettings({ batch_size: 8 }), network: deep };
+  assertEquals(sizes(pixel, 17), [8]);
+  assertEquals([16, 17, 18].map((count) => batches(pixel, count).leftOut), [0, 1, 0]);
+  assertEquals(batches(pixel, 17).order(0).flatMap((batch) => [...batch]).length, 16);
   const frozen = ["stem", "layer1", "layer2", "layer3", "layer4"];
   const still = { ...withSettings({ batch_size: 8, epochs: 1, frozen }), network: deep };
   assertEquals(sizes(still, 17), [8, 1]);
