@@ -67,6 +67,10 @@ gpuTest("what cannot be judged is refused", async (device) => {
     NonFiniteError,
     'Cannot judge "0.png": the network\'s logits are not finite;',
   );
+  // Each logit is a number, the loss of most images is none.
+  const far = Float32Array.from({ length: 10 }, (_, label) => label === 0 ? 3e38 : -3e38);
+  network.loadStateDict(new Map([...state, ["fc.bias", float32Tensor(far, [10])]]));
+  await assertRejects(() => evaluator.run(), NonFiniteError, "Cannot judge the set: its loss is not finite;");
   evaluator.destroy();
   network.destroy();
 });
