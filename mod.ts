@@ -135,6 +135,8 @@ export type { SgdSettings, UpdateSettings } from "./nn/update.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
 export { Classifier, type ClassifierOptions, type Prediction, rank } from "./nn/classifier.ts";
 export { confusionOf, judge, type Judgement, type JudgeOptions, softmax } from "./nn/judge.ts";
+export { NO_CLASS } from "./kernels/cross_entropy.ts";
+export { NonFiniteError } from "./nn/non_finite.ts";
 export { MovingAverage } from "./nn/ema.ts";
 export { learningRate, type ScheduledRun, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "./nn/schedule.ts";
 export {

@@ -3,12 +3,21 @@
 import { type Capabilities, type Device, openDevice } from "../kernels/device.ts";
 import type { Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
-import { AugmentedSource, type AugmentSettings, drawChanges, type Normalization } from "../nn/augment.ts";
+import { AugmentedSource, type AugmentSettings, type Normalization } from "../nn/augment.ts";
 import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
+import { type TrainBatch, trainBatch } from "../nn/epoch_batches.ts";
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
-import { datasetForms, datasetNames, loadDataset, readDatasetName, runDefaults, valSplitOption } from "./dataset.ts";
+import {
+  datasetForms,
+  datasetNames,
+  isPictures,
+  loadDataset,
+  readDatasetName,
+  runDefaults,
+  valSplitOption,
+} from "./dataset.ts";
 import { writeNewFile } from "./files.ts";
 import { augmentOptions, augmentSettings, augmentText } from "./recipe_options.ts";
 import { png, type Sheet, tiled } from "./report/pictures.ts";
@@ -21,7 +30,8 @@ export const augmentCommand = defineCommand({
   summary: "Write a sheet of augmented images, to check them by eye",
   details:
     "A row is an image: first as it is, then as the network would see it, an epoch each. Options of augmentation are " +
-    "those of `train`.",
+    "those of `train`. A folder's pictures are cropped at random, and mirrored unless --no-flip, as always in " +
+    "`train`.",
   options: {
     dataset: {
       type: "string",
@@ -42,10 +52,12 @@ export const augmentCommand = defineCommand({
   },
   examples: ["augment --flip --crop 4 --cutout 8", "augment --dataset cifar10 --mixup 0.2 --cutmix 1 --out mixed.png"],
   config: true,
-  run: async ({ options }) => {
+  run: async ({ options, given }) => {
     const settings = augmentSettings(options);
-    if (!settings) throw usageError("Nothing to do: choose what is done to images, such as --flip --crop 4", PATH);
     const name = readDatasetName(options.dataset, PATH), { images, epochs, seed, out, force, valSplit } = options;
+    if (!settings && !isPictures(name)) {
+      throw usageError("Nothing to do: choose what is done to images, such as --flip --crop 4", PATH);
+    }
     if (!/\.png$/i.test(out)) throw usageError(`Option --out must end in .png, not as "${out}" does`, PATH);
     const imageSize = options.imageSize ?? runDefaults(name)!.imageSize;
     const data = await loadDataset(name, {
@@ -55,13 +67,15 @@ export const augmentCommand = defineCommand({
       imageSize,
       valSplit,
       seed,
+      flip: options.flip || !given.has("flip"),
     });
     const device = await openDevice();
     try {
       const sheet = await contactSheet(device, data, settings, { imageSize, epochs, seed });
       await writeNewFile(out, await png(sheet.rgba, sheet.width, sheet.height), { force });
-      const count = data.train.count;
-      console.log(`Wrote ${out}: ${count} images, each as it is and in ${epochs} epochs (${augmentText(settings)})`);
+      const { count, crop } = data.train;
+      const done = [crop && "random crops", settings && augmentText(settings)].filter(Boolean).join(", ");
+      console.log(`Wrote ${out}: ${count} images, each as it is and in ${epochs} epochs (${done})`);
     } finally {
       device.close();
     }
@@ -91,35 +105,39 @@ export interface SheetOptions {
 }
 
 /**
- * A row for each training image: as it is, then augmented, an epoch each.
+ * A row for each training image: as it is, then as training sees it, an epoch each.
  *
  * @throws {UserError} where they are too large.
  */
 export async function contactSheet(
   device: Device,
   data: TrainingData & Normalization,
-  settings: AugmentSettings,
+  settings: AugmentSettings | undefined,
   { imageSize, epochs, seed }: SheetOptions,
 ): Promise<Sheet> {
   const { count } = data.train, normalization = { mean: data.mean, std: data.std };
   checkRoom(count, { imageSize, epochs, seed }, device.capabilities);
   const images = await DeviceImages.create(device, data.train);
   const input = imageInput(data, { ...normalization, image_size: imageSize }, data.train);
-  const plain = await ImageSource.create(images, input, count);
-  const source = await AugmentedSource.create(device, plain, settings, normalization);
+  const whole = await ImageSource.create(images, input, count);
+  const seen = await ImageSource.create(images, input, count, { windows: data.train.crop !== undefined });
+  const source: BatchSource<TrainBatch> = settings
+    ? await AugmentedSource.create(device, seen, settings, normalization)
+    : seen;
   try {
     const indices = Uint32Array.from({ length: count }, (_, i) => i);
     const tilesOf = (pixels: Float32Array) => Array.from(indices, (row) => tile(pixels, row, imageSize, data));
-    const columns = [tilesOf(await made(device, plain, indices))];
+    const columns = [tilesOf(await made(device, whole, indices))];
     for (let epoch = 0; epoch < epochs; epoch++) {
-      const changes = drawChanges(settings, indices, { seed, epoch, count }, [imageSize, imageSize]);
-      columns.push(tilesOf(await made(device, source, { batch: indices, changes })));
+      const batch = trainBatch(data.train, indices, { seed, epoch }, settings, imageSize);
+      columns.push(tilesOf(await made(device, source, batch)));
     }
     const tiles = Array.from(indices, (row) => columns.map((column) => column[row])).flat();
     const scale = Math.max(1, Math.floor(96 / imageSize));
     return tiled(tiles, { width: imageSize, height: imageSize, columns: columns.length, gap: 4, scale });
   } finally {
     source.destroy();
+    whole.destroy();
     images.destroy();
   }
 }

@@ -3,6 +3,7 @@
 import { PicturePool, type PictureResult } from "../data/pictures/pool.ts";
 import type { PictureTransform } from "../data/pictures/transform.ts";
 import { type Prediction, rank } from "../nn/classifier.ts";
+import { haveSoftmax, LOGITS_NOT_FINITE } from "../nn/non_finite.ts";
 import { classifierOptions, openClassifier, readClassifier } from "./classifier.ts";
 import { defineCommand, usageError } from "./command.ts";
 
@@ -16,7 +17,7 @@ export const predictCommand = defineCommand({
   details:
     "Prints a line a picture: its most probable labels, each with its probability. The labels are those that the " +
     "checkpoint was trained on; of weights with a thousand classes ImageNet's. JPEG, PNG, WebP, AVIF, GIF and TIFF are " +
-    "read. A picture that cannot be read is told on stderr, and the exit code is 1.",
+    "read. A picture that cannot be read, or be named, is told on stderr, and the exit code is 1.",
   positionals: [
     { name: "network", doc: "A checkpoint, or weights: safetensors or PyTorch's .pth" },
     { name: "image", doc: "Pictures; - reads one from stdin", several: true },
@@ -45,14 +46,22 @@ export const predictCommand = defineCommand({
       const paths = args.image.slice(at, at + rows), results = await pictures.next(paths.length);
       const good = results.flatMap((result) => "pixels" in result ? [result.pixels] : []);
       const logits = (await classifier.classify(good)).values();
+      const refuse = (image: string, action: string, error: string) => {
+        refused++;
+        if (options.json) console.log(JSON.stringify({ image, error }));
+        else console.error(`error: Cannot ${action} "${image}": ${error}`);
+      };
       for (const [i, result] of results.entries()) {
         if ("error" in result) {
-          refused++;
-          if (options.json) console.log(JSON.stringify({ image: paths[i], error: result.error }));
-          else console.error(`error: Cannot read "${paths[i]}": ${result.error}`);
+          refuse(paths[i], "read", result.error);
           continue;
         }
-        const ranking = rank(logits.next().value!, options.topk, names);
+        const own = logits.next().value!;
+        if (!haveSoftmax(own)) {
+          refuse(paths[i], "name what is on", LOGITS_NOT_FINITE);
+          continue;
+        }
+        const ranking = rank(own, options.topk, names);
         console.log(
           options.json ? JSON.stringify({ image: paths[i], predictions: ranking }) : line(paths[i], ranking),
         );

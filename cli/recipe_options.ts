@@ -50,7 +50,7 @@ export const scheduleOptions = {
 
 /** Of augmentation. */
 export const augmentOptions = {
-  flip: { type: "boolean", doc: "Mirror half of the training images; train mirrors a folder's unless --no-flip" },
+  flip: { type: "boolean", doc: "Mirror half of the training images; a folder's are mirrored unless --no-flip" },
   crop: { type: "integer", min: 0, max: 1024, default: 0, doc: "Pad by so many pixels and crop at random" },
   reflect: { type: "boolean", doc: "Pad with the image's mirror image instead of black" },
   cutout: { type: "integer", min: 0, max: 4096, default: 0, doc: "Cut out a square of so many pixels" },

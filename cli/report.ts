@@ -9,6 +9,7 @@ import { type Checkpoint, testedState } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { confusionOf, judge, type Judgement } from "../nn/judge.ts";
 import { Network } from "../nn/network.ts";
+import { NonFiniteError } from "../nn/non_finite.ts";
 import { toFloat32 } from "../nn/safetensors.ts";
 import { summarize } from "../nn/summary.ts";
 import { imageInput } from "../nn/run_description.ts";
@@ -166,6 +167,8 @@ async function verdictOf(
       wrong: await Promise.all(pictures),
     };
   } catch (error) {
+    // What is wrong with the network is not left out of its report.
+    if (error instanceof NonFiniteError) throw new UserError(`${error.message}; --no-judge leaves the test set out`);
     if (!(error instanceof UserError)) throw error;
     progress.clear();
     console.error(`warning: ${error.message}; the report goes without the test set`);

@@ -2,6 +2,8 @@
 
 import { Buffer } from "node:buffer";
 import { rank } from "../nn/classifier.ts";
+import { haveSoftmax, LOGITS_NOT_FINITE } from "../nn/non_finite.ts";
+import { quoted } from "../nn/json.ts";
 import { type Answer, type ClassifyQueue, UnavailableError } from "./classify_queue.ts";
 import { type Bodies, HttpError } from "./request_body.ts";
 
@@ -91,10 +93,21 @@ async function predict(request: Request, signal: AbortSignal, topk: number, serv
   }
   const pictures = await picturesOf(body.bytes, request.headers.get("content-type") ?? "", served.most);
   const answers = await served.queue.ask(pictures.map(({ bytes }) => bytes), signal);
+  const wrong = answers.findIndex((answer) => "logits" in answer && !haveSoftmax(answer.logits));
+  if (wrong >= 0) {
+    const message = `Cannot name what is on ${nameOf(pictures[wrong])}: ${LOGITS_NOT_FINITE}`;
+    served.warn(message);
+    throw new HttpError(500, message);
+  }
   const told = answers.map((answer) => tell(answer, topk, served.names));
   if (told.length > 1) return json(200, { images: told.map((one, i) => ({ image: pictures[i].name, ...one })) });
   if ("error" in told[0]) return json(422, { error: `Cannot read the picture: ${told[0].error}` });
   return json(200, told[0]);
+}
+
+/** For messages. */
+function nameOf({ name }: Picture): string {
+  return name === "" ? "the picture" : quoted(name);
 }
 
 function tell(answer: Answer, topk: number, names: readonly string[] | undefined) {

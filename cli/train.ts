@@ -160,6 +160,8 @@ async function trainInto(
     try {
       await tuneRun(device, plan, tune);
       trainer = await createTrainer(device, goingOnFrom(plan, from), safety, report);
+      // Once, and not again where the device was lost.
+      if (from === plan.from) tellLeftOut(trainer, plan, report);
       report.prepared({ stepsPerEpoch: trainer.stepsPerEpoch, deviceBytes: trainer.deviceBytes });
       const stopped = await runEpochs(trainer, saver, report, signal);
       if (stopped) {
@@ -180,6 +182,15 @@ async function trainInto(
     }
     device = await reopenDevice(signal);
   }
+}
+
+/** PyTorch ends a run at a batch that cannot be normalized; here it goes on without that, which no one may miss. */
+function tellLeftOut({ leftOut }: Trainer, { data }: TrainPlan, report: TrainReport): void {
+  if (leftOut === 0) return;
+  report.warning(
+    `${leftOut} of the ${data.train.count} images is left out of each epoch, another one each time: the last batch would ` +
+      "give a batch norm one value a channel, which cannot be normalized; another --batch-size leaves none out",
+  );
 }
 
 /** The plan of a run whose device was lost: as it was, from where it had got to. */

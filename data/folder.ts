@@ -8,6 +8,7 @@ import { createHash } from "node:crypto";
 import { basename, join, resolve } from "@std/path";
 import { permutation } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
+import { compareCodePoints } from "./code_points.ts";
 import type { AnyImageSet, Dataset } from "./dataset.ts";
 import { touching } from "./files.ts";
 import {
@@ -280,7 +281,7 @@ async function foldersIn(path: string): Promise<string[]> {
         names.push(entry.name);
       }
     }
-    return names.sort();
+    return names.sort(compareCodePoints);
   });
 }
 
@@ -297,11 +298,11 @@ async function labelled(folder: string, root: string, classNames: readonly strin
   return found;
 }
 
-/** The pictures under a folder, sorted by name. */
+/** The pictures under a folder, sorted by name as its classes are. */
 async function collect(folder: string, path: string, label: number, depth: number, into: Labelled[]): Promise<void> {
   const names: string[] = [];
   for await (const { name } of Deno.readDir(join(folder, path))) if (!name.startsWith(".")) names.push(name);
-  for (const name of names.sort()) {
+  for (const name of names.sort(compareCodePoints)) {
     const each = `${path}/${name}`;
     // What is neither a picture by its name nor without any ending needs no look.
     if (/\.\w+$/.test(name) && !PICTURE.test(name)) continue;

@@ -26,7 +26,10 @@ export interface CrossEntropyOperands {
   readonly metrics: Operand;
   /** See `step_settings.ts`: rows from `valid_rows` on count for nothing, their gradient is zero. */
   readonly settings: Operand;
-  /** Written: one u32 a row, the class of the largest logit (0 for rows that do not count). */
+  /**
+   * Written: one u32 a row, the class of the largest logit; 0 for rows that do not count, {@linkcode NO_CLASS} for those
+   * whose logits have no softmax.
+   */
   readonly predictions?: Operand;
 }
 
@@ -37,6 +40,9 @@ export interface CrossEntropySpec {
   /** From 0 to 1: the share of the target spread evenly over all classes. */
   readonly labelSmoothing: number;
 }
+
+/** The prediction of a row whose logits have no softmax: with a NaN, with an infinity, or with negative infinities alone. */
+export const NO_CLASS = 2 ** 32 - 1;
 
 /** Floats of a ring of metrics. */
 export function metricsElements(slots: number): number {
@@ -51,7 +57,8 @@ export function metricsElements(slots: number): number {
  *
  * For an image mixed of two, `onehot(label)` is `weight * onehot(label) + (1 - weight) * onehot(other)`.
  * The metrics hold the sum of the losses; the mean is over `validRows`. A row is correct when the first of its largest
- * logits is the label's, and within 5 when fewer than 5 classes are larger (or equal and earlier).
+ * logits is the label's, and within 5 when fewer than 5 classes are larger (or equal and earlier). A row whose
+ * logits have no softmax is neither, though nothing is larger than a NaN. Its bits tell it, see `finite.ts`.
  */
 export function crossEntropy(
   operands: CrossEntropyOperands,
@@ -76,7 +83,14 @@ export function crossEntropy(
       ...(scaled && { loss_scale: readLossScale(scaled) }),
       ...(predictions && { predictions: write(predictions, "array<u32>") }),
     },
-    constants: { ROWS: rows, CLASSES: classes, STORED: stored, LANES: lanes, SMOOTHING: f32(labelSmoothing) },
+    constants: {
+      ROWS: rows,
+      CLASSES: classes,
+      STORED: stored,
+      LANES: lanes,
+      SMOOTHING: f32(labelSmoothing),
+      ...(predictions && { NO_CLASS }),
+    },
     source: /* wgsl */ `
 ${STEP_SETTINGS}${scaled ? LOSS_SCALE : ""}
 ${lanes > 1 ? sharedReductions(lanes) : ""}
@@ -94,6 +108,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   var largest = logits[first + min(lane, CLASSES - 1u)];
   var prediction = min(lane, CLASSES - 1u);
   var rank = 0u;
+  var bad = 0u;
   for (var class_ = lane; class_ < CLASSES; class_ += LANES) {
     let logit = logits[first + class_];
     if (logit > largest) {
@@ -101,8 +116,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       prediction = class_;
     }
     if (logit > label_logit || (logit == label_logit && class_ < label)) { rank++; }
+    // A NaN or infinity; a negative infinity is a probability of 0.
+    bad |= u32((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u && bitcast<u32>(logit) != 0xff800000u);
   }
   ${lanes > 1 ? "let best = reduce_best(local, largest, prediction); largest = best.logit; prediction = best.at;" : ""}
+  bad |= u32(bitcast<u32>(largest) == 0xff800000u);
 
   var exponentials = 0.0;
   var shifted = 0.0;
@@ -113,7 +131,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }
   ${
       lanes > 1
-        ? "let sums = reduce_sums(local, vec4f(exponentials, shifted, f32(rank), 0.0)); exponentials = sums.x; shifted = sums.y; rank = u32(sums.z);"
+        ? "let sums = reduce_sums(local, vec4f(exponentials, shifted, f32(rank), f32(bad))); exponentials = sums.x; shifted = sums.y; rank = u32(sums.z); bad = u32(sums.w);"
         : ""
     }
 
@@ -141,9 +159,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let loss = (1.0 - SMOOTHING) * (log_sum - (target_logit - largest))${
       labelSmoothing ? " + uniform_ * (f32(CLASSES) * log_sum - shifted)" : ""
     };
-    let result = vec4f(loss, f32(u32(prediction == label)), f32(u32(rank < 5u)), 1.0);
+    let right = vec2<bool>(prediction == label, rank < 5u) & vec2<bool>(bad == 0u);
+    let result = vec4f(loss, vec2f(right), 1.0);
     results[row] = select(vec4f(), result, valid);
-    ${predictions ? "predictions[row] = select(0u, prediction, valid);" : ""}
+    ${predictions ? "predictions[row] = select(0u, select(prediction, NO_CLASS, bad > 0u), valid);" : ""}
   }
 }`,
     workgroups: [ceilDiv(rows, groupRows), 1, 1],

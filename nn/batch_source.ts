@@ -145,6 +145,8 @@ export interface LabelledImages {
   readonly images: Uint8Array<ArrayBuffer> | StoredPixels;
   /** A class each. */
   readonly labels: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
+  /** The file of each image, where it has one: messages name it. */
+  readonly files?: readonly string[];
   /** The images' size, where it is not their data set's. */
   readonly size?: { readonly height: number; readonly width: number };
   /** Draws the part of an image that training sees this time. Absent: all of it, as it is. */

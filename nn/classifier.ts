@@ -6,6 +6,7 @@ import { DeviceImages, type ImageBatch, ImageSource } from "./batch_source.ts";
 import { type EvalStep, evalStep } from "./eval_step.ts";
 import { softmax } from "./judge.ts";
 import type { Network } from "./network.ts";
+import { haveSoftmax, NonFiniteError } from "./non_finite.ts";
 import { RING_SLOTS } from "./step.ts";
 
 /** How a {@linkcode Classifier} takes pictures. */
@@ -139,8 +140,13 @@ export interface Prediction {
   readonly probability: number;
 }
 
-/** The `count` most probable classes by a picture's logits; of equal ones the first comes first. */
+/**
+ * The `count` most probable classes by a picture's logits; of equal ones the first comes first.
+ *
+ * @throws {NonFiniteError} when the logits have no softmax: with a NaN, or an infinity.
+ */
 export function rank(logits: ArrayLike<number>, count: number, names?: readonly string[]): Prediction[] {
+  if (!haveSoftmax(logits)) throw new NonFiniteError("rank the classes");
   return softmax(logits)
     .map((probability, index) => ({ label: names?.[index] ?? `class ${index}`, class: index, probability }))
     .sort((a, b) => b.probability - a.probability || a.class - b.class)

@@ -5,7 +5,7 @@
 
 import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { type AugmentedBatch, drawChanges, isAugmented } from "./augment.ts";
+import { type AugmentedBatch, type AugmentSettings, drawChanges, isAugmented } from "./augment.ts";
 import type { ImageBatch, LabelledImages } from "./batch_source.ts";
 import { describedNetwork } from "./described_network.ts";
 import { frozenEntries } from "./freezing.ts";
@@ -16,10 +16,48 @@ import type { RunDescription } from "./run_description.ts";
 /** What a batch is: images, and where they are augmented what is done to each. */
 export type TrainBatch = ImageBatch | AugmentedBatch<ImageBatch>;
 
+/** Which epoch of which run. */
+export interface RunEpoch {
+  /** Of the run. */
+  readonly seed: number;
+  /** From 0. */
+  readonly epoch: number;
+}
+
+/** What a step is given of some of a set's images in an epoch, their input being `size` pixels high and wide. */
+export function trainBatch(
+  set: LabelledImages,
+  indices: Uint32Array,
+  run: RunEpoch,
+  augment: AugmentSettings | undefined,
+  size: number,
+): TrainBatch {
+  const batch = seenParts(set, indices, run);
+  if (!isAugmented(augment)) return batch;
+  return { batch, changes: drawChanges(augment, indices, { ...run, count: set.count }, [size, size]) };
+}
+
+/** The images, and of each the part that is seen in this epoch. */
+function seenParts({ crop }: LabelledImages, indices: Uint32Array, { seed, epoch }: RunEpoch): ImageBatch {
+  if (!crop) return indices;
+  const windows = new Float32Array(indices.length * 4);
+  for (const [row, image] of indices.entries()) {
+    windows.set(crop(image, new Random(seed, cropStream(epoch, image))), row * 4);
+  }
+  return { indices, windows };
+}
+
+/** Streams of a seed from here on are crops: one an epoch and image. */
+function cropStream(epoch: number, image: number): number {
+  return 2 ** 52 + epoch * 2 ** 28 + image;
+}
+
 /** The batches of a run. */
 export class EpochBatches {
   /** How many images batches have: the whole ones first, then the rest, where it can be normalized. */
   readonly sizes: readonly number[];
+  /** How many images each epoch leaves out, other ones each time: a rest that cannot be normalized. */
+  readonly leftOut: number;
   readonly #images: LabelledImages;
   readonly #description: RunDescription;
 
@@ -35,6 +73,7 @@ export class EpochBatches {
       );
     }
     this.sizes = rest * values >= 2 ? [size, rest] : [size];
+    this.leftOut = rest * values === 1 ? rest : 0;
     this.#images = images;
     this.#description = description;
   }
@@ -58,27 +97,9 @@ export class EpochBatches {
 
   /** What a step is given of these images in this epoch. */
   batch(indices: Uint32Array, epoch: number): TrainBatch {
-    const batch = this.#seen(indices, epoch), { input, settings: { augment, seed } } = this.#description;
-    if (!isAugmented(augment)) return batch;
-    const run = { seed, epoch, count: this.#images.count };
-    return { batch, changes: drawChanges(augment, indices, run, [input.image_size, input.image_size]) };
+    const { input, settings: { augment, seed } } = this.#description;
+    return trainBatch(this.#images, indices, { seed, epoch }, augment, input.image_size);
   }
-
-  /** The images, and of each the part that is seen in this epoch. */
-  #seen(indices: Uint32Array, epoch: number): ImageBatch {
-    const { crop } = this.#images;
-    if (!crop) return indices;
-    const windows = new Float32Array(indices.length * 4);
-    for (const [row, image] of indices.entries()) {
-      windows.set(crop(image, new Random(this.#description.settings.seed, cropStream(epoch, image))), row * 4);
-    }
-    return { indices, windows };
-  }
-}
-
-/** Streams of a seed from here on are crops: one an epoch and image. */
-function cropStream(epoch: number, image: number): number {
-  return 2 ** 52 + epoch * 2 ** 28 + image;
 }
 
 /** The fewest values a channel that a batch norm which learns gets of an image: it needs two of a batch. */

@@ -23,7 +23,7 @@ export interface EvalStepOptions<B> {
 export interface Evaluation {
   /** A step each, in order. */
   readonly results: readonly StepResult[];
-  /** The class of the largest logit, a row each, over all collected steps. */
+  /** The class of the largest logit, `NO_CLASS` where they have no softmax; a row each, over all collected steps. */
   readonly predictions: Uint32Array;
 }
 

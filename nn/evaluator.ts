@@ -1,9 +1,11 @@
 /** A pass over a set of images: loss, accuracy, and who was taken for whom. */
 
+import { NO_CLASS } from "../kernels/cross_entropy.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
 import { checkLabels, DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
+import { imageName, NonFiniteError } from "./non_finite.ts";
 import { QUEUED_BYTES, RING_SLOTS } from "./step.ts";
 
 /** What a network makes of a set of images. */
@@ -59,7 +61,7 @@ export class Evaluator {
     return new Evaluator(await EvaluatedSet.create(network, set, input, batchSize, precision));
   }
 
-  /** One pass. Returns undefined when `signal` is given meanwhile. */
+  /** As {@linkcode pass}, in one go. @throws {NonFiniteError} */
   async run(signal?: AbortSignal): Promise<EvaluationReport | undefined> {
     const pass = this.pass(signal);
     for (;;) {
@@ -68,7 +70,11 @@ export class Evaluator {
     }
   }
 
-  /** One pass that tells now and then how many images are done. Returns undefined when `signal` is given meanwhile. */
+  /**
+   * One pass that tells now and then how many images are done. Returns undefined when `signal` is given meanwhile.
+   *
+   * @throws {NonFiniteError} at the first image whose logits are not finite: an accuracy would not tell it.
+   */
   async *pass(signal?: AbortSignal): AsyncGenerator<number, EvaluationReport | undefined, void> {
     const { images: { set }, step } = this.#made;
     const { batchSize, classes } = step;
@@ -91,7 +97,16 @@ export class Evaluator {
             correct += result.correct;
             top5 += result.top5;
           }
-          for (const prediction of predictions) confusion[set.labels[done++]][prediction]++;
+          for (const prediction of predictions) {
+            if (prediction === NO_CLASS) throw new NonFiniteError(`judge ${imageName(set, done)}`);
+            confusion[set.labels[done++]][prediction]++;
+          }
+          if (!Number.isFinite(lossSum)) {
+            throw new NonFiniteError(
+              "judge the set",
+              "its loss is not finite; use other weights: these may be damaged",
+            );
+          }
           if (signal?.aborted) return undefined;
           yield done;
           // Reading costs time, waiting costs patience: about half a second's work in one go.

@@ -1,10 +1,10 @@
 /** What a network thinks of each image of a set: its probabilities, not only whether it is right. */
 
 import type { ElementType } from "../kernels/dispatch.ts";
-import { UserError } from "../kernels/user_error.ts";
 import type { ImageInput, LabelledImages } from "./batch_source.ts";
 import { EvaluatedSet } from "./evaluator.ts";
 import type { Network } from "./network.ts";
+import { haveSoftmax, imageName, NonFiniteError } from "./non_finite.ts";
 
 /** What a network thinks of one image. */
 export interface Judgement {
@@ -31,7 +31,8 @@ export interface JudgeOptions {
 /**
  * Judges a set of images, a batch at a time.
  *
- * @throws {UserError} when a batch does not fit the device, or the network's outputs are not finite.
+ * @throws {UserError} when a batch does not fit the device.
+ * @throws {NonFiniteError} at the first image whose logits are not finite.
  * @throws {RangeError} as `Evaluator.create`.
  *
  * @example
@@ -63,13 +64,9 @@ export async function* judge(
       await step.evaluations();
       yield Array.from({ length: rows }, (_, row): Judgement => {
         const image = at + row, label = set.labels[image];
-        const probabilities = softmax(logits.subarray(row * step.classes, (row + 1) * step.classes));
-        const confidence = largestOf(probabilities);
-        if (Number.isNaN(confidence)) {
-          throw new UserError(
-            `Cannot judge image ${image}: the network's outputs are not finite; use other weights, or precision f32`,
-          );
-        }
+        const own = logits.subarray(row * step.classes, (row + 1) * step.classes);
+        if (!haveSoftmax(own)) throw new NonFiniteError(`judge ${imageName(set, image)}`);
+        const probabilities = softmax(own), confidence = largestOf(probabilities);
         return {
           image,
           label,

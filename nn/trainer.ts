@@ -14,6 +14,7 @@ import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
 import { quoted } from "./json.ts";
 import type { Network } from "./network.ts";
+import { NonFiniteError } from "./non_finite.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
 import { HOPELESS_LOSS_SCALE } from "./loss_scale.ts";
@@ -139,6 +140,11 @@ export class Trainer {
     return this.#batches.groups(0).length;
   }
 
+  /** Images that each epoch leaves out, other ones each time: a last batch that a batch norm gets one value a channel of. */
+  get leftOut(): number {
+    return this.#batches.leftOut;
+  }
+
   /** Metrics of the epochs done. */
   get history(): readonly EpochMetrics[] {
     return this.#history;
@@ -169,7 +175,6 @@ export class Trainer {
         yield { type: "interrupted", epoch, step: this.#step };
         return;
       }
-      if (!Number.isFinite(test.loss)) throw diverged("loss on the test set", `after epoch ${epoch}`);
       const metrics = { epoch, train_loss: this.#lossSum / this.#rows, test_loss: test.loss, test_acc: test.top1 };
       const best = this.#history.every(({ test_acc }) => test_acc < metrics.test_acc);
       this.#history.push(metrics);
@@ -248,6 +253,9 @@ export class Trainer {
         if (done) return value;
         yield { type: "evaluating", epoch, done: value, images };
       }
+    } catch (error) {
+      if (error instanceof NonFiniteError) throw diverged("loss on the test set", `after epoch ${epoch}`);
+      throw error;
     } finally {
       restore?.();
     }

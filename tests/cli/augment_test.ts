@@ -4,9 +4,11 @@ import sharp from "sharp";
 import { contactSheet, type SheetOptions } from "../../cli/augment.ts";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
+import type { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { gpuTest, withFolder } from "../support.ts";
-import { resnext } from "./support.ts";
+import { EpochBatches } from "../../nn/epoch_batches.ts";
+import { narrowCheckpoint, resnext } from "./support.ts";
 
 const data = shapes({ train: 2, test: 1, seed: 0 });
 const options = { imageSize: 32, epochs: 2, seed: 3 };
@@ -24,6 +26,37 @@ gpuTest("a sheet shows each image as it is, then augmented, the same for the sam
   assertEquals((await contactSheet(device, data, { flip: true, crop: 4 }, options)).rgba, sheet.rgba);
   const other = await contactSheet(device, data, { flip: true, crop: 4 }, { ...options, seed: 4 });
   assertNotEquals(other.rgba, sheet.rgba);
+});
+
+gpuTest("a sheet of pictures shows the crops that a run sees of them, and changes those", async (device) => {
+  // The right half of an image, or the left one mirrored.
+  const crop = (_: number, random: Random) =>
+    random.uniform() < 0.5 ? [0, 16, 32, 16] as const : [0, 16, 32, -16] as const;
+  const pictures = { ...data, train: { ...data.train, crop } }, many = { ...options, epochs: 6 };
+  const { rgba, width } = await contactSheet(device, pictures, undefined, many);
+  const { settings, ...rest } = narrowCheckpoint().description;
+  const run = { ...rest, settings: { ...settings!, seed: options.seed }, input: rest.input! };
+  const batches = new EpochBatches(pictures.train, run), mirrored = [];
+  for (let epoch = 0; epoch < 6; epoch++) {
+    const { windows } = batches.batch(Uint32Array.of(0, 1), epoch) as { windows: Float32Array };
+    for (const image of [0, 1]) {
+      const left = windows[image * 4 + 1], wide = windows[image * 4 + 3];
+      mirrored.push(wide < 0);
+      // The middle of the tile's second column lies at a quarter of the window.
+      for (const [row, column] of [[3, 7], [20, 24]]) {
+        const at = left + wide * (column + 0.5) / 32 - 0.5, from = Math.floor(at), share = at - from;
+        for (const k of [0, 1, 2]) {
+          const value = (x: number) => data.train.images[((image * 32 + row) * 32 + x) * 3 + k];
+          const wanted = value(from) * (1 - share) + value(from + 1) * share;
+          const shown = rgba[((image * 100 + row * 3) * width + (epoch + 1) * 100 + column * 3) * 4 + k];
+          assert(Math.abs(shown - wanted) <= 1, `${shown}, not ${wanted}`);
+        }
+      }
+    }
+  }
+  assertEquals(new Set(mirrored), new Set([true, false]));
+  const changed = await contactSheet(device, pictures, { hue: 0.3 }, many);
+  assertNotEquals(changed.rgba, rgba);
 });
 
 Deno.test("images that no binding or no sheet holds are refused, with how many it would", async () => {
@@ -70,10 +103,12 @@ Deno.test("a folder of classes is split as train splits it", async () => {
       }
     }
     const out = join(folder, "sheet.png"), dataset = `folder:${join(folder, "pictures")}`;
-    const args = ["augment", "--dataset", dataset, "--flip", "--image-size", "8", "--out", out, "--data-dir", folder];
+    const args = ["augment", "--dataset", dataset, "--image-size", "8", "--out", out, "--data-dir", folder];
     assertMatch((await resnext(args)).stderr, /give --val-split/);
     const { code, stdout, stderr } = await resnext([...args, "--val-split", "0.5"]);
     assertEquals(code, 0, stderr);
-    assertMatch(stdout, /: 2 images, /);
+    assertMatch(stdout, /: 2 images, each as it is and in 9 epochs \(random crops\)\n$/);
+    const more = await resnext([...args, "--val-split", "0.5", "--hue", "0.1", "--force"]);
+    assertMatch(more.stdout, /\(random crops, hue 0\.1\)\n$/, more.stderr);
   });
 });

@@ -6,7 +6,7 @@ import { checkClasses } from "../../cli/eval.ts";
 import { evaluationText } from "../../cli/eval_report.ts";
 import { withFolder } from "../support.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { NARROW_NETWORK, narrowCheckpoint, resnext, writeNarrow } from "./support.ts";
+import { NARROW_NETWORK, narrowCheckpoint, resnext, writeNarrow, writeOverflowing } from "./support.ts";
 
 Deno.test("eval tells loss, accuracies, each class and what it is taken for; in JSON the same", async () => {
   await withFolder(async (folder) => {
@@ -112,6 +112,16 @@ Deno.test("classes that weights are only thought to have may be named by WordNet
   const few = () =>
     checkClasses("w", "d", { network: { ...network, num_classes: 2 }, class_names: ["a", "b"] }, ["b", "a"]);
   assertThrows(few, UserError, "its classes are a, b, not b, a;");
+});
+
+Deno.test("logits that are not finite are no result", async () => {
+  await withFolder(async (folder) => {
+    for (const more of [[], ["--json"]]) {
+      const { code, stdout, stderr } = await resnext(["eval", await writeOverflowing(folder), ...more]);
+      assertEquals([code, stdout], [1, ""]);
+      assertMatch(stderr, /^error: Cannot judge image 0: the network's logits are not finite; use precision f32 .*\n$/);
+    }
+  });
 });
 
 Deno.test("what cannot be evaluated is one line on stderr", async () => {

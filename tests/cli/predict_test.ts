@@ -9,7 +9,15 @@ import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
 import { encodeSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
-import { NARROW, narrowCheckpoint, type Outcome, resnext, writeNarrow, writeSpoilt } from "./support.ts";
+import {
+  NARROW,
+  narrowCheckpoint,
+  type Outcome,
+  resnext,
+  writeNarrow,
+  writeOverflowing,
+  writeSpoilt,
+} from "./support.ts";
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
@@ -178,6 +186,14 @@ Deno.test("pictures come from stdin too; one that cannot be read is told, the ot
     await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: { format: "pt" } }));
     const bare = await resnext(["predict", weights, paths[0], "--image-size", "32", "--topk", "1"]);
     assertMatch(bare.stdout, /good\.jpg: class \d 0\.\d{4}\n$/);
+    const overflowing = await writeOverflowing(folder);
+    for (const more of [[], ["--json"]]) {
+      const { code, stdout, stderr } = await resnext(["predict", overflowing, paths[0], ...more]);
+      const [told, silent] = more.length > 0 ? [stdout, stderr] : [stderr, stdout];
+      assertEquals([code, silent], [1, ""]);
+      assertMatch(told, /^(error: Cannot name what is on ".*good\.jpg"|\{"image":".*good\.jpg","error"):/);
+      assertMatch(told, /the network's logits are not finite; use precision f32 [^\n]*\n$/);
+    }
     const spoilt = await resnext(["predict", await writeSpoilt(folder), paths[0]]);
     assertEquals([spoilt.code, spoilt.stdout], [1, ""]);
     assertMatch(spoilt.stderr, /^error: Cannot use ".*": "fc\.bias" in it is NaN or infinite, [^\n]*\n$/);

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertNotEquals, assertStringInclude
 import { join } from "@std/path";
 import { reportPage, type Verdict } from "../../cli/report/page.ts";
 import { withFolder } from "../support.ts";
-import { narrowCheckpoint, resnext, writeNarrow, writePictures } from "./support.ts";
+import { narrowCheckpoint, resnext, writeNarrow, writeOverflowing, writePictures } from "./support.ts";
 
 const history = [1, 2, 3].map((epoch) => ({
   epoch,
@@ -63,6 +63,16 @@ Deno.test("a report does without the test set, and a run without an epoch has no
     assertStringIncludes(none.stderr, "no epoch is done yet");
     const missing = await resnext(["report", join(folder, "nowhere")]);
     assertStringIncludes(missing.stderr, "error: Cannot find the run");
+  });
+});
+
+Deno.test("a network whose logits are not finite is not reported on as if the test set were missing", async () => {
+  await withFolder(async (folder) => {
+    await writeOverflowing(folder, "best.safetensors", { progress });
+    const { code, stdout, stderr } = await resnext(["report", folder]);
+    assertEquals([code, stdout], [1, ""]);
+    assertMatch(stderr, /^error: Cannot judge image 0: .* not finite; .*; --no-judge leaves the test set out\n$/);
+    assertEquals((await resnext(["report", folder, "--no-judge"])).code, 0);
   });
 });
 

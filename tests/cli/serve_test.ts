@@ -3,7 +3,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { fromFileUrl } from "@std/path";
 import { withFolder } from "../support.ts";
-import { program, resnext, writeNarrow } from "./support.ts";
+import { program, resnext, writeNarrow, writeOverflowing } from "./support.ts";
 
 const PICTURES = ["landscape.jpg", "portrait.jpg", "grey.jpg", "small.png", "stars.webp"];
 const pathOf = (name: string) => fromFileUrl(new URL(`../fixtures/pictures/${name}`, import.meta.url));
@@ -18,9 +18,13 @@ interface Server {
 }
 
 /** Runs `body` with a server that has said that it is ready, and ends it. */
-async function serving(args: readonly string[], body: (server: Server) => Promise<void>): Promise<void> {
+async function serving(
+  args: readonly string[],
+  body: (server: Server) => Promise<void>,
+  write = writeNarrow,
+): Promise<void> {
   await withFolder(async (folder) => {
-    const network = await writeNarrow(folder);
+    const network = await write(folder);
     const child = program(["serve", network, "--port", "0", "--json", ...args]).spawn();
     const stderr = new Response(child.stderr).text();
     const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
@@ -182,6 +186,24 @@ Deno.test("serve refuses in a sentence what it cannot answer, and goes on", asyn
     assertEquals(lines.length, cases.length + 6, stderr);
     for (const line of lines) assertMatch(line, /^\S+Z (GET|POST) (\/\S*|-) \d{3} \d+ ms$/);
   });
+});
+
+Deno.test("logits that are not finite are the server's fault, and told to its owner", async () => {
+  await serving([], async ({ url, stop }) => {
+    const good = await bytesOf("small.png"), why = "the network's logits are not finite; use precision f32 ";
+    for (
+      const [body, name] of [[good, "the picture"], [
+        form({ "a.png": new Uint8Array(9), "b.png": good }),
+        '"b.png"',
+      ]] as const
+    ) {
+      const answer = await post(url, body);
+      assertEquals([answer.status, Object.keys(answer.body)], [500, ["error"]]);
+      assert(answer.body.error.startsWith(`Cannot name what is on ${name}: ${why}`), answer.body.error);
+    }
+    const { stderr } = await stop("SIGINT");
+    assertEquals(stderr.match(/^warning: Cannot name what is on .* not finite; /gm)?.length, 2, stderr);
+  }, writeOverflowing);
 });
 
 Deno.test("a port or an address that serve cannot have is one line", async () => {

@@ -92,6 +92,20 @@ export async function writeSpoilt(folder: string): Promise<string> {
   return path;
 }
 
+/** Writes one whose weights are finite, and whose logits are not. */
+export async function writeOverflowing(
+  folder: string,
+  name = "best.safetensors",
+  changes?: Partial<Checkpoint["description"]>,
+): Promise<string> {
+  const checkpoint = narrowCheckpoint(changes), state = new Map(checkpoint.state), path = join(folder, name);
+  const { shape } = state.get("layer1.0.bn3.running_mean")!;
+  state.set("layer1.0.bn3.running_mean", float32Tensor(new Float32Array(shape[0]).fill(-3e38), shape));
+  state.set("layer1.0.bn3.running_var", float32Tensor(new Float32Array(shape[0]).fill(1e-3), shape));
+  await Deno.writeFile(path, await encodeCheckpoint({ ...checkpoint, state }));
+  return path;
+}
+
 /** Writes a folder of pictures of two classes, `a` and `b`, two to train on and one to test on; gives its path. */
 export async function writePictures(folder: string, name: string): Promise<string> {
   const picture = fromFileUrl(new URL("../fixtures/pictures/small.png", import.meta.url)),

@@ -166,6 +166,27 @@ Deno.test("--json prints one object a line, of the types that the help names", a
   });
 });
 
+Deno.test("an image that each epoch leaves out, as its batch cannot be normalized, is told", async () => {
+  await withFolder(async (folder) => {
+    const deep = ["--layers", "1,1,1,1", "--channels", "16,16,16,16", "--cardinality", "2", "--tune", "off"];
+    const args = ["train", ...deep, "--dataset", "shapes", "--epochs", "1", "--test-limit", "4", "--batch-size", "4"];
+    const run = (images: string, ...more: string[]) =>
+      resnext([...args, "--train-limit", images, "--out", join(folder, images + more), ...more]);
+    const told =
+      /1 of the 9 images is left out of each epoch, .* cannot be normalized; another --batch-size leaves none out/;
+    for (const more of ["--quiet", "--json"]) {
+      const { code, stdout, stderr } = await run("9", more);
+      assertEquals(code, 0, stderr);
+      const warnings = more === "--json"
+        ? stdout.split("\n").filter((line) => line.startsWith('{"type":"warning"'))
+        : stderr.split("\n").filter((line) => line.startsWith("warning: "));
+      assertEquals(warnings.length, 1, stderr);
+      assertMatch(warnings[0], told);
+    }
+    assertEquals((await run("10", "--quiet")).stderr, "");
+  });
+});
+
 Deno.test("a loss that is not finite ends the run; the last good checkpoint is kept and named", async () => {
   await withFolder(async (folder) => {
     const out = join(folder, "run");

@@ -80,6 +80,15 @@ Deno.test("train and val, classes by folder, images of one size", async () => {
   });
 });
 
+Deno.test("classes are in the order of torchvision's ImageFolder, by code points", async () => {
+  await withPictures(async (path, read) => {
+    for (const part of ["train", "val"]) {
+      for (const name of ["😀", "Ａ"]) await write(join(path, part, name, "1.png"), await plain(9, 0, 0));
+    }
+    assertEquals((await read()).classNames, ["dark", "light", "Ａ", "😀"]);
+  });
+});
+
 Deno.test("the second time nothing is decoded; a picture that has changed, or another size, is", async () => {
   await withPictures(async (path, read) => {
     const first = await read();

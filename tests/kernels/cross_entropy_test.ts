@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { crossEntropy, type CrossEntropySpec, metricsElements } from "../../kernels/cross_entropy.ts";
+import { crossEntropy, type CrossEntropySpec, metricsElements, NO_CLASS } from "../../kernels/cross_entropy.ts";
 import type { Device } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { padded, toNhwc } from "../../kernels/layout.ts";
@@ -158,6 +158,31 @@ for (const bad of [NaN, Infinity]) {
     }
   });
 }
+
+gpuTest(
+  "cross-entropy: a row whose logits have no softmax is taken for no class, and never right",
+  async (device) => {
+    for (const classes of [7, 100]) {
+      const spec = { rows: 6, classes, labelSmoothing: 0 }, logits = new Float32Array(6 * classes);
+      const label = classes - 2, labels = new Uint32Array(6).fill(label);
+      // Each row's largest logit is its label's, or one that is not finite.
+      for (let row = 0; row < 6; row++) logits[row * classes + label] = 9;
+      logits.fill(NaN, 0, classes);
+      logits[classes + label] = NaN;
+      logits[2 * classes + label + 1] = NaN;
+      logits[3 * classes + label] = Infinity;
+      logits.fill(-Infinity, 4 * classes, 5 * classes);
+      logits[5 * classes] = -Infinity;
+      for (const software of [true, false]) {
+        const { correct, top5, counted, predictions } = await run(device, spec, logits, labels, { software });
+        assertEquals([correct, top5, counted], [1, 1, 6]);
+        assertEquals([...predictions], [...new Array(5).fill(NO_CLASS), label]);
+        const few = await run(device, spec, logits, labels, { software, validRows: 1 });
+        assertEquals([few.correct, few.top5, ...few.predictions], [0, 0, NO_CLASS, 0, 0, 0, 0, 0]);
+      }
+    }
+  },
+);
 
 gpuTest("cross-entropy: a target of two labels is the weighted sum of both losses", async (device) => {
   const spec = { rows: 9, classes: 70, labelSmoothing: 0.1 };

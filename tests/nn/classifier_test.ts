@@ -1,9 +1,10 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Classifier, rank } from "../../nn/classifier.ts";
 import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
+import { NonFiniteError } from "../../nn/non_finite.ts";
 import { RING_SLOTS } from "../../nn/step.ts";
 import { shapes } from "../../data/shapes.ts";
 import { gpuTest } from "../support.ts";
@@ -43,4 +44,7 @@ Deno.test("classes are ranked by their probability; of equal ones the first come
   const ranking = rank([0, Math.log(3), 0, -Infinity], 3, ["a", "b"]);
   assertEquals(ranking.map(({ label, class: index }) => [label, index]), [["b", 1], ["a", 0], ["class 2", 2]]);
   assertEquals(ranking.map(({ probability }) => probability.toFixed(6)), ["0.600000", "0.200000", "0.200000"]);
+  for (const bad of [[0, NaN], [Infinity, 0], [-Infinity, -Infinity], []]) {
+    assertThrows(() => rank(bad, 1), NonFiniteError, "Cannot rank the classes: the network's logits are not finite;");
+  }
 });

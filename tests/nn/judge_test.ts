@@ -1,10 +1,11 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
-import { UserError } from "../../kernels/user_error.ts";
 import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
+import { Evaluator } from "../../nn/evaluator.ts";
 import { confusionOf, judge, type Judgement, softmax } from "../../nn/judge.ts";
 import { Network } from "../../nn/network.ts";
+import { NonFiniteError } from "../../nn/non_finite.ts";
 import { resnext } from "../../nn/resnext.ts";
 import { float32Tensor } from "../../nn/safetensors.ts";
 import { gpuTest } from "../support.ts";
@@ -54,7 +55,23 @@ gpuTest("what cannot be judged is refused", async (device) => {
   await assertRejects(() => judge(network, { ...test, labels }, input, 20).next(), RangeError, "with label 10");
   const state = await network.stateDict();
   network.loadStateDict(new Map([...state, ["fc.bias", float32Tensor(new Float32Array(10).fill(NaN), [10])]]));
-  await assertRejects(() => judge(network, test, input, 20).next(), UserError, "Cannot judge image 0");
+  await assertRejects(
+    () => judge(network, test, input, 20).next(),
+    NonFiniteError,
+    "Cannot judge image 0: the network's",
+  );
+  const files = Array.from({ length: 20 }, (_, i) => `${i}.png`);
+  const evaluator = await Evaluator.create(network, { ...test, files }, input, 20);
+  await assertRejects(
+    () => evaluator.run(),
+    NonFiniteError,
+    'Cannot judge "0.png": the network\'s logits are not finite;',
+  );
+  // Each logit is a number, the loss of most images is none.
+  const far = Float32Array.from({ length: 10 }, (_, label) => label === 0 ? 3e38 : -3e38);
+  network.loadStateDict(new Map([...state, ["fc.bias", float32Tensor(far, [10])]]));
+  await assertRejects(() => evaluator.run(), NonFiniteError, "Cannot judge the set: its loss is not finite;");
+  evaluator.destroy();
   network.destroy();
 });
 

@@ -6,6 +6,7 @@ import { UserError } from "../../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
 import { EpochBatches } from "../../nn/epoch_batches.ts";
+import { float32Tensor } from "../../nn/safetensors.ts";
 import type { RunDescription, TrainingData } from "../../nn/run_description.ts";
 import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
 import { Trainer } from "../../nn/trainer.ts";
@@ -149,6 +150,23 @@ gpuTest(
   },
 );
 
+gpuTest("a test whose logits are not finite is a divergence", async (device) => {
+  const { checkpoint } = await train(device, { run: withSettings({ epochs: 1 }) });
+  // Training normalizes by the batch; a tenth of a batch's mean leaves these as far off.
+  const name = "layer1.0.bn3.running_mean", { shape } = checkpoint.state.get(name)!, state = new Map(checkpoint.state);
+  state.set(name, float32Tensor(new Float32Array(shape[0]).fill(-3e38), shape));
+  const description = { ...checkpoint.description, progress: undefined };
+  const trainer = await Trainer.create(device, data, withSettings({ lr: 0 }), { description, state });
+  await assertRejects(
+    async () => {
+      for await (const _ of trainer.run());
+    },
+    DivergedError,
+    "The loss on the test set is not finite any more after epoch 1",
+  );
+  trainer.destroy();
+});
+
 gpuTest("runs that cannot be are refused in words", async (device) => {
   const create = (run: RunDescription, from?: Checkpoint) => Trainer.create(device, data, run, from);
   const deep = { ...RUN.network, layers: [1, 1, 1, 1], channels: [16, 32, 32, 32] };
@@ -204,14 +222,18 @@ gpuTest("data that make no run are refused before anything is made of them", asy
 });
 
 gpuTest("batches may be as small as the batch norm that gets least of an image allows", async (device) => {
-  const sizes = (run: RunDescription, count: number) => new EpochBatches({ ...data.train, count }, run).sizes;
+  const batches = (run: RunDescription, count: number) => new EpochBatches({ ...data.train, count }, run);
+  const sizes = (run: RunDescription, count: number) => batches(run, count).sizes;
   // Three stages after the stem for CIFAR: 8x8 pixels in the last one.
   const network = { arch: "resnext29_8x64d", num_classes: 10, cardinality: 8, layers: [1, 1, 1] };
   assertEquals(sizes({ ...withSettings({ batch_size: 1 }), network }, 3), [1]);
   assertEquals(sizes({ ...withSettings({ batch_size: 8 }), network }, 17), [8, 1]);
   // A single pixel in the last stage, which learns, or runs as in evaluation.
   const deep = { ...RUN.network, layers: [1, 1, 1, 1], channels: [16, 32, 32, 32] };
-  assertEquals(sizes({ ...withSettings({ batch_size: 8 }), network: deep }, 17), [8]);
+  const pixel = { ...withSettings({ batch_size: 8 }), network: deep };
+  assertEquals(sizes(pixel, 17), [8]);
+  assertEquals([16, 17, 18].map((count) => batches(pixel, count).leftOut), [0, 1, 0]);
+  assertEquals(batches(pixel, 17).order(0).flatMap((batch) => [...batch]).length, 16);
   const frozen = ["stem", "layer1", "layer2", "layer3", "layer4"];
   const still = { ...withSettings({ batch_size: 8, epochs: 1, frozen }), network: deep };
   assertEquals(sizes(still, 17), [8, 1]);
