@@ -48,6 +48,9 @@ export interface Safetensors {
   readonly metadata: Readonly<Record<string, string>>;
 }
 
+/** The key of a header that is no tensor's. */
+const METADATA = "__metadata__";
+
 /** The format's own limit of its header. */
 const MAX_HEADER_BYTES = 100_000_000;
 
@@ -99,19 +102,13 @@ export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name
   let metadata: Record<string, string> = {};
   const entries: { key: string; dtype: Dtype; shape: number[]; begin: number; end: number }[] = [];
   for (const [key, value] of Object.entries(header)) {
-    if (key === "__metadata__") {
-      if (!isRecord(value) || Object.values(value).some((item) => typeof item !== "string")) {
-        refuse("__metadata__ is not a map of strings");
-      }
+    if (key === METADATA) {
+      if (!isTexts(value)) refuse(`${METADATA} is not a map of strings`);
       metadata = value as Record<string, string>;
       continue;
     }
     if (!isRecord(value)) refuse(`the entry of tensor ${quoted(key)} is not an object`);
     const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
-    if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
-      refuse(`tensor ${quoted(key)} has unknown dtype ${quoted(dtype)}`);
-    }
-    if (!Array.isArray(shape) || !shape.every(isSize)) refuse(`tensor ${quoted(key)} has no valid shape`);
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
       refuse(`tensor ${quoted(key)} has no valid data_offsets`);
     }
@@ -119,10 +116,8 @@ export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name
     if (begin > end || end > available) {
       refuse(`tensor ${quoted(key)} reaches to byte ${end} of ${available}: the file is cut short or damaged`);
     }
-    const wanted = (shape as number[]).reduce((product, size) => product * size, BYTES[dtype as Dtype]);
-    if (wanted !== end - begin) {
-      refuse(`tensor ${quoted(key)} of shape ${quoted(shape)} needs ${wanted} bytes and has ${end - begin}`);
-    }
+    const wrong = wrongInTensor({ dtype, shape, bytes: { length: end - begin } });
+    if (wrong) refuse(`tensor ${quoted(key)} ${wrong}`);
     entries.push({ key, dtype: dtype as Dtype, shape: shape as number[], begin, end });
   }
   entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
@@ -164,6 +159,24 @@ function parseHeader(bytes: Uint8Array, refuse: (why: string) => never): Record<
     refuse(`its header ${error instanceof SyntaxError ? error.message : "is not JSON"}`);
   }
   return isRecord(header) ? header : refuse("its header is not a JSON object");
+}
+
+/** What is wrong with a tensor's type, shape or bytes, as a predicate; undefined where nothing is. */
+export function wrongInTensor(
+  { dtype, shape, bytes }: {
+    readonly dtype: unknown;
+    readonly shape: unknown;
+    readonly bytes: { readonly length: number };
+  },
+): string | undefined {
+  if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) return `has unknown dtype ${quoted(dtype)}`;
+  if (!Array.isArray(shape) || !shape.every(isSize)) return "has no valid shape";
+  const wanted = shape.reduce((product, size) => product * size, BYTES[dtype as Dtype]);
+  if (wanted !== bytes.length) return `of shape ${quoted(shape)} needs ${wanted} bytes and has ${bytes.length}`;
+}
+
+function isTexts(value: unknown): value is Record<string, string> {
+  return isRecord(value) && Object.values(value).every((item) => typeof item === "string");
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -10,13 +10,13 @@ import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts"
 import { FIRST_LOSS_SCALE, type LossScaleState } from "../kernels/loss_scale.ts";
 import type { Placement } from "../kernels/program.ts";
 import { Random } from "../kernels/random.ts";
-import { UserError } from "../kernels/user_error.ts";
 import { HalfWeights } from "./half_weights.ts";
 import { LossScale } from "./loss_scale.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
 import { float32Tensor, int64Scalar, scalarOf, type TensorData, toFloat32 } from "./safetensors.ts";
 import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
+import { checkNames } from "./state_check.ts";
 import { Turns } from "./turns.ts";
 import { ALIGNMENT, layOut, type WeightLayout } from "./weight_layout.ts";
 
@@ -374,7 +374,8 @@ export class Weights implements StatePlaces {
    * Takes all entries from a `state_dict`. `num_batches_tracked` may be absent, as PyTorch allows; of several names of one
    * entry the last counts, as there.
    *
-   * @throws {UserError} naming the first entry that is missing, too many or of another shape; nothing is changed then.
+   * @throws {UserError} naming the first entry that is missing, too many, of another shape, or without the bytes that its
+   * shape needs; nothing is changed then.
    */
   loadStateDict(state: StateDict): void {
     checkNames(state, this.#names);
@@ -402,34 +403,5 @@ export class Weights implements StatePlaces {
     this.#training?.gradients.destroy();
     this.#training?.momentum.destroy();
     for (const buffer of [this.#sums, this.#halves?.buffer, this.#lossScale?.buffer]) buffer?.destroy();
-  }
-}
-
-/**
- * Makes sure that a `state_dict` is of these entries; counters may be absent.
- *
- * @throws {UserError} naming what is wrong.
- */
-export function checkNames(state: StateDict, entries: readonly (readonly [string, StateEntry])[]): void {
-  for (const [name, entry] of entries) {
-    const tensor = state.get(name);
-    if (entry instanceof Counter) {
-      if (!tensor || Number.isSafeInteger(scalarOf(tensor))) continue;
-      throw new UserError(`Cannot load the weights: "${name}" is no count`);
-    }
-    const { shape } = entry;
-    if (!tensor) throw new UserError(`Cannot load the weights: "${name}" is missing; they are of another network`);
-    if (tensor.dtype === "BOOL") throw new UserError(`Cannot load the weights: the values of "${name}" are no numbers`);
-    if (String(tensor.shape) !== String(shape)) {
-      throw new UserError(
-        `Cannot load the weights: "${name}" has shape [${tensor.shape}], this network's is [${shape}]; they are of another network`,
-      );
-    }
-  }
-  const known = new Set(entries.map(([name]) => name));
-  for (const name of state.keys()) {
-    if (!known.has(name)) {
-      throw new UserError(`Cannot load the weights: this network has no "${name}"; they are of another network`);
-    }
   }
 }
