@@ -190,6 +190,8 @@ function isSize(value: unknown): value is number {
 /**
  * Writes a file's bytes, its tensors in the map's order; the data starts at a multiple of 8.
  *
+ * @throws {UserError} for tensors and metadata that {@linkcode parseSafetensors} would refuse.
+ *
  * @example
  * ```ts
  * import { encodeSafetensors, float32Tensor, parseSafetensors } from "@cardinal/resnext";
@@ -200,10 +202,17 @@ function isSize(value: unknown): value is number {
  * ```
  */
 export function encodeSafetensors({ tensors, metadata }: Safetensors): Uint8Array<ArrayBuffer> {
+  const refuse = (why: string) => {
+    throw new UserError(`Cannot write safetensors: ${why}`);
+  };
   const header: Record<string, unknown> = {};
-  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  if (!isTexts(metadata)) refuse("the metadata are not a map of strings");
+  if (Object.keys(metadata).length > 0) header[METADATA] = metadata;
   let at = 0;
-  for (const [key, { dtype, shape, bytes }] of tensors) {
+  for (const [key, tensor] of tensors) {
+    const { dtype, shape, bytes } = tensor, wrong = wrongInTensor(tensor);
+    if (wrong) refuse(`tensor ${quoted(key)} ${wrong}`);
+    if (key === METADATA) refuse(`no tensor may be called ${quoted(key)}`);
     header[key] = { dtype, shape, data_offsets: [at, at + bytes.length] };
     at += bytes.length;
   }
