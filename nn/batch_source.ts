@@ -9,6 +9,7 @@ import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements, toNhwc } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
 import type { Random } from "../kernels/random.ts";
+import { checkNormalization, checkSettings, SIZE } from "./number_check.ts";
 
 /** A source of batches of one size, each described by a `B`. */
 export interface BatchSource<B> {
@@ -82,8 +83,11 @@ export class FloatSource implements BatchSource<FloatBatch> {
    * A source of batches of one shape.
    *
    * @param shape Of a whole batch.
+   * @throws {RangeError} for sizes that are no positive whole numbers.
    */
   static async create(device: Device, shape: Shape): Promise<FloatSource> {
+    const { n, c, h, w } = shape;
+    checkSettings("make batches", { n, c, h, w }, SIZE);
     const buffers = new Buffers(device);
     const x = await buffers.add("input", storedElements(shape));
     return new FloatSource(shape, x, await buffers.add("labels", shape.n), buffers);
@@ -329,7 +333,8 @@ export class ImageSource implements BatchSource<ImageBatch> {
   /**
    * A source of batches of `batchSize` rows; with `windows` each row shows a part of its image.
    *
-   * @throws {RangeError} when the set's images are of another size than the input says.
+   * @throws {RangeError} when the set's images are of another size than the input says, sizes are no positive whole numbers,
+   * `mean` is not finite, or `std` not above 0.
    */
   static async create(
     images: DeviceImages,
@@ -338,6 +343,8 @@ export class ImageSource implements BatchSource<ImageBatch> {
     { windows = false } = {},
   ): Promise<ImageSource> {
     const { height, width, mean, std, imageSize } = input, { bytesPerImage } = images;
+    checkSettings("make batches", { height, width, imageSize, batchSize }, SIZE);
+    checkNormalization(input);
     if (bytesPerImage !== height * width * 3) {
       throw new RangeError(`Cannot take images of ${bytesPerImage} bytes for RGB of ${height}x${width} pixels`);
     }

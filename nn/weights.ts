@@ -65,11 +65,14 @@ export interface WeightBuffer {
 
 /** What makes a {@linkcode Weights}. */
 export interface WeightsOptions {
-  /** Of the initialization. Default 0. */
+  /** Of the initialization: a whole number from 0 on. Default 0. */
   readonly seed?: number;
 }
 
-/** See the file's head. */
+/**
+ * A module's parameters, running statistics and counters on a device; with gradients, momenta, sums of gradients and copies
+ * in half precision for the steps that need them.
+ */
 export class Weights implements StatePlaces {
   readonly #device: Device;
   readonly #entries: readonly { name: string; entry: Parameter | StateBuffer; offset: number; operand: Operand }[];
@@ -112,15 +115,26 @@ export class Weights implements StatePlaces {
     this.#resetCounts();
   }
 
-  /** Places a module's state on a device, freshly initialized from a seed. */
+  /**
+   * Places a module's state on a device, freshly initialized from a seed.
+   *
+   * @throws {RangeError} for a seed that is no whole number from 0 to below 2^53.
+   * @throws {UserError} where the device has no room.
+   */
   static async create(device: Device, module: Module, { seed = 0 }: WeightsOptions = {}): Promise<Weights> {
     // Halves lie at half the offsets.
     const layout = layOut(module, Math.max(ALIGNMENT, 2 * device.capabilities.storageAlignment));
-    const parameters = await device.buffer("parameters", layout.parameterBytes);
-    const statistics = await device.buffer("statistics", layout.statisticBytes);
-    const weights = new Weights(device, module, parameters, statistics, layout);
-    weights.initialize(seed);
-    return weights;
+    const made: GPUBuffer[] = [];
+    try {
+      made.push(await device.buffer("parameters", layout.parameterBytes));
+      made.push(await device.buffer("statistics", layout.statisticBytes));
+      const weights = new Weights(device, module, made[0], made[1], layout);
+      weights.initialize(seed);
+      return weights;
+    } catch (error) {
+      for (const buffer of made) buffer.destroy();
+      throw error;
+    }
   }
 
   /**

@@ -6,7 +6,7 @@ import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "../../nn
 import type { Tensor } from "../../nn/tensor.ts";
 import { Weights } from "../../nn/weights.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { gpuTest } from "../support.ts";
+import { gpuTest, trackBuffers } from "../support.ts";
 
 /** Every kind of entry, none of a size that fits the padding: dense and grouped weights, vectors, a matrix. */
 function module(): Sequential {
@@ -118,6 +118,14 @@ gpuTest("a seed gives the same weights again, another seed others, of Kaiming's 
   for (const [name, value] of [["0.bias", 0], ["1.weight", 1], ["1.running_mean", 0], ["1.running_var", 1]] as const) {
     assert(toFloat32(a.get(name)!).every((each) => each === value), name);
   }
+});
+
+gpuTest("a seed that is none is refused, and leaves no buffer behind", async (device) => {
+  using buffers = trackBuffers(device);
+  for (const seed of [-1, 1.5, NaN]) {
+    await assertRejects(() => Weights.create(device, module(), { seed }), RangeError, `seed is ${seed}`);
+  }
+  assertEquals([buffers.made, buffers.left.size], [6, 0]);
 });
 
 gpuTest("momenta come back, start at zero and are refused like weights", async (device) => {
