@@ -30,7 +30,7 @@ export interface BatchSource<B> {
   /**
    * Writes what describes a batch; returns how many rows it has, at most `shape.n`.
    *
-   * @param classes Of the network: labels that come with the batch are below.
+   * @param classes Of the network: all labels of the batch must be below, or it is refused.
    */
   load(batch: B, classes?: number): number;
   /** Frees the device's memory. */
@@ -406,9 +406,10 @@ export class ImageSource implements BatchSource<ImageBatch> {
   /**
    * Says which images make the batch.
    *
-   * @throws {RangeError} for an index outside the set, or too many, and where windows are missing or not expected.
+   * @throws {RangeError} for an index outside the set, or too many, for an image whose label is none of the classes, and where
+   * windows are missing or not expected.
    */
-  load(batch: ImageBatch): number {
+  load(batch: ImageBatch, classes = Infinity): number {
     const { set, bytesPerImage } = this.#images;
     const indices = batch instanceof Uint32Array ? batch : batch.indices;
     const windows = batch instanceof Uint32Array ? undefined : batch.windows;
@@ -417,6 +418,11 @@ export class ImageSource implements BatchSource<ImageBatch> {
     }
     for (const index of indices) {
       if (index >= set.count) throw new RangeError(`Cannot load image ${index} of ${set.count}`);
+      if (set.labels[index] >= classes) {
+        throw new RangeError(
+          `Cannot load image ${index} with label ${set.labels[index]}: the classes are 0 to ${classes - 1}`,
+        );
+      }
     }
     if (windows?.length !== (this.#windows && indices.length * 4)) {
       throw new RangeError(
