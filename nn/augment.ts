@@ -18,6 +18,7 @@ import { Random } from "../kernels/random.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { BatchSource } from "./batch_source.ts";
+import { checkNormalization } from "./number_check.ts";
 
 /** What may be done to an image; absent is off. Names as in a checkpoint. */
 export interface AugmentSettings {
@@ -226,7 +227,8 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
   /**
    * Augments batches of `inner`, which is freed with this source.
    *
-   * @throws {RangeError} where they have other channels than red, green and blue.
+   * @throws {UserError} for settings that mean nothing.
+   * @throws {RangeError} where they have other channels than red, green and blue, `mean` is not finite, or `std` not above 0.
    */
   static async create<B>(
     device: Device,
@@ -235,6 +237,7 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     normalization: Normalization,
   ): Promise<AugmentedSource<B>> {
     checkAugment(settings);
+    checkNormalization(normalization);
     const { c: channels } = inner.shape;
     if (channels !== 3) throw new RangeError(`Cannot augment images of ${channels} channels: they must be RGB`);
     const buffer = await device.buffer("changes", inner.shape.n * AUGMENT_VECTORS * 16);

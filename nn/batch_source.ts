@@ -9,6 +9,7 @@ import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements, toNhwc } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
 import type { Random } from "../kernels/random.ts";
+import { checkNormalization, checkSettings, SIZE } from "./number_check.ts";
 
 /** A source of batches of one size, each described by a `B`. */
 export interface BatchSource<B> {
@@ -29,7 +30,7 @@ export interface BatchSource<B> {
   /**
    * Writes what describes a batch; returns how many rows it has, at most `shape.n`.
    *
-   * @param classes Of the network: labels that come with the batch are below.
+   * @param classes Of the network: all labels of the batch must be below, or it is refused.
    */
   load(batch: B, classes?: number): number;
   /** Frees the device's memory. */
@@ -82,8 +83,11 @@ export class FloatSource implements BatchSource<FloatBatch> {
    * A source of batches of one shape.
    *
    * @param shape Of a whole batch.
+   * @throws {RangeError} for sizes that are no positive whole numbers.
    */
   static async create(device: Device, shape: Shape): Promise<FloatSource> {
+    const { n, c, h, w } = shape;
+    checkSettings("make batches", { n, c, h, w }, SIZE);
     const buffers = new Buffers(device);
     const x = await buffers.add("input", storedElements(shape));
     return new FloatSource(shape, x, await buffers.add("labels", shape.n), buffers);
@@ -331,7 +335,8 @@ export class ImageSource implements BatchSource<ImageBatch> {
   /**
    * A source of batches of `batchSize` rows; with `windows` each row shows a part of its image.
    *
-   * @throws {RangeError} when the set's images are of another size than the input says.
+   * @throws {RangeError} when the set's images are of another size than the input says, sizes are no positive whole numbers,
+   * `mean` is not finite, or `std` not above 0.
    */
   static async create(
     images: DeviceImages,
@@ -340,6 +345,8 @@ export class ImageSource implements BatchSource<ImageBatch> {
     { windows = false } = {},
   ): Promise<ImageSource> {
     const { height, width, mean, std, imageSize } = input, { bytesPerImage } = images;
+    checkSettings("make batches", { height, width, imageSize, batchSize }, SIZE);
+    checkNormalization(input);
     if (bytesPerImage !== height * width * 3) {
       throw new RangeError(`Cannot take images of ${bytesPerImage} bytes for RGB of ${height}x${width} pixels`);
     }
@@ -401,9 +408,10 @@ export class ImageSource implements BatchSource<ImageBatch> {
   /**
    * Says which images make the batch.
    *
-   * @throws {RangeError} for an index outside the set, or too many, and where windows are missing or not expected.
+   * @throws {RangeError} for an index outside the set, or too many, for an image whose label is none of the classes, and where
+   * windows are missing or not expected.
    */
-  load(batch: ImageBatch): number {
+  load(batch: ImageBatch, classes = Infinity): number {
     const { set, bytesPerImage } = this.#images;
     const indices = batch instanceof Uint32Array ? batch : batch.indices;
     const windows = batch instanceof Uint32Array ? undefined : batch.windows;
@@ -412,6 +420,11 @@ export class ImageSource implements BatchSource<ImageBatch> {
     }
     for (const index of indices) {
       if (index >= set.count) throw new RangeError(`Cannot load image ${index} of ${set.count}`);
+      if (set.labels[index] >= classes) {
+        throw new RangeError(
+          `Cannot load image ${index} with label ${set.labels[index]}: the classes are 0 to ${classes - 1}`,
+        );
+      }
     }
     if (windows?.length !== (this.#windows && indices.length * 4)) {
       throw new RangeError(

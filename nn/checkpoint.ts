@@ -167,6 +167,8 @@ const FORMAT = 1;
 /**
  * The bytes of a checkpoint's file.
  *
+ * @throws {UserError} for a checkpoint that {@linkcode decodeCheckpoint} would refuse.
+ *
  * @example
  * ```ts
  * import { decodeCheckpoint, describedNetwork, encodeCheckpoint, Network, openDevice } from "@cardinal/resnext";
@@ -180,14 +182,25 @@ const FORMAT = 1;
  * device.close();
  * ```
  */
-export async function encodeCheckpoint(
+export async function encodeCheckpoint(checkpoint: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
+  const { description, lossScale } = checkpoint;
+  const refuse = (why: string): never => {
+    throw new UserError(`Cannot write a checkpoint: ${why}`);
+  };
+  checkWeights({ ...checkpoint, description: parseDescription(descriptionJson(description), refuse) }, refuse);
+  if (lossScale) lossScaleOf(lossScaleTensors(lossScale), refuse);
+  return await checkpointFile(checkpoint);
+}
+
+/** @internal Writes whatever it is given: for tests of those who read. */
+export async function checkpointFile(
   { description, state, momenta, lossScale, average }: Checkpoint,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const tensors = new Map(state);
   for (const [name, tensor] of momenta ?? []) tensors.set(MOMENTUM + name, tensor);
   for (const [name, tensor] of lossScale ? lossScaleTensors(lossScale) : []) tensors.set(LOSS_SCALE + name, tensor);
   for (const [name, tensor] of average ?? []) tensors.set(AVERAGE + name, tensor);
-  const resnext = JSON.stringify({ format: FORMAT, ...description });
+  const resnext = descriptionJson(description);
   return encodeSafetensors({ tensors, metadata: { format: "pt", resnext, sha256: await digest(resnext, tensors) } });
 }
 
@@ -217,15 +230,7 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
     else if (key.startsWith(AVERAGE)) average.set(key.slice(AVERAGE.length), tensor);
     else state.set(key, tensor);
   }
-  // A network is made, and memory taken, only for weights that are there.
-  try {
-    const module = describedNetwork(description.network);
-    fittedState(module, state);
-    if (average.size > 0) fittedState(module, average);
-  } catch (error) {
-    if (error instanceof UserError) refuse(`its weights are not its network's: ${error.message}`);
-    throw error;
-  }
+  checkWeights({ description, state, average: average.size > 0 ? average : undefined }, refuse);
   return {
     description,
     state,
@@ -246,6 +251,22 @@ async function digest(description: string, tensors: StateDict): Promise<string> 
   const whole = new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer());
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
   return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function descriptionJson(description: CheckpointDescription): string {
+  return JSON.stringify({ format: FORMAT, ...description });
+}
+
+/** A network is made, and memory taken, only for weights that are there. */
+function checkWeights({ description, state, average }: Checkpoint, refuse: (why: string) => never): void {
+  try {
+    const module = describedNetwork(description.network);
+    fittedState(module, state);
+    if (average) fittedState(module, average);
+  } catch (error) {
+    if (error instanceof UserError) refuse(`its weights are not its network's: ${error.message}`);
+    throw error;
+  }
 }
 
 function parseDescription(json: string, refuse: (why: string) => never): CheckpointDescription {

@@ -7,6 +7,7 @@ import { type EvalStep, evalStep } from "./eval_step.ts";
 import { softmax } from "./judge.ts";
 import type { Network } from "./network.ts";
 import { haveSoftmax, NonFiniteError } from "./non_finite.ts";
+import { type Allowed, checkSettings, list, positive, SIZE } from "./number_check.ts";
 import { RING_SLOTS } from "./step.ts";
 
 /** How a {@linkcode Classifier} takes pictures. */
@@ -63,11 +64,15 @@ export class Classifier {
    * Compiles a step for each size of batch.
    *
    * @throws {UserError} when a batch does not fit the device.
+   * @throws {RangeError} for sizes that are no positive whole numbers, sizes of batches that do not ascend, a `mean` that is
+   * not finite, a `std` not above 0, and as {@linkcode evalStep}.
    */
   static async create(
     network: Network,
     { imageSize, mean, std, batchSizes = [1], precision }: ClassifierOptions,
   ): Promise<Classifier> {
+    checkSettings("classify", { imageSize }, SIZE);
+    checkSettings("classify", { batchSizes }, BATCH_SIZES);
     const imageBytes = imageSize ** 2 * 3, most = batchSizes.at(-1)!, pixels = new Uint8Array(most * imageBytes);
     const set = { count: most, images: pixels, labels: new Uint8Array(most) };
     const images = await DeviceImages.create(network.device, set, { stream: true });
@@ -129,6 +134,13 @@ export class Classifier {
     for (const each of [...this.#steps, ...this.#sources, this.#images]) each.destroy();
   }
 }
+
+const BATCH_SIZES: Allowed = {
+  check: (sizes) =>
+    list(positive)(sizes) && (sizes as number[]).length > 0 &&
+    (sizes as number[]).every((size, i, all) => i === 0 || all[i - 1] < size),
+  words: "ascending positive whole numbers",
+};
 
 /** A class that a picture may be of. */
 export interface Prediction {

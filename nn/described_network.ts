@@ -6,7 +6,8 @@ import type { Module } from "./module.ts";
 import { Counter } from "./state.ts";
 import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "./safetensors.ts";
 import { quoted } from "./json.ts";
-import { checkNames, type StateDict } from "./weights.ts";
+import { checkNames } from "./state_check.ts";
+import type { StateDict } from "./weights.ts";
 import { ARCHITECTURES, isArchitecture, resnext } from "./resnext.ts";
 
 /**
@@ -34,7 +35,8 @@ export function describedNetwork(
 /**
  * A module's `state_dict` out of tensors: in the module's order, weights as float32, absent counters zero.
  *
- * @throws {UserError} naming the first tensor that is missing, too many or of another shape.
+ * @throws {UserError} naming the first tensor that is missing, too many, of another shape, or without the bytes that its
+ * shape needs.
  */
 export function fittedState(module: Module, tensors: StateDict): StateDict {
   const entries = [...module.stateEntries()];

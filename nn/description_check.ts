@@ -7,6 +7,7 @@ import type { InputDescription } from "./checkpoint.ts";
 import { SCHEDULES } from "./schedule.ts";
 import { STEMS } from "./resnext.ts";
 import { RING_SLOTS } from "./step.ts";
+import { above0, between, type Check, count, list, MAX_FLOAT, number, positive, triple } from "./number_check.ts";
 
 /** A field that is missing, of another type or out of bounds. */
 export interface WrongField {
@@ -15,7 +16,6 @@ export interface WrongField {
   readonly value: unknown;
 }
 
-type Check = (value: unknown) => boolean;
 /** A table in a table may be absent. */
 interface Fields {
   readonly [name: string]: Check | Fields;
@@ -23,20 +23,9 @@ interface Fields {
 
 const text: Check = (value) => typeof value === "string";
 const flag: Check = (value) => typeof value === "boolean";
-const number: Check = (value) => typeof value === "number" && Number.isFinite(value);
-const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
-const positive: Check = (value) => count(value) && (value as number) > 0;
 /** Sizes that a machine could hold: a file must not ask for more work than it is worth. */
 const upTo = (most: number): Check => (value) => positive(value) && (value as number) <= most;
-/** The largest float32. */
-const MAX_FLOAT = 3.4028234e38;
-const between = (least: number, most = MAX_FLOAT): Check => (value) =>
-  number(value) && (value as number) >= least && (value as number) <= most;
-const above0 = (most = MAX_FLOAT): Check => (value) => between(0, most)(value) && value !== 0;
 const oneOf = (choices: readonly unknown[]): Check => (value) => choices.includes(value);
-const list = (item: Check, most = Infinity): Check => (value) =>
-  Array.isArray(value) && value.length <= most && value.every(item);
-const triple = (item: Check): Check => (value) => list(item)(value) && (value as unknown[]).length === 3;
 const optional = (check: Check): Check => (value) => value === undefined || check(value);
 const fields = (checks: Fields): Check => (value) => wrongField(value, checks, "") === undefined;
 

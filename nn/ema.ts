@@ -49,7 +49,9 @@ export class MovingAverage {
   /**
    * Makes room for an average of a network's weights.
    *
-   * @param decay What is kept of the average at each update, from 0 to 1.
+   * @param decay What is kept of the average at each update, from 0 to below 1.
+   * @throws {RangeError} for another decay.
+   * @throws {UserError} when the device has no room.
    */
   static async create(network: Network, decay: number): Promise<MovingAverage> {
     if (!(decay >= 0 && decay < 1)) throw new RangeError(`Cannot average with a decay of ${decay}: from 0 to below 1`);

@@ -51,7 +51,13 @@ export class EvalStep<B> extends Step<B> {
     this.#predictions = predictions;
   }
 
-  /** Submits one step and returns at once. */
+  /**
+   * Submits one step and returns at once.
+   *
+   * @throws {RangeError} where the source refuses the batch: for too many rows, say, or a label that is none of the classes.
+   * @throws {Error} when {@linkcode RING_SLOTS} results wait to be collected.
+   * @throws {DeviceLostError} when the device was lost.
+   */
   run(batch: B): void {
     const { last, ring } = this.#predictions;
     let slot = 0;
@@ -102,9 +108,12 @@ export class EvalStep<B> extends Step<B> {
 }
 
 /**
- * Compiles an evaluation step.
+ * Compiles an evaluation step. Where the source mixes images, the loss is by both labels, as in training; what is correct
+ * is told by the first.
  *
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
+ * @throws {RangeError} when the network's output is no row of logits an image, or its layers do not fit the images; for an
+ * unknown precision.
  */
 export function evalStep<B>(network: Network, options: EvalStepOptions<B>): Promise<EvalStep<B>> {
   return StepBuffers.use(network.device, "eval", (own) => evalStepWith(own, network, options));
@@ -117,13 +126,13 @@ async function evalStepWith<B>(
 ): Promise<EvalStep<B>> {
   const { device, module, weights } = network, caps = device.capabilities;
   const { settings, metrics } = own;
-  const { x, labels, shape: { n: rows } } = source;
+  const { x, labels, mixes, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
   const halves = precision === "f16" ? (await weights.prepareHalves()).dispatches(caps) : [];
   const { dispatches: forward, logits, classes } = evaluationDispatches(
     module,
     source.shape,
-    { x, labels, metrics, settings, predictions },
+    { x, labels, mixes, metrics, settings, predictions },
     weights,
     { caps, precision },
   );

@@ -6,6 +6,7 @@ import { checkLabels, DeviceImages, type ImageInput, ImageSource, type LabelledI
 import type { Network } from "./network.ts";
 import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
 import { imageName, NonFiniteError } from "./non_finite.ts";
+import { checkSettings, SIZE } from "./number_check.ts";
 import { QUEUED_BYTES, RING_SLOTS } from "./step.ts";
 
 /** What a network makes of a set of images. */
@@ -49,7 +50,8 @@ export class Evaluator {
    * Prepares passes over a set; `precision` as of {@linkcode evalStep}.
    *
    * @throws {UserError} when a batch does not fit the device.
-   * @throws {RangeError} when the set is none: see `DeviceImages`; or a label of it is none of the network's classes.
+   * @throws {RangeError} when the set is none: see `DeviceImages`; when a label of it is none of the network's classes; for a
+   * batch size that is no positive whole number; and as {@linkcode evalStep} and `ImageSource.create`.
    */
   static async create(
     network: Network,
@@ -161,6 +163,7 @@ export class EvaluatedSet {
     batchSize: number,
     precision?: ElementType,
   ): Promise<EvaluatedSet> {
+    checkSettings("evaluate", { batchSize }, SIZE);
     const parts: { destroy(): void }[] = [];
     try {
       const images = await DeviceImages.create(network.device, set);

@@ -21,7 +21,7 @@ export interface Matrices {
   readonly entries: readonly { readonly name: string; readonly entry: Parameter; readonly offset: number }[];
 }
 
-/** See the file's head. */
+/** Copies in half precision of the weights that convolutions and linear layers load, made anew at each step's beginning. */
 export class HalfWeights {
   readonly #operands = new Map<Parameter, Operand>();
   readonly #pieces: { readonly x: Operand; readonly y: Operand; readonly elements: number }[] = [];

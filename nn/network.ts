@@ -42,6 +42,7 @@ export class Network {
    * Places a module, its parameters drawn from a seed.
    *
    * @throws {UserError} where the device has no room.
+   * @throws {RangeError} for a seed that is no whole number from 0 to below 2^53.
    */
   static async create(device: Device, module: Module, options: WeightsOptions = {}): Promise<Network> {
     return new Network(device, module, await Weights.create(device, module, options));

@@ -7,6 +7,7 @@
 import { UserError } from "../kernels/user_error.ts";
 import { trace, useCounts } from "./graph.ts";
 import type { Module } from "./module.ts";
+import { checkSettings, SIZE } from "./number_check.ts";
 import { type Attribute, ATTRIBUTE_TYPES, type Dimension, encodeMessage, FLOAT } from "./onnx_schema.ts";
 import { BatchNormOperation } from "./ops/batch_norm.ts";
 import { Conv2dOperation } from "./ops/conv2d.ts";
@@ -15,6 +16,7 @@ import { ReluOperation } from "./ops/relu.ts";
 import { AddOperation } from "./ops/sum.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { Counter, type Parameter, type StateBuffer } from "./state.ts";
+import { wrongForEntry } from "./state_check.ts";
 import type { Operation, Tensor } from "./tensor.ts";
 import type { StateDict } from "./weights.ts";
 
@@ -45,7 +47,8 @@ const ANY_SIZE = 224;
  * The bytes of an `.onnx` file of a network in evaluation mode.
  *
  * @param state Values of the module's entries by name, PyTorch's layouts.
- * @throws {UserError} for an operation that has no counterpart, and for a value that is missing.
+ * @throws {UserError} for an operation that has no counterpart, and for a value that is missing or not of the module.
+ * @throws {RangeError} for sizes that are no positive whole numbers, and when the module's layers do not fit such images.
  *
  * @example
  * ```ts
@@ -61,6 +64,7 @@ const ANY_SIZE = 224;
 export function encodeOnnx(module: Module, state: StateDict, options: OnnxOptions = {}): Uint8Array<ArrayBuffer> {
   const { channels = 3, imageSize, fold = false, metadata = {} } = options;
   const size = imageSize ?? ANY_SIZE;
+  checkSettings("write ONNX", { channels, imageSize: size }, SIZE);
   const graph = trace(module, { n: 1, c: channels, h: size, w: size });
   const writer = new GraphWriter(module, state, fold ? useCounts(graph) : undefined);
   writer.values.set(graph.input, ONNX_INPUT);
@@ -276,6 +280,8 @@ class GraphWriter {
   #entry(entry: Parameter | StateBuffer): [name: string, values: Float32Array<ArrayBuffer>] {
     const name = this.#names.get(entry), tensor = name === undefined ? undefined : this.#state.get(name);
     if (name === undefined || !tensor) throw new UserError(`Cannot write ONNX: "${name}" has no value`);
+    const wrong = wrongForEntry(tensor, entry);
+    if (wrong) throw new UserError(`Cannot write ONNX: "${name}" ${wrong}`);
     return [name, toFloat32(tensor, name)];
   }
 

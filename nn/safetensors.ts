@@ -48,6 +48,9 @@ export interface Safetensors {
   readonly metadata: Readonly<Record<string, string>>;
 }
 
+/** The key of a header that is no tensor's. */
+const METADATA = "__metadata__";
+
 /** The format's own limit of its header. */
 const MAX_HEADER_BYTES = 100_000_000;
 
@@ -99,19 +102,13 @@ export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name
   let metadata: Record<string, string> = {};
   const entries: { key: string; dtype: Dtype; shape: number[]; begin: number; end: number }[] = [];
   for (const [key, value] of Object.entries(header)) {
-    if (key === "__metadata__") {
-      if (!isRecord(value) || Object.values(value).some((item) => typeof item !== "string")) {
-        refuse("__metadata__ is not a map of strings");
-      }
+    if (key === METADATA) {
+      if (!isTexts(value)) refuse(`${METADATA} is not a map of strings`);
       metadata = value as Record<string, string>;
       continue;
     }
     if (!isRecord(value)) refuse(`the entry of tensor ${quoted(key)} is not an object`);
     const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
-    if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
-      refuse(`tensor ${quoted(key)} has unknown dtype ${quoted(dtype)}`);
-    }
-    if (!Array.isArray(shape) || !shape.every(isSize)) refuse(`tensor ${quoted(key)} has no valid shape`);
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) {
       refuse(`tensor ${quoted(key)} has no valid data_offsets`);
     }
@@ -119,10 +116,8 @@ export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name
     if (begin > end || end > available) {
       refuse(`tensor ${quoted(key)} reaches to byte ${end} of ${available}: the file is cut short or damaged`);
     }
-    const wanted = (shape as number[]).reduce((product, size) => product * size, BYTES[dtype as Dtype]);
-    if (wanted !== end - begin) {
-      refuse(`tensor ${quoted(key)} of shape ${quoted(shape)} needs ${wanted} bytes and has ${end - begin}`);
-    }
+    const wrong = wrongInTensor({ dtype, shape, bytes: { length: end - begin } });
+    if (wrong) refuse(`tensor ${quoted(key)} ${wrong}`);
     entries.push({ key, dtype: dtype as Dtype, shape: shape as number[], begin, end });
   }
   entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
@@ -166,6 +161,24 @@ function parseHeader(bytes: Uint8Array, refuse: (why: string) => never): Record<
   return isRecord(header) ? header : refuse("its header is not a JSON object");
 }
 
+/** What is wrong with a tensor's type, shape or bytes, as a predicate; undefined where nothing is. */
+export function wrongInTensor(
+  { dtype, shape, bytes }: {
+    readonly dtype: unknown;
+    readonly shape: unknown;
+    readonly bytes: { readonly length: number };
+  },
+): string | undefined {
+  if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) return `has unknown dtype ${quoted(dtype)}`;
+  if (!Array.isArray(shape) || !shape.every(isSize)) return "has no valid shape";
+  const wanted = shape.reduce((product, size) => product * size, BYTES[dtype as Dtype]);
+  if (wanted !== bytes.length) return `of shape ${quoted(shape)} needs ${wanted} bytes and has ${bytes.length}`;
+}
+
+function isTexts(value: unknown): value is Record<string, string> {
+  return isRecord(value) && Object.values(value).every((item) => typeof item === "string");
+}
+
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -177,6 +190,8 @@ function isSize(value: unknown): value is number {
 /**
  * Writes a file's bytes, its tensors in the map's order; the data starts at a multiple of 8.
  *
+ * @throws {UserError} for tensors and metadata that {@linkcode parseSafetensors} would refuse.
+ *
  * @example
  * ```ts
  * import { encodeSafetensors, float32Tensor, parseSafetensors } from "@cardinal/resnext";
@@ -187,10 +202,17 @@ function isSize(value: unknown): value is number {
  * ```
  */
 export function encodeSafetensors({ tensors, metadata }: Safetensors): Uint8Array<ArrayBuffer> {
+  const refuse = (why: string) => {
+    throw new UserError(`Cannot write safetensors: ${why}`);
+  };
   const header: Record<string, unknown> = {};
-  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  if (!isTexts(metadata)) refuse("the metadata are not a map of strings");
+  if (Object.keys(metadata).length > 0) header[METADATA] = metadata;
   let at = 0;
-  for (const [key, { dtype, shape, bytes }] of tensors) {
+  for (const [key, tensor] of tensors) {
+    const { dtype, shape, bytes } = tensor, wrong = wrongInTensor(tensor);
+    if (wrong) refuse(`tensor ${quoted(key)} ${wrong}`);
+    if (key === METADATA) refuse(`no tensor may be called ${quoted(key)}`);
     header[key] = { dtype, shape, data_offsets: [at, at + bytes.length] };
     at += bytes.length;
   }

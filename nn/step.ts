@@ -12,6 +12,7 @@ import { encodeStepSettings, type StepSettings, stepSettingsOperand } from "../k
 import { countSubmission } from "../kernels/submissions.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
+import { AMOUNT, checkSettings } from "./number_check.ts";
 import type { Arena, Plan } from "./plan.ts";
 
 /**
@@ -92,7 +93,7 @@ export abstract class RingStep {
   /** Submits the plan. */
   protected send(settings: Omit<Partial<StepSettings>, "slot">, { before, after }: Around = {}): void {
     const { learningRate = 0 } = settings;
-    if (!(learningRate >= 0)) throw new RangeError(`Cannot learn at a rate of ${learningRate}: it must be 0 or more`);
+    checkSettings("learn", { learningRate }, AMOUNT);
     const slot = this.#runs++ % RING_SLOTS;
     if (!this.#more.silent) this.#pending++;
     this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));

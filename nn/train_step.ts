@@ -11,6 +11,7 @@ import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
+import { AMOUNT, checkSettings } from "./number_check.ts";
 import { Plan } from "./plan.ts";
 import { Counter, Parameter } from "./state.ts";
 import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, StepBuffers } from "./step.ts";
@@ -39,7 +40,7 @@ export interface TrainingStepOptions {
 export interface GradientStepOptions<B> extends TrainingStepOptions {
   /** Where batches come from. */
   readonly source: BatchSource<B>;
-  /** Default 0. */
+  /** From 0 to 1. Default 0. */
   readonly labelSmoothing?: number;
 }
 
@@ -84,7 +85,10 @@ export class TrainStep<B> extends LearningStep<B> {
   /**
    * Submits one step and returns at once.
    *
-   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong.
+   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows, as its statistics would be wrong; where
+   * the source refuses it, as for a label that is none of the classes; for a rate that is not 0 or more and finite.
+   * @throws {Error} when {@linkcode RING_SLOTS} results wait to be collected.
+   * @throws {DeviceLostError} when the device was lost.
    */
   run(batch: B, { learningRate }: { readonly learningRate: number }): void {
     this.learn(batch, { learningRate });
@@ -108,10 +112,13 @@ export class GradientStep<B> extends LearningStep<B> {
    *
    * @param share The batch's share of the images whose gradients are summed: the loss is the mean over all of them.
    * @param first Whether the sums begin with this batch.
-   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows: its statistics would be wrong; when the
-   * sums are of steps in another precision, or with other parameters frozen.
+   * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows, as its statistics would be wrong; where
+   * the source refuses it, as for a label that is none of the classes; for a share that is not 0 or more and finite; when
+   * the sums are of steps in another precision, or with other parameters frozen.
+   * @throws {Error} as {@linkcode TrainStep.run}.
    */
   run(batch: B, { share, first }: { readonly share: number; readonly first: boolean }): void {
+    checkSettings("learn", { share }, AMOUNT);
     if (!first) this.#weights.checkSums(this.#summedAs);
     const before = (encoder: GPUCommandEncoder) => this.#weights.clearSums(encoder, this.#summedAs);
     this.learn(batch, { gradientScale: share }, first ? { before } : {});
@@ -136,7 +143,9 @@ export class UpdateStep extends RingStep {
   /**
    * Submits one update by the sums as they are, and returns at once.
    *
-   * @throws {RangeError} when the sums are of steps in another precision, or with other parameters frozen.
+   * @throws {RangeError} when the sums are of steps in another precision, or with other parameters frozen; for a rate that is
+   * not 0 or more and finite.
+   * @throws {Error} as {@linkcode TrainStep.run}, where there are results to collect.
    */
   run({ learningRate }: { readonly learningRate: number }): void {
     this.checkRing();
@@ -148,7 +157,11 @@ export class UpdateStep extends RingStep {
 /**
  * Compiles a training step: mean softmax cross-entropy, gradients, and PyTorch's SGD.
  *
- * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
+ * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would; when all parameters
+ * are frozen.
+ * @throws {RangeError} when the network's output is no row of logits an image, or its layers do not fit the images; for an
+ * unknown precision, label smoothing that is not from 0 to 1, and a momentum, weight decay or `clipGradNorm` that is not 0
+ * or more and finite.
  */
 export async function trainStep<B>(network: Network, options: TrainStepOptions<B>): Promise<TrainStep<B>> {
   return new TrainStep(network, options, await compile(network, { gradients: options, update: options }, options));
@@ -159,6 +172,7 @@ export async function trainStep<B>(network: Network, options: TrainStepOptions<B
  * PyTorch: gradients, added to sums. Batch norm takes each batch by itself. {@linkcode updateStep} makes the rest.
  *
  * @throws {UserError} as {@linkcode trainStep} does.
+ * @throws {RangeError} as {@linkcode trainStep} does.
  *
  * @example Three batches of four images as one of twelve
  * ```ts
@@ -181,7 +195,12 @@ export async function gradientStep<B>(network: Network, options: GradientStepOpt
   return new GradientStep(network, options, await compile(network, { gradients: options }, options));
 }
 
-/** Compiles the second part: PyTorch's SGD by the sums that {@linkcode gradientStep} made. */
+/**
+ * Compiles the second part: PyTorch's SGD by the sums that {@linkcode gradientStep} made.
+ *
+ * @throws {UserError} when all parameters are frozen, or the device has no room.
+ * @throws {RangeError} for a momentum, weight decay or `clipGradNorm` that is not 0 or more and finite.
+ */
 export async function updateStep(network: Network, options: UpdateStepOptions = {}): Promise<UpdateStep> {
   return new UpdateStep(network, await compile(network, { update: options }, options));
 }

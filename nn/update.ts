@@ -5,13 +5,14 @@ import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { gradNorm } from "../kernels/grad_norm.ts";
 import { unscale, updateLossScale } from "../kernels/loss_scale.ts";
 import { sgd } from "../kernels/sgd.ts";
+import { AMOUNT, checkSettings } from "./number_check.ts";
 import type { OptimizerChunk } from "./weights.ts";
 
 /** PyTorch's SGD. */
 export interface SgdSettings {
-  /** Default 0.9. */
+  /** 0 or more. Default 0.9. */
   readonly momentum?: number;
-  /** L2, added to the gradient. Default 0. */
+  /** L2, added to the gradient; 0 or more. Default 0. */
   readonly weightDecay?: number;
   /** Whether batch norm's parameters and biases decay too, as PyTorch's do unless told otherwise. Default true. */
   readonly decayVectors?: boolean;
@@ -23,11 +24,15 @@ export interface SgdSettings {
 export interface UpdateSettings {
   /** Default: momentum 0.9. */
   readonly optimizer?: SgdSettings;
-  /** Scale the gradients down to this norm; see `grad_norm.ts`. */
+  /** Scale the gradients down to this norm, 0 or more; see `grad_norm.ts`. Default: they are left as they are. */
   readonly clipGradNorm?: number;
 }
 
-/** @internal One update of all parameters that learn: by the sums of gradients where the chunks have them. */
+/**
+ * @internal One update of all parameters that learn: by the sums of gradients where the chunks have them.
+ *
+ * @throws {RangeError} for settings out of bounds.
+ */
 export function updateDispatches(
   chunks: readonly OptimizerChunk[],
   { norms, settings, lossScale }: {
@@ -40,9 +45,7 @@ export function updateDispatches(
   caps: Capabilities,
 ): Dispatch[] {
   const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
-  for (const [name, value] of Object.entries({ momentum, weightDecay })) {
-    if (!(value >= 0)) throw new RangeError(`Cannot update with a ${name} of ${value}: it must be 0 or more`);
-  }
+  checkSettings("update", { momentum, weightDecay, ...(clipGradNorm !== undefined && { clipGradNorm }) }, AMOUNT);
   const followed = chunks.map((chunk) => ({ ...chunk, gradients: chunk.sums ?? chunk.gradients }));
   const dispatches: Dispatch[] = [];
   if (lossScale) {

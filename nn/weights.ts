@@ -10,13 +10,13 @@ import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts"
 import { FIRST_LOSS_SCALE, type LossScaleState } from "../kernels/loss_scale.ts";
 import type { Placement } from "../kernels/program.ts";
 import { Random } from "../kernels/random.ts";
-import { UserError } from "../kernels/user_error.ts";
 import { HalfWeights } from "./half_weights.ts";
 import { LossScale } from "./loss_scale.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
 import { float32Tensor, int64Scalar, scalarOf, type TensorData, toFloat32 } from "./safetensors.ts";
 import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
+import { checkNames } from "./state_check.ts";
 import { Turns } from "./turns.ts";
 import { ALIGNMENT, layOut, type WeightLayout } from "./weight_layout.ts";
 
@@ -65,11 +65,14 @@ export interface WeightBuffer {
 
 /** What makes a {@linkcode Weights}. */
 export interface WeightsOptions {
-  /** Of the initialization. Default 0. */
+  /** Of the initialization: a whole number from 0 on. Default 0. */
   readonly seed?: number;
 }
 
-/** See the file's head. */
+/**
+ * A module's parameters, running statistics and counters on a device; with gradients, momenta, sums of gradients and copies
+ * in half precision for the steps that need them.
+ */
 export class Weights implements StatePlaces {
   readonly #device: Device;
   readonly #entries: readonly { name: string; entry: Parameter | StateBuffer; offset: number; operand: Operand }[];
@@ -112,15 +115,26 @@ export class Weights implements StatePlaces {
     this.#resetCounts();
   }
 
-  /** Places a module's state on a device, freshly initialized from a seed. */
+  /**
+   * Places a module's state on a device, freshly initialized from a seed.
+   *
+   * @throws {RangeError} for a seed that is no whole number from 0 to below 2^53.
+   * @throws {UserError} where the device has no room.
+   */
   static async create(device: Device, module: Module, { seed = 0 }: WeightsOptions = {}): Promise<Weights> {
     // Halves lie at half the offsets.
     const layout = layOut(module, Math.max(ALIGNMENT, 2 * device.capabilities.storageAlignment));
-    const parameters = await device.buffer("parameters", layout.parameterBytes);
-    const statistics = await device.buffer("statistics", layout.statisticBytes);
-    const weights = new Weights(device, module, parameters, statistics, layout);
-    weights.initialize(seed);
-    return weights;
+    const made: GPUBuffer[] = [];
+    try {
+      made.push(await device.buffer("parameters", layout.parameterBytes));
+      made.push(await device.buffer("statistics", layout.statisticBytes));
+      const weights = new Weights(device, module, made[0], made[1], layout);
+      weights.initialize(seed);
+      return weights;
+    } catch (error) {
+      for (const buffer of made) buffer.destroy();
+      throw error;
+    }
   }
 
   /**
@@ -374,7 +388,8 @@ export class Weights implements StatePlaces {
    * Takes all entries from a `state_dict`. `num_batches_tracked` may be absent, as PyTorch allows; of several names of one
    * entry the last counts, as there.
    *
-   * @throws {UserError} naming the first entry that is missing, too many or of another shape; nothing is changed then.
+   * @throws {UserError} naming the first entry that is missing, too many, of another shape, or without the bytes that its
+   * shape needs; nothing is changed then.
    */
   loadStateDict(state: StateDict): void {
     checkNames(state, this.#names);
@@ -402,34 +417,5 @@ export class Weights implements StatePlaces {
     this.#training?.gradients.destroy();
     this.#training?.momentum.destroy();
     for (const buffer of [this.#sums, this.#halves?.buffer, this.#lossScale?.buffer]) buffer?.destroy();
-  }
-}
-
-/**
- * Makes sure that a `state_dict` is of these entries; counters may be absent.
- *
- * @throws {UserError} naming what is wrong.
- */
-export function checkNames(state: StateDict, entries: readonly (readonly [string, StateEntry])[]): void {
-  for (const [name, entry] of entries) {
-    const tensor = state.get(name);
-    if (entry instanceof Counter) {
-      if (!tensor || Number.isSafeInteger(scalarOf(tensor))) continue;
-      throw new UserError(`Cannot load the weights: "${name}" is no count`);
-    }
-    const { shape } = entry;
-    if (!tensor) throw new UserError(`Cannot load the weights: "${name}" is missing; they are of another network`);
-    if (tensor.dtype === "BOOL") throw new UserError(`Cannot load the weights: the values of "${name}" are no numbers`);
-    if (String(tensor.shape) !== String(shape)) {
-      throw new UserError(
-        `Cannot load the weights: "${name}" has shape [${tensor.shape}], this network's is [${shape}]; they are of another network`,
-      );
-    }
-  }
-  const known = new Set(entries.map(([name]) => name));
-  for (const name of state.keys()) {
-    if (!known.has(name)) {
-      throw new UserError(`Cannot load the weights: this network has no "${name}"; they are of another network`);
-    }
   }
 }

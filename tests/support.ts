@@ -118,3 +118,26 @@ export async function withFolder<T>(body: (folder: string) => Promise<T>): Promi
     await Deno.remove(folder, { recursive: true });
   }
 }
+
+/** Counts the buffers that a device makes from here on, and tells those that have not been destroyed. */
+export function trackBuffers({ gpu }: Device): Disposable & { readonly made: number; readonly left: Set<GPUBuffer> } {
+  const create = gpu.createBuffer, left = new Set<GPUBuffer>();
+  let made = 0;
+  gpu.createBuffer = (descriptor) => {
+    const buffer = create.call(gpu, descriptor), { destroy } = buffer;
+    made++;
+    left.add(buffer);
+    buffer.destroy = () => {
+      left.delete(buffer);
+      destroy.call(buffer);
+    };
+    return buffer;
+  };
+  return {
+    left,
+    get made() {
+      return made;
+    },
+    [Symbol.dispose]: () => void (gpu.createBuffer = create),
+  };
+}

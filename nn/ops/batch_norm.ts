@@ -39,12 +39,14 @@ export interface BatchNormSettings {
  * (x - mean) / sqrt(var + eps) * weight + bias by channel (Ioffe and Szegedy 2015): with the batch's statistics in
  * training, whose running means are kept (variance unbiased, as PyTorch's), with the running ones in evaluation.
  *
- * @throws {RangeError} when the channels do not fit, or `eps` is no positive number of float32.
+ * @throws {RangeError} when a part of the state is not of as many channels, or `eps` is no positive number of float32.
  */
 export function batchNorm(x: Tensor, state: BatchNormState, settings: BatchNormSettings = {}): Tensor {
   const { eps = 1e-5, momentum = 0.1 } = settings;
-  if (state.weight.elements !== x.shape.c) {
-    throw new RangeError(`Cannot normalize ${x.shape.c} channels: the batch norm has ${state.weight.elements}`);
+  const { weight, bias, running_mean, running_var } = state;
+  for (const [name, { elements }] of Object.entries({ weight, bias, running_mean, running_var })) {
+    if (elements === x.shape.c) continue;
+    throw new RangeError(`Cannot normalize ${x.shape.c} channels: the batch norm's ${name} has ${elements}`);
   }
   // The variance of the padding's channels is 0, and they must stay 0.
   if (!(eps >= LEAST_EPS)) throw new RangeError(`Cannot normalize with eps ${eps}: it must be positive`);

@@ -17,7 +17,7 @@ import { addToGradient } from "./sum.ts";
 
 /** PyTorch's settings of a max pool. */
 export interface MaxPoolSettings {
-  /** Side of the window. */
+  /** Side of the window, at most 15. */
   readonly kernel: number;
   /** Default: the kernel. */
   readonly stride?: number;
@@ -28,7 +28,7 @@ export interface MaxPoolSettings {
 /**
  * The largest value of each window; the gradient goes to the first of equals, as PyTorch's.
  *
- * @throws {RangeError} when the window does not fit.
+ * @throws {RangeError} when the window does not fit, or is larger than 15.
  */
 export function maxPool(x: Tensor, { kernel, stride = kernel, padding = 0 }: MaxPoolSettings): Tensor {
   const spec = { input: x.shape, kernel, stride, padding };

@@ -16,7 +16,7 @@ import { readTunings } from "../../cli/tuning.ts";
 import { Random } from "../../kernels/random.ts";
 import { Tuning } from "../../kernels/tuning.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { checkpointFile, decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
 import { bytesSource } from "../../nn/byte_source.ts";
 import { describedNetwork } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors, type TensorData } from "../../nn/safetensors.ts";
@@ -183,7 +183,7 @@ Deno.test("checkpoints: descriptions made to do harm, with a right checksum, are
   await tryAll("checkpoints with hostile descriptions", COUNT, async (random) => {
     for (;;) {
       try {
-        return await encodeCheckpoint({ description: JSON.parse(mutateJson(json, random)), state, momenta });
+        return await checkpointFile({ description: JSON.parse(mutateJson(json, random)), state, momenta });
       } catch {
         // No JSON: that is tried above.
       }

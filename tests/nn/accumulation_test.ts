@@ -3,7 +3,13 @@ import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import type { Random } from "../../kernels/random.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
-import { type Checkpoint, decodeCheckpoint, encodeCheckpoint, type RunSettings } from "../../nn/checkpoint.ts";
+import {
+  type Checkpoint,
+  checkpointFile,
+  decodeCheckpoint,
+  encodeCheckpoint,
+  type RunSettings,
+} from "../../nn/checkpoint.ts";
 import { EpochBatches } from "../../nn/epoch_batches.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, ReLU } from "../../nn/layers.ts";
 import { Sequential } from "../../nn/module.ts";
@@ -247,7 +253,7 @@ Deno.test("a checkpoint's number of batches is checked", async () => {
   for (const accumulate of [0, 1.5, RING_SLOTS + 1, "2"]) {
     const checkpoint = narrowCheckpoint();
     const settings = { ...checkpoint.description.settings!, accumulate: accumulate as number };
-    const bytes = await encodeCheckpoint({ ...checkpoint, description: { ...checkpoint.description, settings } });
+    const bytes = await checkpointFile({ ...checkpoint, description: { ...checkpoint.description, settings } });
     const error = await assertRejects(() => decodeCheckpoint(bytes, "x"));
     assertMatch((error as Error).message, /no valid "settings\.accumulate"/);
   }

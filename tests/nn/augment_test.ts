@@ -11,7 +11,10 @@ import {
   isAugmented,
 } from "../../nn/augment.ts";
 import { FloatSource } from "../../nn/batch_source.ts";
-import { gpuTest } from "../support.ts";
+import { evalStep } from "../../nn/eval_step.ts";
+import { Network } from "../../nn/network.ts";
+import { resnext50 } from "../../nn/resnext.ts";
+import { assertClose, formula, gpuTest } from "../support.ts";
 
 const all: AugmentSettings = {
   flip: true,
@@ -107,6 +110,31 @@ gpuTest("images of other channels than red, green and blue are not augmented", a
   const batch = { batch: { images: new Float32Array(3 * 64), labels: [3] }, changes: [draw({ flip: true }, 1)] };
   assertEquals(source.load(batch, 4), 1);
   assertThrows(() => source.load(batch, 3), RangeError, "label 3");
+  await assertRejects(
+    () => AugmentedSource.create(device, rgb, { flip: true }, { ...normalization, std: [0, 0, 0] }),
+    RangeError,
+    "with std [0,0,0]",
+  );
   source.destroy();
   grey.destroy();
+});
+
+gpuTest("the loss of mixed images is by both labels in evaluation, too", async (device) => {
+  const module = resnext50({ layers: [1], channels: [16], cardinality: 4, numClasses: 5 });
+  const network = await Network.create(device, module, { seed: 2 });
+  const inner = await FloatSource.create(device, { n: 4, c: 3, h: 32, w: 32 });
+  const settings = { mixup: 1 }, labels = [0, 3, 1, 4];
+  const normalization = { mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2] } as const;
+  const source = await AugmentedSource.create(device, inner, settings, normalization);
+  const step = await evalStep(network, { source });
+  const changes = drawChanges(settings, [0, 1, 2, 3], { seed: 1, epoch: 0, count: 4 }, [32, 32]);
+  step.run({ batch: { images: formula(4 * 3 * 32 * 32, 1), labels }, changes });
+  const logits = await step.logits(), [{ lossSum }] = await step.collect();
+  const wanted = changes.reduce((sum, { weight }, row) => {
+    const z = [...logits.subarray(row * 5, row * 5 + 5)], all = Math.log(z.reduce((sum, v) => sum + Math.exp(v), 0));
+    return sum + all - weight * z[labels[row]] - (1 - weight) * z[labels[3 - row]];
+  }, 0);
+  assert(changes.every(({ weight }) => weight > 0 && weight < 1));
+  assertClose([lossSum], [wanted], 1e-5, "loss");
+  for (const each of [step, source, network]) each.destroy();
 });

@@ -11,6 +11,8 @@ import {
   ImageSource,
   type LabelledImages,
 } from "../../nn/batch_source.ts";
+import { AugmentedSource, drawChanges } from "../../nn/augment.ts";
+import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { trainStep } from "../../nn/train_step.ts";
@@ -86,6 +88,48 @@ gpuTest("sets of images that contradict themselves, or what is said of them, are
     "Cannot take images of 3072 bytes for RGB of 40x20 pixels",
   );
   images.destroy();
+});
+
+gpuTest("sizes and colours' statistics that make no batches are refused by name", async (device) => {
+  const images = await DeviceImages.create(device, SET);
+  const refused = (changes: Partial<ImageInput>, batchSize: number, message: string) =>
+    assertRejects(() => ImageSource.create(images, { ...input(32), ...changes }, batchSize), RangeError, message);
+  for (const size of [0, -1, 1.5, NaN]) {
+    await refused({}, size, `Cannot make batches with batchSize ${size}: it must be a positive whole number`);
+    await refused({ imageSize: size }, 4, `with imageSize ${size}`);
+    await assertRejects(() => FloatSource.create(device, { n: size, c: 3, h: 2, w: 2 }), RangeError, `with n ${size}`);
+  }
+  for (const std of [[0, 0, 0], [1, -1, 1], [1, 1, Infinity]] as const) {
+    await refused({ std }, 4, `Cannot normalize images with std [${std}]: it must be three finite numbers above 0`);
+  }
+  await refused({ mean: [0, NaN, 0] }, 4, "with mean [0,NaN,0]: it must be three finite numbers");
+  images.destroy();
+});
+
+gpuTest("an image whose label is none of the network's classes is refused, however it comes", async (device) => {
+  const module = resnext50({ layers: [1], channels: [16], cardinality: 2, numClasses: 5 });
+  const network = await Network.create(device, module, { seed: 4 });
+  const some = (fits: boolean) =>
+    Uint32Array.from([...SET.labels.keys()].filter((image) => SET.labels[image] < 5 === fits).slice(0, 2));
+  const good = some(true), bad = Uint32Array.of(good[0], some(false)[0]);
+  const message = `Cannot load image ${bad[1]} with label ${SET.labels[bad[1]]}: the classes are 0 to 4`;
+  const settings = { mixup: 1 }, run = { seed: 0, epoch: 0, count: SET.count };
+  for (const stream of [false, true]) {
+    const images = await DeviceImages.create(device, SET, { stream });
+    const plain = await ImageSource.create(images, input(32), 2);
+    const inner = await ImageSource.create(images, input(32), 2);
+    const augmented = await AugmentedSource.create(device, inner, settings, { mean, std });
+    const mixed = (batch: Uint32Array) => ({ batch, changes: drawChanges(settings, batch, run, [32, 32]) });
+    const steps = [await trainStep(network, { source: plain }), await evalStep(network, { source: plain })];
+    const mixing = [await trainStep(network, { source: augmented }), await evalStep(network, { source: augmented })];
+    for (const step of steps) assertThrows(() => step.run(bad, { learningRate: 0.1 }), RangeError, message);
+    for (const step of mixing) assertThrows(() => step.run(mixed(bad), { learningRate: 0.1 }), RangeError, message);
+    for (const step of steps) step.run(good, { learningRate: 0 });
+    for (const step of mixing) step.run(mixed(good), { learningRate: 0 });
+    assertEquals([...steps, ...mixing].map(({ pending }) => pending), [1, 1, 1, 1]);
+    for (const each of [...steps, ...mixing, plain, augmented, images]) each.destroy();
+  }
+  network.destroy();
 });
 
 gpuTest("an image that is not there is refused before anything is sent", async (device) => {

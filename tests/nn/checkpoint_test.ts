@@ -1,7 +1,13 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { UserError } from "../../kernels/user_error.ts";
-import { decodeCheckpoint, encodeCheckpoint, testedState } from "../../nn/checkpoint.ts";
+import {
+  type Checkpoint,
+  checkpointFile,
+  decodeCheckpoint,
+  encodeCheckpoint,
+  testedState,
+} from "../../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../../nn/checkpoint_file.ts";
 import { describedNetwork, fittedState } from "../../nn/described_network.ts";
 import { encodeSafetensors, float32Tensor, parseSafetensors } from "../../nn/safetensors.ts";
@@ -17,16 +23,13 @@ Deno.test("a checkpoint comes back as it was written", async () => {
   assertEquals(read, { ...checkpoint, state: new Map(checkpoint.state), momenta: new Map(checkpoint.momenta) });
 });
 
-Deno.test("a moving average is read beside the weights, is what is to be used, and must be of the same network", async () => {
+Deno.test("a moving average is read beside the weights, and is what is to be used", async () => {
   const checkpoint = narrowCheckpoint(), average = new Map(checkpoint.state);
   average.set("fc.bias", float32Tensor(new Float32Array(10).fill(0.5), [10]));
   const read = await decodeCheckpoint(await encodeCheckpoint({ ...checkpoint, average }), "a");
   assertEquals([read.state, read.average], [new Map(checkpoint.state), average]);
   assertEquals(testedState(read), average);
   assertEquals(testedState(checkpoint), checkpoint.state);
-  average.delete("fc.bias");
-  const bytes = await encodeCheckpoint({ ...checkpoint, average });
-  await assertRejects(() => decodeCheckpoint(bytes, "a"), UserError, '"fc.bias" is missing');
 });
 
 Deno.test("any safetensors reader finds the weights under PyTorch's names, the momenta beside", async () => {
@@ -65,10 +68,35 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   await assertRejects(() => decode({ resnext: scheduled }), UserError, 'no valid "settings.schedule.kind"');
 });
 
-Deno.test("a run whose epochs are not those that it tells of is refused", async () => {
+Deno.test("what no reader takes is not written, either: both refuse it in the same words", async () => {
+  const good = narrowCheckpoint(), { description, state } = good, { network, input, settings } = description;
+  const bias = state.get("fc.bias")!, without = new Map(state);
+  without.delete("fc.bias");
+  const described = (changes: Partial<Checkpoint["description"]>) => ({ description: { ...description, ...changes } });
   const progress = { epoch: 2, step: 0, loss_sum: 0, rows: 0, history: [] };
-  const bytes = await encodeCheckpoint(narrowCheckpoint({ progress }));
-  await assertRejects(() => decodeCheckpoint(bytes, "a"), UserError, "after epoch 2, but to tell of 0");
+  const wrong: [Partial<Checkpoint>, string][] = [
+    [described({ progress }), "after epoch 2, but to tell of 0"],
+    [described({ network: { ...network, cardinality: -4 } }), 'no valid "network.cardinality"'],
+    [described({ network: { ...network, arch: "mine" } }), 'Unknown architecture "mine"'],
+    [
+      described({ network: { ...network, num_classes: 11 } }),
+      '"fc.weight" has shape [10,32], this network\'s is [11,32]',
+    ],
+    [described({ input: { ...input!, mean: [NaN, 0, 0] } }), 'no valid "input.mean"'],
+    [described({ settings: { ...settings!, lr: Infinity } }), 'no valid "settings.lr"'],
+    [{ state: without }, '"fc.bias" is missing'],
+    [{ average: without }, '"fc.bias" is missing'],
+    [{ lossScale: { scale: 3, goodSteps: 0 } }, "its loss scale is none"],
+  ];
+  for (const [changes, why] of wrong) {
+    await assertRejects(() => encodeCheckpoint({ ...good, ...changes }), UserError, why);
+    const bytes = await checkpointFile({ ...good, ...changes });
+    await assertRejects(() => decodeCheckpoint(bytes, "a"), UserError, why);
+  }
+  const short = new Map(state).set("fc.bias", { ...bias, bytes: bias.bytes.slice(4) });
+  await assertRejects(() => encodeCheckpoint({ ...good, state: short }), UserError, '"fc.bias" of shape [10] needs 40');
+  const momenta = new Map(good.momenta).set("fc.bias", { ...bias, bytes: bias.bytes.slice(4) });
+  await assertRejects(() => encodeCheckpoint({ ...good, momenta }), UserError, "needs 40 bytes and has 36");
 });
 
 Deno.test("weights are fitted to a network: its order, absent counters zero, what does not fit named", () => {

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { Classifier, rank } from "../../nn/classifier.ts";
+import { Classifier, type ClassifierOptions, rank } from "../../nn/classifier.ts";
 import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";
@@ -9,7 +9,7 @@ import { RING_SLOTS } from "../../nn/step.ts";
 import { shapes } from "../../data/shapes.ts";
 import { gpuTest } from "../support.ts";
 
-const { test: { images, labels }, mean, std } = shapes({ train: 0, test: 5, seed: 0 });
+const { test: { images }, mean, std } = shapes({ train: 0, test: 5, seed: 0 });
 const BYTES = 32 * 32 * 3;
 const pictures = Array.from({ length: 5 }, (_, i) => images.subarray(i * BYTES, (i + 1) * BYTES));
 
@@ -18,7 +18,7 @@ gpuTest("a classifier gives each picture the logits of evaluation, whatever it s
     device,
     resnext50({ layers: [1], channels: [16], cardinality: 4, numClasses: 7 }),
   );
-  const set = await DeviceImages.create(device, { count: 5, images, labels });
+  const set = await DeviceImages.create(device, { count: 5, images, labels: new Uint8Array(5) });
   const source = await ImageSource.create(set, { height: 32, width: 32, imageSize: 32, mean, std }, 5);
   const step = await evalStep(network, { source });
   step.run(Uint32Array.of(0, 1, 2, 3, 4));
@@ -34,6 +34,17 @@ gpuTest("a classifier gives each picture the logits of evaluation, whatever it s
   );
   // More calls than a step keeps results of.
   for (let i = 0; i <= RING_SLOTS; i++) await classifier.classify([pictures[i % 5]]);
+
+  const refused = (options: Partial<ClassifierOptions>, message: string) =>
+    assertRejects(() => Classifier.create(network, { imageSize: 32, mean, std, ...options }), RangeError, message);
+  for (const sizes of [[], [4, 1], [2, 2], [0], [-1], [1.5], [NaN]]) {
+    await refused({ batchSizes: sizes }, `Cannot classify with batchSizes [${sizes}]: it must be ascending positive`);
+  }
+  for (const imageSize of [0, -32, 1.5, NaN]) await refused({ imageSize }, `with imageSize ${imageSize}`);
+  await refused(
+    { std: [1, 0, 1] },
+    "Cannot normalize images with std [1,0,1]: it must be three finite numbers above 0",
+  );
 
   await assertRejects(() => classifier.classify(pictures), RangeError, "5 pictures at a time: 4 at most");
   await assertRejects(() => classifier.classify([images]), RangeError, "a picture of 15360 bytes: it must have 3072");

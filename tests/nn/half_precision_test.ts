@@ -3,7 +3,13 @@ import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import type { ElementType } from "../../kernels/dispatch.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
-import { type Checkpoint, decodeCheckpoint, encodeCheckpoint, type RunSettings } from "../../nn/checkpoint.ts";
+import {
+  type Checkpoint,
+  checkpointFile,
+  decodeCheckpoint,
+  encodeCheckpoint,
+  type RunSettings,
+} from "../../nn/checkpoint.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { stepMemory } from "../../nn/memory.ts";
 import { Sequential } from "../../nn/module.ts";
@@ -288,13 +294,13 @@ Deno.test("a checkpoint's precision and loss scale are checked, and those in flo
   const plain = await decodeCheckpoint(await encodeCheckpoint(checkpoint), "x");
   assertEquals([plain.lossScale, plain.description.settings!.precision], [undefined, undefined]);
   const settings = { ...description.settings!, precision: "f8" as ElementType };
-  const wrong = await encodeCheckpoint({ ...checkpoint, description: { ...description, settings } });
+  const wrong = await checkpointFile({ ...checkpoint, description: { ...description, settings } });
   assertMatch(
     (await assertRejects(() => decodeCheckpoint(wrong, "x")) as Error).message,
     /no valid "settings\.precision"/,
   );
   for (const lossScale of [{ scale: 3, goodSteps: 0 }, { scale: NaN, goodSteps: 0 }, { scale: 2, goodSteps: -1 }]) {
-    const bytes = await encodeCheckpoint({ ...checkpoint, lossScale });
+    const bytes = await checkpointFile({ ...checkpoint, lossScale });
     const error = await assertRejects(() => decodeCheckpoint(bytes, "x"));
     assertMatch((error as Error).message, /its loss scale is none/);
   }

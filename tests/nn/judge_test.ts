@@ -50,6 +50,10 @@ gpuTest("judgements are the softmax of the logits, image by image, a rest of a b
 
 gpuTest("what cannot be judged is refused", async (device) => {
   const network = await Network.create(device, narrow());
+  for (const size of [0, -1, 1.5, NaN, Infinity]) {
+    const message = `Cannot evaluate with batchSize ${size}: it must be a positive whole number`;
+    await assertRejects(() => judge(network, test, input, size).next(), RangeError, message);
+  }
   const labels = test.labels.slice();
   labels[7] = 10;
   await assertRejects(() => judge(network, { ...test, labels }, input, 20).next(), RangeError, "with label 10");

@@ -68,7 +68,12 @@ Deno.test("layers that do not fit their input say so", () => {
   assertThrows(() => outputOf(new Conv2d(5, 6, 3)), RangeError, "Cannot convolve 4 channels: the weight takes 5");
   assertThrows(() => outputOf(new Conv2d(4, 6, 9)), RangeError, "nothing is left");
   assertThrows(() => new Conv2d(4, 6, 3, { groups: 4 }), RangeError, "into 4 groups");
-  assertThrows(() => outputOf(new BatchNorm2d(5)), RangeError, "Cannot normalize 4 channels: the batch norm has 5");
+  for (const name of ["weight", "bias", "running_mean", "running_var"] as const) {
+    const norm = new BatchNorm2d(4);
+    Object.assign(norm, { [name]: new BatchNorm2d(5)[name] });
+    const refused = `Cannot normalize 4 channels: the batch norm's ${name} has 5`;
+    assertThrows(() => outputOf(norm), RangeError, refused);
+  }
   assertThrows(() => outputOf(new Linear(4, 10)), RangeError, "9x7 pixels: pool them first");
   assertThrows(() => outputOf(new MaxPool2d({ kernel: 8 })), RangeError, "Cannot pool 9x7 with kernel 8");
 });

@@ -129,8 +129,16 @@ Deno.test("the file says opset 17, an open batch, its metadata; folding leaves n
   assert(names.includes("layer1.0.conv2.weight") && names.includes("fc.bias"));
 });
 
-Deno.test("a value that is missing is named", () => {
-  const module = resnext50({ layers: [1], channels: [32], cardinality: 4 }), state = formulaState(module, 1);
+Deno.test("a value that is missing, or of another network, is named", () => {
+  const make = (channels = 32) => resnext50({ layers: [1], channels: [channels], cardinality: 4 });
+  const module = make(), state = formulaState(module, 1), bias = state.get("fc.bias")!;
+  for (const fold of [false, true]) {
+    const other = formulaState(make(16), 1);
+    assertThrows(() => encodeOnnx(module, other, { fold }), UserError, "has shape [4,64,1,1], this network's is [8,");
+  }
+  const short = new Map(state).set("fc.bias", { ...bias, bytes: bias.bytes.slice(4) });
+  assertThrows(() => encodeOnnx(module, short), UserError, '"fc.bias" of shape [10] needs 40 bytes and has 36');
+  assertThrows(() => encodeOnnx(module, state, { imageSize: 1.5 }), RangeError, "with imageSize 1.5");
   state.delete("layer1.0.bn2.running_var");
   assertThrows(() => encodeOnnx(module, state), UserError, '"layer1.0.bn2.running_var" has no value');
 });

@@ -104,6 +104,19 @@ Deno.test("truth values are no numbers", () => {
   );
 });
 
+Deno.test("what no reader takes is not written", () => {
+  const good = float32Tensor(new Float32Array(3), [3]);
+  const refused = (name: string, tensor: unknown, why: string, metadata: Record<string, unknown> = {}) => {
+    const written = { tensors: new Map([[name, tensor as TensorData]]), metadata: metadata as Record<string, string> };
+    assertThrows(() => encodeSafetensors(written), UserError, `Cannot write safetensors: ${why}`);
+  };
+  refused("a", { ...good, shape: [4] }, 'tensor "a" of shape [4] needs 16 bytes and has 12');
+  refused("a", { ...good, shape: [1.5, 2] }, 'tensor "a" has no valid shape');
+  refused("a", { ...good, dtype: "F8" }, 'tensor "a" has unknown dtype "F8"');
+  refused("__metadata__", good, "no tensor may be called");
+  refused("a", good, "the metadata are not a map of strings", { epoch: 1 });
+});
+
 const F32 = (begin: number, end: number, shape: unknown = [(end - begin) / 4]) => ({
   dtype: "F32",
   shape,

@@ -15,7 +15,7 @@ import { RING_SLOTS } from "../../nn/step.ts";
 import type { Tensor } from "../../nn/tensor.ts";
 import { gradientStep, trainStep, updateStep } from "../../nn/train_step.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { assertClose, formula, gpuTest } from "../support.ts";
+import { assertClose, formula, gpuTest, trackBuffers } from "../support.ts";
 
 const SHAPE = { n: 4, c: 3, h: 32, w: 32 };
 const IMAGE = 3 * 32 * 32;
@@ -266,46 +266,40 @@ gpuTest("an image is not taken for logits, and settings that PyTorch refuses are
   for (const make of [trainStep, evalStep]) {
     await assertRejects(() => make(image, { source }), RangeError, "Cannot take [4, 5, 30, 30] for logits");
   }
-  for (const optimizer of [{ momentum: -1 }, { weightDecay: -1e-4 }, { momentum: NaN }]) {
+  for (const optimizer of [{ momentum: -1 }, { weightDecay: -1e-4 }, { momentum: NaN }, { momentum: Infinity }]) {
     await assertRejects(() => trainStep(network, { source, optimizer }), RangeError, "must be 0 or more");
+  }
+  for (const clipGradNorm of [-1, Infinity, NaN, 1e39]) {
+    const message = `Cannot update with clipGradNorm ${clipGradNorm}: it must be 0 or more and finite`;
+    await assertRejects(() => trainStep(network, { source, clipGradNorm }), RangeError, message);
+    await assertRejects(() => updateStep(network, { clipGradNorm }), RangeError, message);
   }
   for (const labelSmoothing of [3, -0.1]) {
     await assertRejects(() => trainStep(network, { source, labelSmoothing }), RangeError, "Cannot smooth labels by");
   }
   const train = await trainStep(network, { source }), update = await updateStep(network);
-  for (const learningRate of [-0.1, NaN]) {
-    assertThrows(() => train.run(batch(4), { learningRate }), RangeError, `a rate of ${learningRate}`);
-    assertThrows(() => update.run({ learningRate }), RangeError, `a rate of ${learningRate}`);
+  const gradients = await gradientStep(network, { source });
+  for (const rate of [-0.1, NaN, Infinity]) {
+    const refused = (name: string) => `Cannot learn with ${name} ${rate}: it must be 0 or more`;
+    assertThrows(() => train.run(batch(4), { learningRate: rate }), RangeError, refused("learningRate"));
+    assertThrows(() => update.run({ learningRate: rate }), RangeError, refused("learningRate"));
+    assertThrows(() => gradients.run(batch(4), { share: rate, first: true }), RangeError, refused("share"));
   }
-  assertEquals(train.pending, 0);
+  assertEquals([train.pending, gradients.pending], [0, 0]);
   for (const each of [network, image]) each.destroy();
 });
 
 gpuTest("a step that is refused leaves no buffer behind", async (device) => {
   const { network, source } = await open(device);
   await network.weights.prepareTraining({ accumulate: true });
-  const { gpu } = device, create = gpu.createBuffer;
-  const left = new Set<GPUBuffer>();
-  gpu.createBuffer = (descriptor) => {
-    const buffer = create.call(gpu, descriptor), { destroy } = buffer;
-    left.add(buffer);
-    buffer.destroy = () => {
-      left.delete(buffer);
-      destroy.call(buffer);
-    };
-    return buffer;
-  };
+  using buffers = trackBuffers(device);
   const full = () => Promise.reject(new Error("full"));
   const crowded = Object.create(network, { arena: { value: { add: full } } }) as Network;
-  try {
-    for (const make of [trainStep, gradientStep, evalStep]) {
-      await assertRejects(() => make(crowded, { source, detectAnomaly: true }), Error, "full");
-    }
-    await assertRejects(() => updateStep(network, { optimizer: { momentum: -1 } }), RangeError);
-    assertEquals([...left].map(({ label }) => label), []);
-  } finally {
-    gpu.createBuffer = create;
+  for (const make of [trainStep, gradientStep, evalStep]) {
+    await assertRejects(() => make(crowded, { source, detectAnomaly: true }), Error, "full");
   }
+  await assertRejects(() => updateStep(network, { optimizer: { momentum: -1 } }), RangeError);
+  assertEquals([...buffers.left].map(({ label }) => label), []);
   network.destroy();
 });
 

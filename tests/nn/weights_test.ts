@@ -6,7 +6,7 @@ import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "../../nn
 import type { Tensor } from "../../nn/tensor.ts";
 import { Weights } from "../../nn/weights.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { gpuTest } from "../support.ts";
+import { gpuTest, trackBuffers } from "../support.ts";
 
 /** Every kind of entry, none of a size that fits the padding: dense and grouped weights, vectors, a matrix. */
 function module(): Sequential {
@@ -55,6 +55,15 @@ gpuTest("state that does not fit is refused by name, and nothing is changed", as
     ["4.bias", { dtype: "BOOL", shape: [5], bytes: new Uint8Array(5) }],
   ]);
   assertThrows(() => weights.loadStateDict(bool), UserError, '"4.bias"');
+  const last = good.get("4.bias")!;
+  const replaced = (change: Partial<Record<keyof TensorData, unknown>>) =>
+    weights.loadStateDict(new Map([...good, ["4.bias", { ...last, ...change } as TensorData]]));
+  for (const bytes of [0, 7, 16, 24]) {
+    const message = `"4.bias" of shape [5] needs 20 bytes and has ${bytes}`;
+    assertThrows(() => replaced({ bytes: new Uint8Array(bytes) }), UserError, message);
+  }
+  assertThrows(() => replaced({ dtype: "F16" }), UserError, '"4.bias" of shape [5] needs 10 bytes and has 20');
+  assertThrows(() => replaced({ dtype: "F8" }), UserError, '"4.bias" has unknown dtype "F8"');
   for (
     const count of [
       { dtype: "F32", shape: [0], bytes: new Uint8Array(0) },
@@ -66,6 +75,8 @@ gpuTest("state that does not fit is refused by name, and nothing is changed", as
     const miscounted = new Map([...good, ["1.num_batches_tracked", count]]);
     assertThrows(() => weights.loadStateDict(miscounted), UserError, '"1.num_batches_tracked" is no count');
   }
+  const cut = new Map([...good, ["1.num_batches_tracked", { ...int64Scalar(1), bytes: new Uint8Array(7) }]]);
+  assertThrows(() => weights.loadStateDict(cut), UserError, '"1.num_batches_tracked" of shape [] needs 8 bytes');
   assertEquals(bytes(await weights.stateDict()), before);
   weights.destroy();
 });
@@ -107,6 +118,14 @@ gpuTest("a seed gives the same weights again, another seed others, of Kaiming's 
   for (const [name, value] of [["0.bias", 0], ["1.weight", 1], ["1.running_mean", 0], ["1.running_var", 1]] as const) {
     assert(toFloat32(a.get(name)!).every((each) => each === value), name);
   }
+});
+
+gpuTest("a seed that is none is refused, and leaves no buffer behind", async (device) => {
+  using buffers = trackBuffers(device);
+  for (const seed of [-1, 1.5, NaN]) {
+    await assertRejects(() => Weights.create(device, module(), { seed }), RangeError, `seed is ${seed}`);
+  }
+  assertEquals([buffers.made, buffers.left.size], [6, 0]);
 });
 
 gpuTest("momenta come back, start at zero and are refused like weights", async (device) => {
