@@ -3,7 +3,7 @@
  * workers import it, so that nobody else pays for it.
  */
 
-import sharp, { type SharpOptions } from "sharp";
+import sharp, { type Sharp, type SharpOptions } from "sharp";
 import type { PixelBudget } from "./budget.ts";
 import { readJpegHeader } from "./jpeg_header.ts";
 import { resample } from "./resample.ts";
@@ -65,9 +65,9 @@ export async function preparePicture(
   const enlarged = placed.width > width || placed.height > height;
   const whole = sharp(bytes, input).timeout({ seconds: TIMEOUT });
   const decoded = cmyk
-    ? cmykToRgb(await whole.pipelineColourspace("cmyk").toColourspace("cmyk").raw().toBuffer(), width * height)
+    ? cmykToRgb(await pixelsOf(whole.pipelineColourspace("cmyk").toColourspace("cmyk"), width, height, 4))
     : enlarged || hasAlpha
-    ? await whole.toColourspace("srgb").removeAlpha().raw().toBuffer()
+    ? await pixelsOf(whole.toColourspace("srgb").removeAlpha(), width, height, 3)
     : undefined;
   using _memory = decoded && released(decoded);
   if (enlarged) {
@@ -101,14 +101,22 @@ async function readHeader(bytes: Uint8Array, input: SharpOptions) {
   return { width, height, cmyk: space === "cmyk", hasAlpha };
 }
 
+/** All pixels of a picture. @throws {Error} where they are of another size than its header tells: rows would be scrambled. */
+async function pixelsOf(picture: Sharp, width: number, height: number, channels: number): Promise<Uint8Array> {
+  const { data, info } = await picture.raw().toBuffer({ resolveWithObject: true });
+  if (info.width === width && info.height === height && info.channels === channels) return data;
+  const [told, found] = [{ width, height, channels }, info].map((it) => `${it.width}x${it.height}x${it.channels}`);
+  throw new Error(`it decodes to ${found} bytes, though its header tells ${told}`);
+}
+
 /** Gives a picture's memory back when it is disposed of: a worker without work collects no garbage. */
 function released({ buffer, length }: Uint8Array): Disposable {
   return { [Symbol.dispose]: () => void (length === buffer.byteLength && (buffer as ArrayBuffer).transfer(0)) };
 }
 
 /** The plain conversion, PIL's: light passes what cyan and black leave of red, and so on. */
-function cmykToRgb(cmyk: Uint8Array, count: number): Uint8Array {
-  if (cmyk.length !== count * 4) throw new Error(`its ${count} CMYK pixels decode to ${cmyk.length} bytes`);
+function cmykToRgb(cmyk: Uint8Array): Uint8Array {
+  const count = cmyk.length / 4;
   using _memory = released(cmyk);
   const rgb = new Uint8ClampedArray(count * 3);
   for (let i = 0, from = 0, to = 0; i < count; i++, from += 4) {

@@ -123,15 +123,68 @@ Deno.test("a JPEG's header tells the size as shown, as sharp does", async () => 
   assertEquals(readJpegHeader(await quarters(6, 4).jpeg().toBuffer()), { width: 6, height: 4, components: 3 });
   assertEquals(readJpegHeader(await quarters(6, 4).toColourspace("b-w").jpeg().toBuffer())?.components, 1);
   assertEquals(readJpegHeader(await quarters(6, 4).png().toBuffer()), undefined);
-  const bytes = new Uint8Array(await quarters(60, 40).withMetadata({ orientation: 6 }).jpeg().toBuffer());
-  const random = new Random(5);
-  for (let i = 0; i < 2000; i++) {
-    // Whatever the bytes are, there is an answer.
-    const mutated = bytes.slice(0, random.below(700));
-    for (let n = 0; n < 5 && mutated.length > 0; n++) mutated[random.below(mutated.length)] = random.below(256);
-    const header = readJpegHeader(mutated);
-    assert(header === undefined || header.width > 0);
+});
+
+/** A JPEG of 60 by 40 with an Exif directory of one entry, the orientation, as a number of some TIFF type. */
+async function oriented(value: number, { type = 3, count = 1, little = true, magic = 42 }) {
+  const jpeg = await quarters(60, 40).jpeg().toBuffer(), exif = new Uint8Array(36), view = new DataView(exif.buffer);
+  view.setUint32(0, 0xffe10022);
+  exif.set(new TextEncoder().encode(little ? "Exif\0\0II" : "Exif\0\0MM"), 4);
+  view.setUint16(12, magic, little);
+  view.setUint32(14, 8, little);
+  view.setUint16(18, 1, little);
+  view.setUint16(20, 0x0112, little);
+  view.setUint16(22, type, little);
+  view.setUint32(24, count, little);
+  if (type === 4 || type === 9) view.setUint32(28, value, little);
+  else if (type === 3 || type === 8) view.setUint16(28, value, little);
+  else view.setUint8(28, value);
+  return Uint8Array.from([...jpeg.subarray(0, 2), ...exif, ...jpeg.subarray(2)]);
+}
+
+Deno.test("pictures are turned by whatever orientation libvips turns them by", async () => {
+  const upright = "red green blue white", turned = "blue red white green";
+  for (const little of [true, false]) {
+    // TIFF's types of whole numbers, then text, bytes of no type, and a type of none.
+    for (const type of [1, 3, 4, 6, 8, 9, 2, 7, 99]) {
+      const bytes = await oriented(6, { type, little });
+      for (const transform of [testTransform(24), testTransform(48), trainTransform(24)]) {
+        const { pixels, width, height } = await preparePicture(bytes, transform),
+          whole = type !== 2 && type < 7 || type === 8 || type === 9;
+        assertEquals(
+          [corners(pixels, transform.size), width, height],
+          whole ? [turned, 40, 60] : [upright, 60, 40],
+          `type ${type}`,
+        );
+      }
+    }
+    for (const odd of [{ count: 0 }, { count: 2 }, { count: 3 }, { magic: 43 }]) {
+      const bytes = await oriented(6, { ...odd, little }), { autoOrient } = await sharp(bytes).metadata();
+      const { width, height } = await preparePicture(bytes, testTransform(48));
+      assertEquals({ width, height }, autoOrient, JSON.stringify(odd));
+    }
   }
+});
+
+Deno.test("a JPEG's header is not read otherwise than by libvips, whatever its bytes", async () => {
+  const sources = [
+    await oriented(6, {}),
+    await oriented(8, { little: false }),
+    new Uint8Array(await quarters(60, 40).withMetadata({ orientation: 5 }).jpeg().toBuffer()),
+  ];
+  const random = new Random(5);
+  let read = 0;
+  for (let i = 0; i < 1500; i++) {
+    const mutated = sources[i % 3].slice();
+    // The Exif directory is near the beginning.
+    for (let n = 0; n < 2; n++) mutated[random.below(random.below(2) ? 60 : 700)] = random.below(256);
+    const header = readJpegHeader(i % 5 === 0 ? mutated.subarray(0, random.below(700)) : mutated);
+    const shown = header && await sharp(mutated).metadata().then(({ autoOrient }) => autoOrient, () => undefined);
+    if (!shown) continue;
+    assertEquals({ width: header.width, height: header.height }, shown);
+    read++;
+  }
+  assertGreater(read, 300);
 });
 
 Deno.test("of a moving picture the first frame is taken", async () => {
