@@ -5,6 +5,7 @@
 
 import sharp, { type Sharp, type SharpOptions } from "sharp";
 import type { PixelBudget } from "./budget.ts";
+import { hasGround, paintGround, readGif } from "./gif.ts";
 import { readJpegHeader } from "./jpeg_header.ts";
 import { resample } from "./resample.ts";
 import { type PictureTransform, placement } from "./transform.ts";
@@ -34,7 +35,7 @@ export interface PreparedPicture {
 /**
  * Decodes a picture (JPEG, PNG, WebP, AVIF, TIFF, the first frame of a GIF or an animated WebP), turns it upright by its
  * EXIF orientation, and resizes as PIL's bilinear does. Colour profiles and transparency are ignored, as torchvision's
- * loader does; 16 bits become 8, grey and CMYK become RGB.
+ * loader does: what is transparent has the colour that the file gives it; 16 bits become 8, grey and CMYK become RGB.
  *
  * Testing pictures are decoded in full. For training pictures a JPEG much larger than needed is decoded at a half, a
  * quarter or an eighth of its size, which is several times faster.
@@ -55,21 +56,25 @@ export async function preparePicture(
     sequentialRead: true,
     autoOrient: true,
   } as const;
+  const gif = readGif(bytes);
+  if (gif) bytes = gif.opaque;
   const { width, height, cmyk, hasAlpha } = await readHeader(bytes, input);
   if (width * height > MAX_PIXELS) throw new Error("it has too many pixels");
   using _taken = await budget?.take(width * height);
   const placed = placement(width, height, transform);
   const window = { left: placed.left, top: placed.top, width: transform.size, height: transform.size };
-  // Libvips enlarges with its pixels half a pixel off, blends colours with transparency before it resizes, and turns
-  // CMYK into RGB by a profile of its own.
+  // Libvips enlarges with its pixels half a pixel off, blends colours with transparency before it resizes, turns CMYK into
+  // RGB by a profile of its own, and leaves black what a GIF's frame does not fill.
   const enlarged = placed.width > width || placed.height > height;
+  const ground = gif !== undefined && hasGround(gif, width, height);
   const whole = sharp(bytes, input).timeout({ seconds: TIMEOUT });
   const decoded = cmyk
     ? cmykToRgb(await pixelsOf(whole.pipelineColourspace("cmyk").toColourspace("cmyk"), width, height, 4))
-    : enlarged || hasAlpha
+    : enlarged || hasAlpha || ground
     ? await pixelsOf(whole.toColourspace("srgb").removeAlpha(), width, height, 3)
     : undefined;
   using _memory = decoded && released(decoded);
+  if (ground) paintGround(gif, decoded!, width);
   if (enlarged) {
     const pixels = resample({ width, height, data: decoded! }, placed.width, placed.height, window);
     return { pixels, width, height };
