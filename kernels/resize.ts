@@ -1,4 +1,4 @@
-/** Bilinear resizing, as PyTorch's `interpolate(mode="bilinear", align_corners=False)` without antialias does it. */
+/** Bilinear resizing, as PyTorch's `interpolate(mode="bilinear", align_corners=False)` does it, antialiased or not. */
 
 import type { Capabilities } from "./device.ts";
 import { type Dispatch, f32, type Operand, read, write } from "./dispatch.ts";
@@ -29,7 +29,48 @@ export function bilinear(texel: (row: string, column: string) => string): string
   return `mix(${row("vertical.low")}, ${row("vertical.high")}, vertical.weight)`;
 }
 
-/** Resizes an NHWC activation `x` of `input`'s size to `y` of `height` by `width`. */
+/**
+ * WGSL `source_span(out, scale, length)`: the input pixels that an antialiased output pixel is made of, one way, and
+ * `share(span, at)`, how much of each: a triangle about the output pixel's centre that reaches as far as `scale`, the
+ * output pixel's width. What lies outside of the image is cut off; the rest is to be divided by the sum of its shares.
+ * With a scale below one the triangle reaches one input pixel, and the result is that of `source_tap`.
+ */
+export const SOURCE_SPAN = /* wgsl */ `
+struct Span {
+  first: u32,
+  end: u32,
+  centre: f32,
+  reach: f32,
+}
+fn span(centre: f32, scale: f32, length: u32) -> Span {
+  let reach = max(scale, 1.0);
+  let inside = clamp(centre, 0.5, f32(length) - 0.5);
+  return Span(u32(max(inside - reach + 0.5, 0.0)), min(u32(inside + reach + 0.5), length), inside, reach);
+}
+fn source_span(out: u32, scale: f32, length: u32) -> Span {
+  return span((f32(out) + 0.5) * scale, scale, length);
+}
+fn share(span: Span, at: u32) -> f32 {
+  return max(1.0 - abs((f32(at) + 0.5 - span.centre) / span.reach), 0.0);
+}`;
+
+/** The body of a WGSL function that averages `texel(row, column)`, a vec3f, over `vertical` and `horizontal` spans. */
+export function antialiased(texel: (row: string, column: string) => string): string {
+  return /* wgsl */ `
+  var sum = vec3f();
+  var total = 0.0;
+  for (var row = vertical.first; row < vertical.end; row++) {
+    let row_share = share(vertical, row);
+    for (var column = horizontal.first; column < horizontal.end; column++) {
+      let weight = row_share * share(horizontal, column);
+      sum += weight * ${texel("row", "column")};
+      total += weight;
+    }
+  }
+  return sum / total;`;
+}
+
+/** Resizes an NHWC activation `x` of `input`'s size to `y` of `height` by `width`, without antialias. */
 export function resizeBilinear(
   { x, y }: { readonly x: Operand; readonly y: Operand },
   { input, height, width }: { readonly input: Shape; readonly height: number; readonly width: number },

@@ -174,7 +174,10 @@ export interface ImageInput {
   readonly mean: readonly [number, number, number];
   /** As `mean`. */
   readonly std: readonly [number, number, number];
-  /** The network's input is `[batchSize, 3, imageSize, imageSize]`, resized bilinearly as PyTorch's `interpolate` does. */
+  /**
+   * The network's input is `[batchSize, 3, imageSize, imageSize]`, resized as PyTorch's `interpolate` does with
+   * `mode="bilinear"` and `antialias=True`.
+   */
   readonly imageSize: number;
 }
 

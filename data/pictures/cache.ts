@@ -70,7 +70,7 @@ export interface CachedPictures {
 }
 
 /** Of the index file. Another one is of another version: everything is decoded anew. */
-const FORMAT = 1;
+const FORMAT = 2;
 /** Milliseconds between writings of the index, so that little is lost when a run is stopped. */
 const SAVE_EVERY = 20_000;
 

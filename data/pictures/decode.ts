@@ -3,8 +3,9 @@
  * workers import it, so that nobody else pays for it.
  */
 
-import sharp, { type SharpOptions } from "sharp";
+import sharp, { type Sharp, type SharpOptions } from "sharp";
 import type { PixelBudget } from "./budget.ts";
+import { hasGround, paintGround, readGif } from "./gif.ts";
 import { readJpegHeader } from "./jpeg_header.ts";
 import { resample } from "./resample.ts";
 import { type PictureTransform, placement } from "./transform.ts";
@@ -34,7 +35,7 @@ export interface PreparedPicture {
 /**
  * Decodes a picture (JPEG, PNG, WebP, AVIF, TIFF, the first frame of a GIF or an animated WebP), turns it upright by its
  * EXIF orientation, and resizes as PIL's bilinear does. Colour profiles and transparency are ignored, as torchvision's
- * loader does; 16 bits become 8, grey and CMYK become RGB.
+ * loader does: what is transparent has the colour that the file gives it; 16 bits become 8, grey and CMYK become RGB.
  *
  * Testing pictures are decoded in full. For training pictures a JPEG much larger than needed is decoded at a half, a
  * quarter or an eighth of its size, which is several times faster.
@@ -55,21 +56,25 @@ export async function preparePicture(
     sequentialRead: true,
     autoOrient: true,
   } as const;
+  const gif = readGif(bytes);
+  if (gif) bytes = gif.opaque;
   const { width, height, cmyk, hasAlpha } = await readHeader(bytes, input);
   if (width * height > MAX_PIXELS) throw new Error("it has too many pixels");
   using _taken = await budget?.take(width * height);
   const placed = placement(width, height, transform);
   const window = { left: placed.left, top: placed.top, width: transform.size, height: transform.size };
-  // Libvips enlarges with its pixels half a pixel off, blends colours with transparency before it resizes, and turns
-  // CMYK into RGB by a profile of its own.
+  // Libvips enlarges with its pixels half a pixel off, blends colours with transparency before it resizes, turns CMYK into
+  // RGB by a profile of its own, and leaves black what a GIF's frame does not fill.
   const enlarged = placed.width > width || placed.height > height;
+  const ground = gif !== undefined && hasGround(gif, width, height);
   const whole = sharp(bytes, input).timeout({ seconds: TIMEOUT });
   const decoded = cmyk
-    ? cmykToRgb(await whole.pipelineColourspace("cmyk").toColourspace("cmyk").raw().toBuffer(), width * height)
-    : enlarged || hasAlpha
-    ? await whole.toColourspace("srgb").removeAlpha().raw().toBuffer()
+    ? cmykToRgb(await pixelsOf(whole.pipelineColourspace("cmyk").toColourspace("cmyk"), width, height, 4))
+    : enlarged || hasAlpha || ground
+    ? await pixelsOf(whole.toColourspace("srgb").removeAlpha(), width, height, 3)
     : undefined;
   using _memory = decoded && released(decoded);
+  if (ground) paintGround(gif, decoded!, width);
   if (enlarged) {
     const pixels = resample({ width, height, data: decoded! }, placed.width, placed.height, window);
     return { pixels, width, height };
@@ -101,14 +106,22 @@ async function readHeader(bytes: Uint8Array, input: SharpOptions) {
   return { width, height, cmyk: space === "cmyk", hasAlpha };
 }
 
+/** All pixels of a picture. @throws {Error} where they are of another size than its header tells: rows would be scrambled. */
+async function pixelsOf(picture: Sharp, width: number, height: number, channels: number): Promise<Uint8Array> {
+  const { data, info } = await picture.raw().toBuffer({ resolveWithObject: true });
+  if (info.width === width && info.height === height && info.channels === channels) return data;
+  const [told, found] = [{ width, height, channels }, info].map((it) => `${it.width}x${it.height}x${it.channels}`);
+  throw new Error(`it decodes to ${found} bytes, though its header tells ${told}`);
+}
+
 /** Gives a picture's memory back when it is disposed of: a worker without work collects no garbage. */
 function released({ buffer, length }: Uint8Array): Disposable {
   return { [Symbol.dispose]: () => void (length === buffer.byteLength && (buffer as ArrayBuffer).transfer(0)) };
 }
 
 /** The plain conversion, PIL's: light passes what cyan and black leave of red, and so on. */
-function cmykToRgb(cmyk: Uint8Array, count: number): Uint8Array {
-  if (cmyk.length !== count * 4) throw new Error(`its ${count} CMYK pixels decode to ${cmyk.length} bytes`);
+function cmykToRgb(cmyk: Uint8Array): Uint8Array {
+  const count = cmyk.length / 4;
   using _memory = released(cmyk);
   const rgb = new Uint8ClampedArray(count * 3);
   for (let i = 0, from = 0, to = 0; i < count; i++, from += 4) {

@@ -3,7 +3,8 @@ import { type BatchSpec, makeBatch } from "../../kernels/batch.ts";
 import type { Device } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { runOnce } from "../../kernels/program.ts";
-import { assertClose, formula, gpuTest } from "../support.ts";
+import { assertClose, formula, goldens, gpuTest } from "../support.ts";
+import { resizedBytes, shares } from "./resize_support.ts";
 
 const COUNT = 6;
 const mean = [0.49, 0.48, 0.45] as const, std = [0.25, 0.24, 0.26] as const;
@@ -36,15 +37,12 @@ async function run(device: Device, spec: BatchSpec) {
   return { x: new Float32Array(results[0]), y: [...new Uint32Array(results[1], 0, spec.rows)], labels };
 }
 
-/** torchvision's order: to 0..1, resize, normalize. */
+/** torchvision's order: to 0..1, resize with antialias, normalize. */
 function reference(spec: BatchSpec): Float64Array {
   const { rows, height, width, outHeight, outWidth } = spec;
   const bytes = images(spec);
   const out = new Float64Array(rows * outHeight * outWidth * 4);
-  const tap = (at: number, from: number, to: number) => {
-    const source = Math.max((at + 0.5) * from / to - 0.5, 0), low = Math.floor(source);
-    return [[low, 1 - (source - low)], [Math.min(low + 1, from - 1), source - low]];
-  };
+  const parts = (at: number, from: number, to: number) => shares((at + 0.5) * from / to, from / to, from);
   for (let row = 0; row < rows; row++) {
     const texel = (i: number, j: number, channel: number) =>
       bytes[((indices[row] * height + i) * width + j) * 3 + channel] / 255;
@@ -52,8 +50,8 @@ function reference(spec: BatchSpec): Float64Array {
       for (let j = 0; j < outWidth; j++) {
         for (let channel = 0; channel < 3; channel++) {
           let value = 0;
-          for (const [r, a] of tap(i, height, outHeight)) {
-            for (const [k, b] of tap(j, width, outWidth)) value += a * b * texel(r, k, channel);
+          for (const [r, a] of parts(i, height, outHeight)) {
+            for (const [k, b] of parts(j, width, outWidth)) value += a * b * texel(r, k, channel);
           }
           out[((row * outHeight + i) * outWidth + j) * 4 + channel] = (value - mean[channel]) / std[channel];
         }
@@ -69,6 +67,9 @@ for (
     [7, 5, 7, 5, 4],
     [7, 5, 16, 11, 1],
     [9, 11, 4, 5, 1],
+    [13, 7, 5, 9, 1],
+    [6, 31, 6, 3, 1],
+    [32, 32, 12, 12, 1],
     [32, 32, 56, 56, 1],
   ] as const
 ) {
@@ -79,5 +80,16 @@ for (
     assertClose(x, reference(spec), 1e-5, "x");
     assertEquals(x.find((value, i) => i % 4 === 3 && value !== 0), undefined, "the fourth channel");
     assertEquals(y, [...indices].map((index) => labels[index]));
+  });
+}
+
+const golden = goldens("antialias"), [n, c, h, w] = golden.shape("antialias.x");
+
+for (const key of golden.file.tensors.keys()) {
+  const [, height, width] = key.match(/to(\d+)x(\d+)$/)?.map(Number) ?? [];
+  if (!height) continue;
+  gpuTest(`batch: PyTorch's antialiased ${h}x${w} to ${height}x${width}`, async (device) => {
+    const y = await resizedBytes(device, golden.values("antialias.x"), { n, c, h, w }, height, width);
+    assertClose(y, golden.values(key), 5e-6, key);
   });
 }

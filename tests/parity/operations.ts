@@ -14,6 +14,7 @@ import { ResNeXtBlock } from "../../nn/resnext.ts";
 import { type TensorData, toFloat32 } from "../../nn/safetensors.ts";
 import { Parameter } from "../../nn/state.ts";
 import type { Tensor } from "../../nn/tensor.ts";
+import { resizedBytes } from "../kernels/resize_support.ts";
 import { biasScale, casesOf, Findings, type ParityCase } from "./parity_case.ts";
 import { type ModuleOutput, runModule } from "./run_module.ts";
 
@@ -182,7 +183,7 @@ const globalAvgPool = stateless(
 
 const resize: Form = {
   name: "resize",
-  matches: (it) => it.has("x") && sizesOf(it).length > 0,
+  matches: (it) => it.has("x") && !it.settings.antialias && sizesOf(it).length > 0,
   async check(device, it) {
     const findings = new Findings();
     const input = shapeOf(it.shape("x")), pixels = toNhwc(it.values("x"), input);
@@ -196,6 +197,19 @@ const resize: Form = {
       const [, , rows, columns] = it.shape(what), down = height / rows, across = width / columns;
       const kept = all.filter((_, i) => i % width % across === 0 && Math.floor(i / width) % height % down === 0);
       findings.compare(what, kept, it.values(what));
+    }
+    return findings;
+  },
+};
+
+const antialiased: Form = {
+  name: "antialias",
+  matches: (it) => it.has("x") && it.shape("x")[1] === 3 && it.settings.antialias && sizesOf(it).length > 0,
+  async check(device, it) {
+    const findings = new Findings();
+    const input = shapeOf(it.shape("x")), x = it.values("x");
+    for (const { what, height, width } of sizesOf(it)) {
+      findings.compare(what, await resizedBytes(device, x, input, height, width), it.values(what));
     }
     return findings;
   },
@@ -250,4 +264,13 @@ function logitsFor(it: ParityCase): ParityCase | undefined {
 }
 
 /** In the order in which they are tried: what is more particular first. */
-export const operationForms: readonly Form[] = [block, batchNorm, convolution, resize, maxPool, globalAvgPool, loss];
+export const operationForms: readonly Form[] = [
+  block,
+  batchNorm,
+  convolution,
+  resize,
+  antialiased,
+  maxPool,
+  globalAvgPool,
+  loss,
+];
