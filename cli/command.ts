@@ -6,7 +6,6 @@
 import { parseArgs } from "@std/cli";
 import { UserError } from "../kernels/user_error.ts";
 import { quoted } from "../nn/json.ts";
-import type { RunDescription } from "../nn/run_description.ts";
 import { nearest } from "./nearest.ts";
 
 /** What every option has. */
@@ -105,8 +104,8 @@ export interface CommandSpec<O extends OptionSpecs, P extends readonly Positiona
   readonly options?: O;
   /** Options may come from `--config FILE.json` too. */
   readonly config?: boolean;
-  /** The options, by key, that what a run wrote of itself stands for as such a file; absent: it is refused. */
-  readonly optionsOfRun?: (run: RunDescription) => Record<string, unknown>;
+  /** Such a file may be what a run wrote of itself. */
+  readonly repeatsRuns?: boolean;
   /** Command lines, without the program's name, that the help shows. */
   readonly examples: readonly string[];
   /** Does the work. A number is the exit code; nothing is 0. */
@@ -123,7 +122,7 @@ export interface Command {
   readonly options: OptionSpecs;
   /** Whether options may come from `--config FILE.json` too: who calls it reads the file. */
   readonly config: boolean;
-  readonly optionsOfRun?: (run: RunDescription) => Record<string, unknown>;
+  readonly repeatsRuns: boolean;
   readonly examples: readonly string[];
   /** Reads the arguments and does the work. `path` is how the user called it, such as `resnext train`. */
   execute(args: readonly string[], path: string): Promise<number>;
@@ -144,7 +143,7 @@ export function defineCommand<
 >(
   spec: CommandSpec<O, P>,
 ): Command {
-  const { name, summary, details, examples, config = false, optionsOfRun } = spec;
+  const { name, summary, details, examples, config = false, repeatsRuns = false } = spec;
   const options: OptionSpecs = spec.options ?? {};
   const positionals: readonly PositionalSpec[] = spec.positionals ?? [];
   return {
@@ -155,7 +154,7 @@ export function defineCommand<
     positionals,
     options,
     config,
-    optionsOfRun,
+    repeatsRuns,
     examples,
     execute: async (args, path) => {
       const read = readArguments({ options, positionals }, args, path);

@@ -6,8 +6,6 @@
 import { touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { parseStrictJson, quoted } from "../nn/json.ts";
-import { wrongInDescription } from "../nn/description_check.ts";
-import type { RunDescription } from "../nn/run_description.ts";
 import { type Command, flagName, type OptionSpec, type OptionSpecs, usageError } from "./command.ts";
 import { nearest } from "./nearest.ts";
 
@@ -15,7 +13,7 @@ import { nearest } from "./nearest.ts";
 const SCHEMA_KEY = "$schema";
 
 /** What of a command its config files need. */
-type Configured = Pick<Command, "options" | "optionsOfRun">;
+type Configured = Pick<Command, "options"> & Partial<Pick<Command, "repeatsRuns">>;
 
 /**
  * Puts a config file's values before the arguments, so that these win, and takes `--config` out.
@@ -41,13 +39,18 @@ export async function withConfig(args: readonly string[], command: Configured, p
 }
 
 /** A config's values as arguments. */
-export function configArguments(text: string, file: string, { options, optionsOfRun }: Configured): string[] {
+export function configArguments(
+  text: string,
+  file: string,
+  { options, repeatsRuns }: Configured,
+  warn = (message: string) => console.error(`warning: ${file}: ${message}`),
+): string[] {
   const refuse = (why: string): never => {
     throw new UserError(`Cannot use "${file}": ${why}`, { exitCode: 2 });
   };
   // Windows' editors begin a file with a mark of its byte order.
   const written = parseObject(text.replace(/^\uFEFF/, ""), refuse);
-  const values = isOfRun(written) ? runValues(written, optionsOfRun, refuse) : written;
+  const values = isOfRun(written) ? optionsOf(written, repeatsRuns, refuse, warn) : written;
   const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
   return Object.entries(values).flatMap(([key, value]) => {
     if (key === SCHEMA_KEY) return [];
@@ -69,20 +72,23 @@ function isOfRun(values: Record<string, unknown>): boolean {
   return Boolean(values.network && values.settings);
 }
 
-/** The values, under the options' names, that do a run again. */
-function runValues(
-  run: Record<string, unknown>,
-  optionsOfRun: Configured["optionsOfRun"],
+/** The options that do a run again. */
+function optionsOf(
+  { options, lengthened }: Record<string, unknown>,
+  repeatsRuns: boolean | undefined,
   refuse: (why: string) => never,
+  warn: (message: string) => void,
 ): Record<string, unknown> {
-  if (!optionsOfRun) return refuse("it is what a run wrote of itself, and holds no options of this command");
-  const wrong = wrongInDescription(run, ["network", "input", "settings"]);
-  if (wrong) {
-    const found = wrong.value === undefined ? "is missing" : `cannot be ${quoted(wrong.value)}`;
-    return refuse(`it is what a run wrote of itself, but its "${wrong.path}" ${found}`);
+  if (!repeatsRuns) return refuse("it is what a run wrote of itself, and holds no options of this command");
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+    return refuse(
+      "it is what a run wrote of itself, and lacks the options that the run was begun with; give them anew",
+    );
   }
-  const options = optionsOfRun(run as unknown as RunDescription);
-  return Object.fromEntries(Object.entries(options).map(([key, value]) => [flagName(key), value]));
+  if (lengthened === true) {
+    warn("the run was given other --epochs or --patience on its way: one begun with these ends with other bits");
+  }
+  return options as Record<string, unknown>;
 }
 
 function parseObject(text: string, refuse: (why: string) => never): Record<string, unknown> {

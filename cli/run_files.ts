@@ -11,8 +11,15 @@ export const CONFIG_FILE = "config.json";
 /** The file of its epochs, a JSON object a line. */
 export const METRICS_FILE = "metrics.jsonl";
 
+/** Options as a config file holds them, by flag. */
+export type ConfigOptions = Readonly<Record<string, string | number | boolean>>;
+
 /** What a run was told to do, and where. */
 export interface RunConfig extends RunDescription {
+  /** The options that do it again, as a config file holds them; absent where it was not begun by options. */
+  readonly options?: ConfigOptions;
+  /** It was given other epochs or another patience on its way, so that they do not. */
+  readonly lengthened?: boolean;
   readonly class_names: readonly string[];
   readonly parameters: number;
   readonly train_images: number;

@@ -1,8 +1,11 @@
 /** A run in the words of `train`'s options: to compare with what a user gives to one that goes on, and to do one again. */
 
+import { dirname } from "@std/path";
+import type { RunProgress, RunSettings } from "../nn/checkpoint.ts";
 import type { RunDescription } from "../nn/run_description.ts";
-import { networkOptions } from "./network_options.ts";
-import { recipeOf, scheduleOptions } from "./recipe_options.ts";
+import { flagName } from "./command.ts";
+import { recipeOf } from "./recipe_options.ts";
+import { type ConfigOptions, findRun, type RunConfig } from "./run_files.ts";
 
 /** The options that make a run what it is, by key; undefined where the run has nothing of the kind. */
 export function optionsOfRun({ network, input, settings }: RunDescription) {
@@ -35,19 +38,36 @@ export function optionsOfRun({ network, input, settings }: RunDescription) {
   };
 }
 
-/** Options that do the same run again, by key: with them `train` ends with the same bits on the same device. */
-export function optionsToRepeat(run: RunDescription): Record<string, unknown> {
-  const { epochs, patience, weights } = run.settings;
-  const options: Record<string, unknown> = { ...optionsOfRun(run), epochs, patience, weights };
-  // Another name of `layers`; and weights bring the sizes of their network.
-  const left = ["depths", ...(weights === undefined ? [] : Object.keys(networkOptions))];
-  // Refused where nothing uses them, as usual values are not.
-  for (const key of ["warmupStart", "gamma", "minLr"] as const) {
-    if (options[key] === scheduleOptions[key].default) left.push(key);
-  }
-  // What the data set's kind decided, as a folder's pictures are mirrored, stays its to decide.
-  if (run.settings.augment?.flip === undefined) left.push("flip");
-  return Object.fromEntries(
-    Object.entries(options).filter(([key, value]) => value !== undefined && !left.includes(key)),
-  );
+/** What the user gave of the options that make a run what it is: as a config file they do the run again. */
+export function givenOptions(
+  { options, given }: { readonly options: Readonly<Record<string, unknown>>; readonly given: ReadonlySet<string> },
+  run: RunDescription,
+): ConfigOptions {
+  const keys = [...Object.keys(optionsOfRun(run)), "epochs", "patience", "weights"].filter((key) => given.has(key));
+  const entries = keys.map((key) => [flagName(key), options[key] as string | number | boolean]);
+  const { weights } = run.settings;
+  return { ...Object.fromEntries(entries), ...(weights !== undefined && { weights }) };
+}
+
+/** The same with what was found when the run began: the data set, and a batch size that fits. */
+export function optionsToRepeat(given: ConfigOptions, { dataset, batch_size }: RunSettings): ConfigOptions {
+  return { ...given, dataset, "batch-size": batch_size };
+}
+
+/** What the folder of a checkpoint tells of how its run was begun, if it is of that run. */
+export async function recordedConfig(file: string, settings: RunSettings): Promise<RunConfig | undefined> {
+  const config = (await findRun(dirname(file)))?.config;
+  const same = ({ dataset: _, epochs: __, patience: ___, ...others }: RunSettings) => JSON.stringify(others);
+  return config && same(config.settings) === same(settings) ? config : undefined;
+}
+
+/** Whether a run of other lengths would not have come to where this one is. */
+export function isLengthened(
+  { epochs, patience, schedule }: RunSettings,
+  progress: RunProgress,
+  now: Pick<RunSettings, "epochs" | "patience">,
+): boolean {
+  const begun = progress.epoch > 0 || progress.step > 0;
+  const spread = schedule?.kind === "cosine" || schedule?.kind === "one-cycle";
+  return begun && (patience !== now.patience || (spread && epochs !== now.epochs));
 }

@@ -6,6 +6,7 @@ import type { Device } from "../kernels/device.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { SilentReport } from "./reports.ts";
 import { CONFIG_FILE, type EpochRecord, METRICS_FILE, parseEpochs, type RunConfig } from "./run_files.ts";
+import { optionsToRepeat } from "./run_options.ts";
 import type { TrainPlan } from "./train_plan.ts";
 
 /**
@@ -24,9 +25,11 @@ export class RunRecorder extends SilentReport {
 
   override start(plan: TrainPlan, device: Device, folder: string): void {
     this.#folder = folder;
-    const { description, data, parameters, from, resumed } = plan;
+    const { description, data, parameters, from, resumed, options, lengthened } = plan;
     this.#config = {
       ...description,
+      ...(options && { options: optionsToRepeat(options, description.settings) }),
+      ...(lengthened && { lengthened }),
       class_names: data.classNames,
       parameters,
       train_images: data.train.count,
@@ -45,7 +48,8 @@ export class RunRecorder extends SilentReport {
   }
 
   override smallerBatch({ description }: TrainPlan): void {
-    this.#config = { ...this.#config!, ...description };
+    const options = this.#config?.options && optionsToRepeat(this.#config.options, description.settings);
+    this.#config = { ...this.#config!, ...description, ...(options && { options }) };
   }
 
   override saved(): void {

@@ -19,7 +19,6 @@ import { withAutoBatch } from "./auto_batch.ts";
 import { Interruptible } from "./interrupt.ts";
 import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
-import { optionsToRepeat } from "./run_options.ts";
 import { RunRecorder } from "./run_recorder.ts";
 import { TensorBoardReport } from "./tensorboard_report.ts";
 import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
@@ -41,7 +40,7 @@ export const trainCommand = defineCommand({
     checkpoint, warning, stopping, stopped, interrupted or end.`,
   options: trainOptions,
   config: true,
-  optionsOfRun: optionsToRepeat,
+  repeatsRuns: true,
   examples: [
     "train",
     "train --dataset cifar10 --image-size 32 --batch-size 128 --epochs 30 --out runs/small",

@@ -1,6 +1,6 @@
 /** What `train` is to do, out of its options or out of the checkpoint that it goes on from. */
 
-import { dirname, join } from "@std/path";
+import { dirname, join, resolve } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 import type { SkippedPicture } from "../data/pictures/cache.ts";
 import type { Checkpoint, NetworkDescription, RunSettings } from "../nn/checkpoint.ts";
@@ -32,8 +32,8 @@ import { tuneOption } from "./tuning.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { augmentOptions, recipeSettings, scheduleOptions } from "./recipe_options.ts";
-import { findRun } from "./run_files.ts";
-import { optionsOfRun } from "./run_options.ts";
+import { type ConfigOptions, findRun } from "./run_files.ts";
+import { givenOptions, isLengthened, optionsOfRun, recordedConfig } from "./run_options.ts";
 import { safetyOptions } from "./train_safety.ts";
 import { refuseRunFolder } from "./weights_input.ts";
 
@@ -157,6 +157,10 @@ export interface TrainPlan {
   /** The data directory, where the user named one. */
   readonly dataDir?: string;
   readonly parameters: number;
+  /** What the user began the run with; absent where that is not known. */
+  readonly options?: ConfigOptions;
+  /** The run was given other epochs or another patience since. */
+  readonly lengthened?: boolean;
   /** The data set was chosen because it has been downloaded. */
   readonly foundDataset: boolean;
   /** The batch size is the user's, or the resumed run's. */
@@ -212,7 +216,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     label_smoothing: options.labelSmoothing,
     clip_grad_norm: options.clipGradNorm,
     seed: options.seed,
-    weights: options.weights,
+    weights: options.weights && resolve(options.weights),
     train_limit: trainLimit,
     test_limit: testLimit,
     val_split: valSplit,
@@ -227,8 +231,10 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
   }
   const { mean, std } = weights?.description.input ?? data;
   const input = { image_size: imageSize, mean, std };
+  const description = { network, input, settings };
   return {
-    description: { network, input, settings },
+    description,
+    options: givenOptions(invocation, description),
     data,
     skipped: data.skipped,
     weights: weights && firstWeights(options.weights!, weights, network),
@@ -303,12 +309,15 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
     }
   }
   const { epochs = settings.epochs, patience = settings.patience } = options;
+  const begun = await recordedConfig(file, settings);
   return {
     description: { network, input, settings: { ...settings, dataset, epochs, patience } },
     data,
     skipped: data.skipped,
     from,
     resumed: file,
+    options: begun?.options ? { ...begun.options, epochs, ...(patience !== undefined && { patience }) } : undefined,
+    lengthened: begun?.lengthened || isLengthened(settings, progress, { epochs, patience }),
     parameters: describedNetwork(network).parameterCount,
     foundDataset: false,
     batchSizeChosen: true,
@@ -323,7 +332,8 @@ function movedTo(dataset: string, from: string): string {
 /** A run that goes on must be the run that began. */
 function refuseContradictions({ options, given }: TrainInvocation, run: RunDescription): void {
   const begun = optionsOfRun(run);
-  if (given.has("weights")) {
+  const { weights } = run.settings;
+  if (given.has("weights") && (weights === undefined || resolve(options.weights!) !== weights)) {
     throw usageError("Cannot resume with --weights: the checkpoint has its own; leave the option out", PATH);
   }
   for (const [key, value] of Object.entries(begun) as [keyof typeof begun, unknown][]) {

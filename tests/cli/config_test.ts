@@ -1,11 +1,9 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "@std/path";
 import { type OptionSpecs, readArguments } from "../../cli/command.ts";
 import { configArguments, configSchema, withConfig } from "../../cli/config.ts";
 import { UserError } from "../../kernels/user_error.ts";
-import type { RunDescription } from "../../nn/run_description.ts";
 import { withFolder } from "../support.ts";
-import { narrowCheckpoint } from "./support.ts";
 
 const options = {
   arch: { type: "choice", choices: ["a", "b"], default: "a", doc: "Network" },
@@ -76,23 +74,30 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   assertEquals(configArguments('{"lr": null}', "run.json", { options }), []);
 });
 
-Deno.test("what a run wrote of itself stands for the options that a command takes from it", () => {
-  const { network, input, settings } = narrowCheckpoint().description;
-  const optionsOfRun = ({ network, settings }: RunDescription) => ({
-    arch: network.arch,
-    batchSize: settings.batch_size,
-  });
-  const read = (run: unknown) => configArguments(JSON.stringify(run), "config.json", { options, optionsOfRun });
-  assertEquals(read({ network: { ...network, arch: "b" }, input, settings }), ["--arch=b", "--batch-size=16"]);
-  const refused = (run: unknown, message: string) =>
-    assertThrows(
-      () => read(run),
-      UserError,
-      `Cannot use "config.json": it is what a run wrote of itself, but ${message}`,
+Deno.test("what a run wrote of itself stands for the options that it was begun with", () => {
+  const run = { network: { arch: "b" }, settings: { lr: 1 }, class_names: ["x"] };
+  const warnings: string[] = [];
+  const read = (more: object) =>
+    configArguments(
+      JSON.stringify({ ...run, ...more }),
+      "config.json",
+      { options, repeatsRuns: true },
+      (message) => warnings.push(message),
     );
-  refused({ network, settings }, 'its "input" is missing');
-  refused({ network, input, settings: { ...settings, lr: "x" } }, 'its "settings.lr" cannot be "x"');
-  refused({ network: 1, input, settings }, 'its "network.arch" is missing');
+  assertEquals(read({ options: { arch: "b", "batch-size": 16, nesterov: true } }), [
+    "--arch=b",
+    "--batch-size=16",
+    "--nesterov=true",
+  ]);
+  assertEquals(warnings, []);
+  assertEquals(read({ options: { lr: 2 }, lengthened: true }), ["--lr=2"]);
+  assertStringIncludes(warnings.join(), "other --epochs or --patience on its way");
+  const refused = (more: object, message: string) =>
+    assertThrows(() => read(more), UserError, `Cannot use "config.json": ${message}`);
+  for (const options of [undefined, null, 3, []]) {
+    refused({ options }, "it is what a run wrote of itself, and lacks the options");
+  }
+  refused({ options: { lrr: 1 } }, 'unknown key "lrr"');
 });
 
 Deno.test("a missing file or name is told", async () => {

@@ -2,14 +2,17 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import { readArguments } from "../../cli/command.ts";
 import { configArguments } from "../../cli/config.ts";
+import { optionsToRepeat } from "../../cli/run_options.ts";
 import { trainCommand } from "../../cli/train.ts";
 import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
 import type { FolderDataset } from "../../data/folder.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import type { AugmentSettings } from "../../nn/augment.ts";
-import { encodeCheckpoint } from "../../nn/checkpoint.ts";
+import { encodeCheckpoint, type RunSettings } from "../../nn/checkpoint.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
+import { weightsMetadata } from "../../cli/weights_metadata.ts";
+import { encodeSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
 import { NARROW, narrowCheckpoint, writeNarrow, writePictures } from "./support.ts";
 
@@ -75,16 +78,24 @@ Deno.test("every option of train reaches the run's description", async () => {
   });
 });
 
-Deno.test("what a run wrote of itself, as --config, makes the same run", async () => {
+Deno.test("the options that a run was begun with make the same run", async () => {
   await withFolder(async (folder) => {
-    const narrow = await writeNarrow(folder), pictures = `folder:${await writePictures(folder, "pictures")}`;
+    const narrow = await writeNarrow(folder), pictures = await writePictures(folder, "pictures");
+    const exported = join(folder, "exported.safetensors");
+    const { state, description } = narrowCheckpoint();
+    await Deno.writeFile(exported, encodeSafetensors({ tensors: state, metadata: weightsMetadata(description) }));
     const elsewhere = [`--data-dir=${folder}`, "--json"];
-    const again = async (args: readonly string[]) => {
-      const { description } = await plan([...args, ...elsewhere]);
-      const wrote = JSON.stringify({ ...description, class_names: ["a"], device: "a" });
-      const config = configArguments(wrote, "config.json", trainCommand);
-      assertEquals((await plan([...config, ...elsewhere])).description, description);
-      return config;
+    const again = async (args: readonly string[], more: readonly string[] = []) => {
+      const { description, options } = await plan([...args, ...elsewhere]);
+      const repeated = optionsToRepeat(options!, description.settings);
+      const config = configArguments(
+        JSON.stringify({ ...description, options: repeated }),
+        "config.json",
+        trainCommand,
+      );
+      const second = await plan([...config, ...more, ...elsewhere]);
+      if (more.length === 0) assertEquals(second.description, description);
+      return second.description;
     };
     const shapes = "--dataset=shapes";
     await again(words(VALUES));
@@ -92,11 +103,50 @@ Deno.test("what a run wrote of itself, as --config, makes the same run", async (
     await again([shapes, "--schedule=constant", "--schedule-by=step", "--warmup=1"]);
     await again([shapes, "--schedule=cosine", "--min-lr=0.001", "--depths=1,2"]);
     await again([shapes, "--schedule=one-cycle", "--train-limit=30"]);
-    const weighted = await again([shapes, `--weights=${narrow}`, "--freeze=stem"]);
-    assertEquals(weighted.includes(`--weights=${narrow}`), true);
-    for (const flip of [[], ["--flip"], ["--no-flip"]]) {
-      await again([`--dataset=${pictures}`, ...flip]);
-    }
+    for (const weights of [narrow, exported]) await again([shapes, `--weights=${weights}`, "--freeze=stem"]);
+    for (const flip of [[], ["--flip"], ["--no-flip"]]) await again([`--dataset=folder:${pictures}`, ...flip]);
+    // What the user did not say then, other options may say now.
+    const other = await again([shapes, "--seed=3"], ["--arch=resnext101_64x4d", "--lr=0.5"]);
+    assertEquals([other.network.cardinality, other.settings.lr, other.settings.seed], [64, 0.5, 3]);
+    assertEquals((await again([shapes], [`--weights=${narrow}`])).network.layers, [1, 1]);
+    assertEquals((await again([shapes], [`--dataset=folder:${pictures}`])).network.num_classes, 2);
+  });
+});
+
+Deno.test("a run that goes on keeps the options it was begun with, and tells when it was made longer", async () => {
+  await withFolder(async (folder) => {
+    const { description, options } = await plan(["--dataset=shapes", "--lr=0.02", "--epochs=2", "--schedule=cosine"]);
+    const progress = (epoch: number) => ({ epoch, step: 0, loss_sum: 0, rows: 0, history: history(epoch) });
+    const history = (epochs: number) =>
+      Array.from({ length: epochs }, (_, i) => ({ epoch: i + 1, train_loss: 1, test_loss: 1, test_acc: 0.5 }));
+    const resumed = async (
+      begun: Partial<RunSettings>,
+      epoch: number,
+      args: readonly string[],
+      recorded: typeof options | null = options,
+    ) => {
+      const settings = { ...description.settings, train_limit: 32, test_limit: 20, ...begun };
+      const file = await writeNarrow(folder, "last.safetensors", {
+        settings,
+        progress: progress(epoch),
+        input: description.input,
+      });
+      const config = { ...description, settings, options: recorded };
+      await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
+      const { options: kept, lengthened } = await plan([`--resume=${file}`, ...args]);
+      return { kept, lengthened: Boolean(lengthened) };
+    };
+    const kept = { ...options, epochs: 2 };
+    assertEquals(await resumed({}, 1, []), { kept, lengthened: false });
+    assertEquals(await resumed({}, 0, ["--epochs=4"]), { kept: { ...kept, epochs: 4 }, lengthened: false });
+    assertEquals(await resumed({}, 1, ["--epochs=4"]), { kept: { ...kept, epochs: 4 }, lengthened: true });
+    const constant = { schedule: undefined };
+    assertEquals((await resumed(constant, 1, ["--epochs=4"])).lengthened, false);
+    assertEquals((await resumed(constant, 1, ["--patience=1"])).lengthened, true);
+    // Of another run, or of one that was not begun by options, nothing is known.
+    assertEquals(await resumed({}, 1, [], null), { kept: undefined, lengthened: false });
+    await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify({ ...description, options }));
+    assertEquals((await plan([`--resume=${join(folder, "last.safetensors")}`])).options, undefined);
   });
 });
 

@@ -300,7 +300,7 @@ Deno.test("configs: mutated ones give values that the command takes, or are refu
     "on-device-lost": "stop",
   });
   const { network, input, settings } = narrowCheckpoint().description;
-  const ofRun = JSON.stringify({ network, input, settings });
+  const ofRun = JSON.stringify({ network, input, settings, options: { lr: 0.1, "batch-size": 4 } });
   const make = (random: Random) => new TextEncoder().encode(mutateJson(random.below(4) ? config : ofRun, random));
   await tryAll("configs", COUNT, make, (bytes) => {
     const args = configArguments(new TextDecoder().decode(bytes), NAME, trainCommand);
