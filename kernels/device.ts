@@ -435,6 +435,12 @@ export class Device {
     });
   }
 
+  /** Frees buffers; what is being read of them is copied before. */
+  free(...buffers: readonly (GPUBuffer | undefined)[]): void {
+    this.#readings.copyAll();
+    for (const buffer of buffers) buffer?.destroy();
+  }
+
   /** Frees the device and everything on it. */
   close(): void {
     this.#closed = true;

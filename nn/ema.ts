@@ -174,10 +174,7 @@ export class MovingAverage {
   destroy(): void {
     this.#life.end();
     this.#program.destroy();
-    for (const { average, spare } of this.#pairs) {
-      average.destroy();
-      spare.destroy();
-    }
+    this.#network.device.free(...this.#pairs.flatMap(({ average, spare }) => [average, spare]));
   }
 }
 

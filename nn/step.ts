@@ -305,6 +305,6 @@ export class StepBuffers {
 
   /** Frees them. */
   destroy(): void {
-    for (const { buffer } of this.#places.values()) buffer.destroy();
+    this.#device.free(...[...this.#places.values()].map(({ buffer }) => buffer));
   }
 }

@@ -425,10 +425,9 @@ export class Weights implements StatePlaces {
   /** Frees the device's memory. */
   destroy(): void {
     this.#life.end();
-    for (const buffer of [this.#parameters, this.#statistics]) buffer.destroy();
-    this.#training?.gradients.destroy();
-    this.#training?.momentum.destroy();
-    for (const buffer of [this.#sums, this.#halves?.buffer, this.#lossScale?.buffer]) buffer?.destroy();
+    const { gradients, momentum } = this.#training ?? {};
+    this.#device.free(this.#parameters, this.#statistics, gradients, momentum, this.#sums);
+    this.#device.free(this.#halves?.buffer, this.#lossScale?.buffer);
   }
 }
 

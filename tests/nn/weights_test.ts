@@ -213,15 +213,19 @@ gpuTest("what is read of a network is of one moment, whatever runs while it is r
   average.update();
   const restore = average.take(), meanwhile = await reading;
   restore();
-  const after = await all();
-  for (const [i, state] of meanwhile.entries()) {
-    const same = (other: ReadonlyMap<string, TensorData>) =>
-      [...state!].filter(([name, tensor]) => {
-        const values = toFloat32(tensor), wanted = toFloat32(other.get(name)!);
-        return values.every((each, at) => each === wanted[at]);
-      }).length;
-    assertEquals(same(before[i]!), state!.size, "as it was");
-    assert(same(after[i]!) < state!.size / 2, `${same(after[i]!)} of ${state!.size} did not change`);
-  }
+  const after = await all(), last = all();
+  // What is freed is copied before, too.
   for (const each of [average, step, source, network]) each.destroy();
+  const freed = await last;
+  device.check();
+  const same = (a: ReadonlyMap<string, TensorData>, b: ReadonlyMap<string, TensorData>) =>
+    [...a].filter(([name, tensor]) => {
+      const values = toFloat32(tensor), wanted = toFloat32(b.get(name)!);
+      return values.every((each, at) => each === wanted[at]);
+    }).length;
+  for (const [i, state] of meanwhile.entries()) {
+    const { size } = state!;
+    assertEquals([same(before[i]!, state!), same(after[i]!, freed[i]!)], [size, size], "as it was");
+    assert(same(after[i]!, state!) < size / 2, `${same(after[i]!, state!)} of ${size} did not change`);
+  }
 });
