@@ -7,6 +7,7 @@
 
 import type { Dispatch, HalfRounding } from "./dispatch.ts";
 import { shaderText } from "./dispatch.ts";
+import { Readings, STAGED_BYTES, type Stretch } from "./readings.ts";
 import type { Tuning } from "./tuning.ts";
 import { UserError } from "./user_error.ts";
 
@@ -174,6 +175,7 @@ export class Device {
   /** The WebGPU device itself. */
   readonly gpu: GPUDevice;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
+  readonly #readings: Readings;
   #failure: Error | undefined;
   #suspect: Suspect | undefined;
   #investigated: Promise<void> = Promise.resolve();
@@ -182,6 +184,7 @@ export class Device {
   /** {@linkcode openDevice} makes one; a device opened elsewhere, with its adapter's info, will do too. */
   constructor(info: GPUAdapterInfo, gpu: GPUDevice) {
     this.gpu = gpu;
+    this.#readings = new Readings(gpu);
     this.name = adapterName(info);
     const { subgroupMinSize: min = 0, subgroupMaxSize: max = 0, isFallbackAdapter } = info;
     const granted = gpu.features.has("subgroups" as GPUFeatureName) && min === max;
@@ -259,9 +262,16 @@ export class Device {
     this.#rounding = "bits";
   }
 
-  /** Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. */
+  /**
+   * Throws what the device reported since it was opened, if anything: a wrong number must never pass for a result. Throws
+   * when it was closed, too.
+   */
   check(): void {
     if (this.#failure) throw this.#failure;
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) this.check();
   }
 
   /**
@@ -330,6 +340,7 @@ export class Device {
 
   /** A zeroed storage buffer. @throws {UserError} where the device has no room. */
   async buffer(label: string, byteLength: number, usage?: number): Promise<GPUBuffer> {
+    this.#checkOpen();
     const { maxBufferBytes } = this.capabilities;
     if (byteLength > maxBufferBytes) {
       throw new UserError(
@@ -384,6 +395,8 @@ export class Device {
     offset: number,
     { buffer: data, byteOffset, byteLength }: ArrayBufferView<ArrayBuffer>,
   ): void {
+    this.#checkOpen();
+    this.#readings.copyAll();
     for (let at = 0; at < byteLength; at += STAGED_BYTES) {
       const bytes = Math.min(STAGED_BYTES, byteLength - at);
       this.gpu.queue.writeBuffer(buffer, offset + at, data, byteOffset + at, bytes);
@@ -395,43 +408,43 @@ export class Device {
     }
   }
 
-  /**
-   * Copies `byteLength` bytes back. Waits for all work submitted before: not for a training loop's inside. What is large is
-   * copied piece by piece, and nothing that changes it may be submitted meanwhile.
-   */
-  async read(buffer: GPUBuffer, offset: number, byteLength: number): Promise<ArrayBuffer> {
-    if (byteLength <= STAGED_BYTES) return await this.#readPiece(buffer, offset, byteLength);
-    const whole = new Uint8Array(byteLength);
-    for (let at = 0; at < byteLength; at += STAGED_BYTES) {
-      const bytes = Math.min(STAGED_BYTES, byteLength - at);
-      whole.set(new Uint8Array(await this.#readPiece(buffer, offset + at, bytes)), at);
-    }
-    return whole.buffer;
+  /** Submits commands. What may change a buffer must go this way, as what is being read is as it was before. */
+  submit(encoder: GPUCommandEncoder): void {
+    this.#checkOpen();
+    this.#readings.copyAll();
+    this.gpu.queue.submit([encoder.finish()]);
   }
 
-  async #readPiece(buffer: GPUBuffer, offset: number, byteLength: number): Promise<ArrayBuffer> {
-    const staging = this.gpu.createBuffer({
-      size: byteLength,
-      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-    });
-    try {
-      const encoder = this.gpu.createCommandEncoder();
-      encoder.copyBufferToBuffer(buffer, offset, staging, 0, byteLength);
-      this.gpu.queue.submit([encoder.finish()]);
-      await staging.mapAsync(GPUMapMode.READ).catch(async (error) => {
+  /**
+   * Copies `byteLength` bytes back, as they are after all work submitted before, whatever is submitted meanwhile. Waits for
+   * that work: not for a training loop's inside.
+   */
+  async read(buffer: GPUBuffer, offset: number, byteLength: number): Promise<ArrayBuffer> {
+    return (await this.readAll([{ buffer, offset, byteLength }]))[0];
+  }
+
+  /** @internal Several stretches, of one moment. Each reading costs time, however short it is. */
+  async readAll(stretches: readonly Stretch[]): Promise<ArrayBuffer[]> {
+    this.#checkOpen();
+    return await this.#readings.read(stretches, async (mapping) => {
+      await mapping.catch(async (error) => {
         throw await this.explain(error);
       });
       await this.#investigated;
       this.check();
-      return staging.getMappedRange().slice(0);
-    } finally {
-      staging.destroy();
-    }
+    });
+  }
+
+  /** Frees buffers; what is being read of them is copied before. */
+  free(...buffers: readonly (GPUBuffer | undefined)[]): void {
+    this.#readings.copyAll();
+    for (const buffer of buffers) buffer?.destroy();
   }
 
   /** Frees the device and everything on it. */
   close(): void {
     this.#closed = true;
+    this.#failure ??= new Error("Cannot use the device: it was closed; open it again");
     this.gpu.destroy();
   }
 }
@@ -443,8 +456,6 @@ export function directives(code: string, inDeno: boolean): string {
 
 /** The largest buffer that is tried for: what most GPUs bind at most. */
 const TRIED_BYTES = 2 ** 31;
-/** Bytes that are on their way to or from the device at a time. */
-const STAGED_BYTES = 2 ** 24;
 /** The least that {@linkcode Device.roomFor} tells apart. */
 const PROBE_BYTES = 2 ** 24;
 

@@ -29,16 +29,18 @@ export interface Around {
 export class Program implements Suspect {
   /** In the order in which they run. */
   readonly dispatches: readonly Dispatch[];
-  readonly #ready: readonly Ready[];
-  readonly #submissions: readonly (readonly Ready[])[];
-  readonly #uniforms: GPUBuffer | undefined;
+  readonly #pipelines: readonly GPUComputePipeline[];
+  readonly #uniforms: Uniforms | undefined;
+  #ready: readonly Ready[] = [];
+  #submissions: readonly (readonly Ready[])[] = [];
 
-  private constructor(dispatches: readonly Dispatch[], ready: readonly Ready[], uniforms: GPUBuffer | undefined) {
+  private constructor(
+    dispatches: readonly Dispatch[],
+    pipelines: readonly GPUComputePipeline[],
+    uniforms: Uniforms | undefined,
+  ) {
     this.dispatches = dispatches;
-    this.#ready = ready;
-    const ends = [...dispatches.keys()].filter((index) => dispatches[index].endsSubmission).map((index) => index + 1);
-    const cuts = [...new Set([0, ...ends, ready.length])];
-    this.#submissions = cuts.slice(1).map((end, i) => ready.slice(cuts[i], end));
+    this.#pipelines = pipelines;
     this.#uniforms = uniforms;
   }
 
@@ -50,33 +52,43 @@ export class Program implements Suspect {
   ): Promise<Program> {
     const pipelines = await Promise.all(dispatches.map((dispatch) => device.pipeline(dispatch)));
     const uniforms = await uniformBuffer(device, dispatches);
+    const program = new Program(dispatches, pipelines, uniforms);
     try {
       device.gpu.pushErrorScope("validation");
-      const ready = dispatches.map((dispatch, index): Ready => {
-        const entries: GPUBindGroupEntry[] = Object.values(dispatch.bindings).map(({ operand }, binding) => {
-          const { buffer, offset } = place(operand);
-          return { binding, resource: { buffer, offset, size: operand.byteLength } };
-        });
-        const range = uniforms?.ranges.get(dispatch);
-        if (range) entries.push({ binding: entries.length, resource: { buffer: uniforms!.buffer, ...range } });
-        const pipeline = pipelines[index];
-        const bindGroup = device.gpu.createBindGroup({
-          label: dispatch.label,
-          layout: pipeline.getBindGroupLayout(0),
-          entries,
-        });
-        return { pipeline, bindGroup, workgroups: dispatch.workgroups };
-      });
+      program.bind(device, place);
       const error = await device.scopeError();
       if (error) throw new Error(`Cannot bind a kernel's operands: ${error.message}`);
-      const program = new Program(dispatches, ready, uniforms?.buffer);
       const refusal = await refused(device, (encoder) => program.encode(encoder));
       if (refusal) throw new Error(`WebGPU refuses kernel "${await program.culprit(device)}": ${refusal.message}`);
       return program;
     } catch (error) {
-      uniforms?.buffer.destroy();
+      program.destroy();
       throw error;
     }
+  }
+
+  /** Binds every operand to its place: anew where places have changed. What is submitted keeps those that it had. */
+  bind(device: Device, place: (operand: Operand) => Placement): void {
+    const { dispatches } = this, uniforms = this.#uniforms;
+    const ready = dispatches.map((dispatch, index): Ready => {
+      const entries: GPUBindGroupEntry[] = Object.values(dispatch.bindings).map(({ operand }, binding) => {
+        const { buffer, offset } = place(operand);
+        return { binding, resource: { buffer, offset, size: operand.byteLength } };
+      });
+      const range = uniforms?.ranges.get(dispatch);
+      if (range) entries.push({ binding: entries.length, resource: { buffer: uniforms!.buffer, ...range } });
+      const pipeline = this.#pipelines[index];
+      const bindGroup = device.gpu.createBindGroup({
+        label: dispatch.label,
+        layout: pipeline.getBindGroupLayout(0),
+        entries,
+      });
+      return { pipeline, bindGroup, workgroups: dispatch.workgroups };
+    });
+    const ends = [...dispatches.keys()].filter((index) => dispatches[index].endsSubmission).map((index) => index + 1);
+    const cuts = [...new Set([0, ...ends, ready.length])];
+    this.#submissions = cuts.slice(1).map((end, i) => ready.slice(cuts[i], end));
+    this.#ready = ready;
   }
 
   /** The label of the first dispatch that the device refuses to encode or, where it takes them all, to submit. */
@@ -123,13 +135,13 @@ export class Program implements Suspect {
       for (const each of part) dispatch(pass, each);
       pass.end();
       if (index === this.#submissions.length - 1) after?.(encoder);
-      device.gpu.queue.submit([encoder.finish()]);
+      device.submit(encoder);
     }
   }
 
   /** Frees what the program itself holds on the device; not the operands. */
   destroy(): void {
-    this.#uniforms?.destroy();
+    this.#uniforms?.buffer.destroy();
   }
 }
 
@@ -154,7 +166,12 @@ async function refused(
 }
 
 /** One buffer with the uniforms of all dispatches, equal ones once. */
-async function uniformBuffer(device: Device, dispatches: readonly Dispatch[]) {
+interface Uniforms {
+  readonly buffer: GPUBuffer;
+  readonly ranges: ReadonlyMap<Dispatch, { readonly offset: number; readonly size: number }>;
+}
+
+async function uniformBuffer(device: Device, dispatches: readonly Dispatch[]): Promise<Uniforms | undefined> {
   const alignment = device.gpu.limits.minUniformBufferOffsetAlignment;
   const ranges = new Map<Dispatch, { offset: number; size: number }>();
   const known = new Map<string, { offset: number; size: number }>();

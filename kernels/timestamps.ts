@@ -33,7 +33,7 @@ export class TimestampSet {
   /** Submits commands and reads the first `count` timestamps after them, in ticks. Waits. */
   async submit(encoder: GPUCommandEncoder, count = this.querySet.count): Promise<BigUint64Array> {
     encoder.resolveQuerySet(this.querySet, 0, count, this.resolved, 0);
-    this.device.gpu.queue.submit([encoder.finish()]);
+    this.device.submit(encoder);
     return new BigUint64Array(await this.device.read(this.resolved, 0, count * 8));
   }
 
@@ -101,7 +101,7 @@ export async function passTimes(device: Device, passes: readonly TimedPass[]): P
       for (const [i, pass] of some.entries()) {
         const encoder = device.gpu.createCommandEncoder();
         pass(encoder, { querySet, beginningOfPassWriteIndex: i * 2, endOfPassWriteIndex: i * 2 + 1 });
-        device.gpu.queue.submit([encoder.finish()]);
+        device.submit(encoder);
       }
       const stamps = await set.submit(device.gpu.createCommandEncoder(), some.length * 2);
       const ms = (from: number, to: number) => Number(stamps[to] - stamps[from]) * tick / 1e6;

@@ -268,6 +268,7 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
   }
 
   load({ batch, changes }: AugmentedBatch<B>, classes?: number): number {
+    // Refuses, where it is freed, for both.
     const rows = this.inner.load(batch, classes);
     if (changes.length !== rows) throw new RangeError(`Cannot augment ${rows} rows by ${changes.length} changes`);
     changes.forEach((change, row) => encodeChange(change, row, this.#staging));

@@ -61,7 +61,7 @@ export async function allocate(
   } catch (error) {
     if (!(error instanceof OutOfMemoryError)) throw error;
     const wanted = plan.assignment.slabBytes.reduce((sum, bytes) => sum + bytes, 0);
-    arena.destroy();
+    await arena.clear();
     const given = await device.roomFor(wanted);
     const bytes = (rows: number) =>
       stepMemory(module, { ...input, n: rows }, { ...options, caps: device.capabilities }).activationBytes;

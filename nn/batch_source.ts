@@ -10,6 +10,7 @@ import { type Shape, storedElements, toNhwc } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
 import type { Random } from "../kernels/random.ts";
 import { checkNormalization, checkSettings, SIZE } from "./number_check.ts";
+import { Lifetime } from "./lifetime.ts";
 
 /** A source of batches of one size, each described by a `B`. */
 export interface BatchSource<B> {
@@ -45,11 +46,18 @@ export interface FloatBatch {
   readonly labels: ArrayLike<number>;
 }
 
-/** Buffers made together, with the operands that stand for them. */
+/** What a source owns: buffers made together, with the operands that stand for them. */
 class Buffers {
   readonly #places = new Map<Operand, Placement>();
+  readonly #life: Lifetime;
 
-  constructor(private readonly device: Device) {}
+  constructor(private readonly device: Device, needs: { check(): void } = device) {
+    this.#life = new Lifetime("the source of batches", [needs]);
+  }
+
+  check(): void {
+    this.#life.check();
+  }
 
   async add(label: string, elements: number): Promise<Operand> {
     const place = operand(label, elements);
@@ -58,6 +66,7 @@ class Buffers {
   }
 
   place(operand: Operand): Placement | undefined {
+    this.#life.check();
     return this.#places.get(operand);
   }
 
@@ -66,6 +75,7 @@ class Buffers {
   }
 
   destroy(): void {
+    this.#life.end();
     for (const { buffer } of this.#places.values()) buffer.destroy();
   }
 }
@@ -112,6 +122,7 @@ export class FloatSource implements BatchSource<FloatBatch> {
    * @throws {RangeError} when it has another size, or a label is none of the classes.
    */
   load({ images, labels }: FloatBatch, classes = Infinity): number {
+    this.buffers.check();
     if (!images || !labels) throw new TypeError("Cannot load a batch without images or without labels: give both");
     const rows = labels.length, wanted = rows * this.shape.c * this.shape.h * this.shape.w;
     if (rows < 1 || rows > this.shape.n || images.length !== wanted) {
@@ -183,13 +194,17 @@ export interface ImageInput {
 
 /** A set of images on the device, for any number of sources; or on the host, when it is too large for one binding. */
 export class DeviceImages {
+  readonly #life: Lifetime;
+
   private constructor(
     readonly device: Device,
     readonly set: LabelledImages,
     readonly bytesPerImage: number,
     /** All images and labels; undefined when batches are streamed. */
     readonly resident: { readonly images: GPUBuffer; readonly labels: GPUBuffer } | undefined,
-  ) {}
+  ) {
+    this.#life = new Lifetime("the images on the device", [device]);
+  }
 
   /**
    * Copies the set to the device where it fits. `stream` keeps it on the host.
@@ -208,8 +223,14 @@ export class DeviceImages {
     return new DeviceImages(device, set, bytesPerImage, { images, labels });
   }
 
+  /** Refuses to be used once they are destroyed, or the device is closed or failed. @throws {Error} */
+  check(): void {
+    this.#life.check();
+  }
+
   /** Frees the device's memory. */
   destroy(): void {
+    this.#life.end();
     this.resident?.images.destroy();
     this.resident?.labels.destroy();
   }
@@ -353,7 +374,8 @@ export class ImageSource implements BatchSource<ImageBatch> {
     if (bytesPerImage !== height * width * 3) {
       throw new RangeError(`Cannot take images of ${bytesPerImage} bytes for RGB of ${height}x${width} pixels`);
     }
-    const buffers = new Buffers(images.device);
+    images.check();
+    const buffers = new Buffers(images.device, images);
     const held = images.resident ? images.set.count : batchSize;
     const own = (label: string, bytes: number) =>
       images.resident ? operand(label, Math.ceil(bytes / 4)) : buffers.add(label, Math.ceil(bytes / 4));
@@ -387,6 +409,7 @@ export class ImageSource implements BatchSource<ImageBatch> {
   }
 
   place(operand: Operand): Placement | undefined {
+    this.#buffers.check();
     const { resident } = this.#images;
     if (resident && operand === this.#pixels) return { buffer: resident.images, offset: 0 };
     if (resident && operand === this.#storedLabels) return { buffer: resident.labels, offset: 0 };
@@ -415,6 +438,7 @@ export class ImageSource implements BatchSource<ImageBatch> {
    * windows are missing or not expected.
    */
   load(batch: ImageBatch, classes = Infinity): number {
+    this.#buffers.check();
     const { set, bytesPerImage } = this.#images;
     const indices = batch instanceof Uint32Array ? batch : batch.indices;
     const windows = batch instanceof Uint32Array ? undefined : batch.windows;

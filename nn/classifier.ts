@@ -5,6 +5,7 @@ import type { ElementType } from "../kernels/dispatch.ts";
 import { DeviceImages, type ImageBatch, ImageSource } from "./batch_source.ts";
 import { type EvalStep, evalStep } from "./eval_step.ts";
 import { softmax } from "./judge.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { haveSoftmax, NonFiniteError } from "./non_finite.ts";
 import { type Allowed, checkSettings, list, positive, SIZE } from "./number_check.ts";
@@ -52,6 +53,7 @@ export class Classifier {
   readonly #imageBytes: number;
   readonly #sources: ImageSource[] = [];
   readonly #steps: EvalStep<ImageBatch>[] = [];
+  readonly #life = new Lifetime("the classifier");
 
   private constructor(network: Network, images: DeviceImages, pixels: Uint8Array<ArrayBuffer>, imageBytes: number) {
     this.network = network;
@@ -102,12 +104,13 @@ export class Classifier {
   }
 
   /**
-   * Logits of pictures, `imageSize x imageSize x 3` RGB bytes each, an array per picture. Waits for the device; one call
-   * at a time.
+   * Logits of pictures, `imageSize x imageSize x 3` RGB bytes each, an array per picture. Waits for the device.
    *
+   * @throws {DeviceLostError} where it left out work.
    * @throws {RangeError} for too many pictures, or one of another size.
    */
   async classify(pictures: readonly Uint8Array[]): Promise<Float32Array[]> {
+    this.#life.check();
     if (pictures.length === 0) return [];
     const step = this.#steps.find(({ batchSize }) => batchSize >= pictures.length);
     if (!step) throw new RangeError(`Cannot classify ${pictures.length} pictures at a time: ${this.batchSize} at most`);
@@ -117,6 +120,7 @@ export class Classifier {
     }
     // Nobody wants the losses; they only have to make room.
     if (step.pending === RING_SLOTS) await step.collect();
+    // Until the logits are being read nothing is waited for: calls at the same time share the pixels.
     for (const [row, each] of pictures.entries()) this.#pixels.set(each, row * this.#imageBytes);
     step.run(Uint32Array.from(pictures, (_, row) => row));
     const logits = await step.logits();
@@ -131,6 +135,7 @@ export class Classifier {
 
   /** Frees what it made on the device; the network is the caller's. */
   destroy(): void {
+    this.#life.end();
     for (const each of [...this.#steps, ...this.#sources, this.#images]) each.destroy();
   }
 }

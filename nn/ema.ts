@@ -3,6 +3,7 @@
 import { type Operand, operand } from "../kernels/dispatch.ts";
 import { average } from "../kernels/average.ts";
 import { type Placement, Program } from "../kernels/program.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import type { StateDict, WeightBuffer } from "./weights.ts";
 
@@ -36,6 +37,7 @@ export class MovingAverage {
   readonly #network: Network;
   readonly #pairs: readonly Pair[];
   readonly #program: Program;
+  readonly #life: Lifetime;
   #updates = 0;
   /** The network has the average, and its own weights wait. */
   #taken = false;
@@ -44,6 +46,7 @@ export class MovingAverage {
     this.#network = network;
     this.#pairs = pairs;
     this.#program = program;
+    this.#life = new Lifetime("the moving average", [network.weights]);
   }
 
   /**
@@ -56,6 +59,7 @@ export class MovingAverage {
   static async create(network: Network, decay: number): Promise<MovingAverage> {
     if (!(decay >= 0 && decay < 1)) throw new RangeError(`Cannot average with a decay of ${decay}: from 0 to below 1`);
     const { device, weights } = network;
+    weights.check();
     const caps = device.capabilities;
     const pairs: Pair[] = [];
     for (const { label, buffer: source } of weights.buffers) {
@@ -85,7 +89,7 @@ export class MovingAverage {
    * @throws {Error} while the network has the average.
    */
   update(): void {
-    this.#refuseTaken();
+    this.#checkOwn();
     if (this.#updates++ === 0) this.#copy(["source", "average"]);
     else this.#program.submit(this.#network.device);
   }
@@ -102,17 +106,20 @@ export class MovingAverage {
    * @throws {Error} while the network has them.
    */
   take(): () => void {
-    this.#refuseTaken();
+    this.#checkOwn();
     if (this.#updates === 0) return () => {};
     this.#taken = true;
     this.#copy(["source", "spare"], ["average", "source"]);
     return () => {
-      if (this.#taken) this.#copy(["spare", "source"]);
+      // Where either is destroyed, there is nothing to give back: a loop that was left may come here late.
+      if (this.#taken && !this.#life.over) this.#copy(["spare", "source"]);
       this.#taken = false;
     };
   }
 
-  #refuseTaken(): void {
+  /** Whatever changes the average needs the network to have its own weights. */
+  #checkOwn(): void {
+    this.#life.check();
     if (this.#taken) {
       throw new Error("Cannot average: the network has the averaged weights; give it its own back first");
     }
@@ -138,13 +145,14 @@ export class MovingAverage {
     return this.#read(this.#taken ? "spare" : "source");
   }
 
-  #read(which: keyof Pair): Promise<StateDict> {
-    return this.#network.weights.stateDict(this.#pairs.map((pair) => pair[which]));
+  async #read(which: keyof Pair): Promise<StateDict> {
+    this.#life.check();
+    return await this.#network.weights.stateDict(this.#pairs.map((pair) => pair[which]));
   }
 
   /** Goes on from an average that was saved after `updates` of them. @throws {UserError} as `Network.loadStateDict`. */
   async load(state: StateDict, updates: number): Promise<void> {
-    this.#refuseTaken();
+    this.#checkOwn();
     const own = await this.#network.stateDict();
     this.#network.loadStateDict(state);
     this.#copy(["source", "average"]);
@@ -156,7 +164,7 @@ export class MovingAverage {
     const { device } = this.#network;
     const encoder = device.gpu.createCommandEncoder();
     for (const [from, to] of copies) copy(encoder, this.#pairs, from, to);
-    device.gpu.queue.submit([encoder.finish()]);
+    device.submit(encoder);
   }
 
   /** Bytes on the device. */
@@ -166,11 +174,9 @@ export class MovingAverage {
 
   /** Frees the device's memory. */
   destroy(): void {
+    this.#life.end();
     this.#program.destroy();
-    for (const { average, spare } of this.#pairs) {
-      average.destroy();
-      spare.destroy();
-    }
+    this.#network.device.free(...this.#pairs.flatMap(({ average, spare }) => [average, spare]));
   }
 }
 

@@ -1,6 +1,5 @@
 /** Steps that evaluate: forward and loss by running statistics, and which class each row was taken for. */
 
-import type { Device } from "../kernels/device.ts";
 import { type ElementType, operand } from "../kernels/dispatch.ts";
 import { padded } from "../kernels/layout.ts";
 import { inSubmissions } from "../kernels/submissions.ts";
@@ -29,7 +28,6 @@ export interface Evaluation {
 
 /** Forward pass and loss with running statistics; a batch may have fewer rows than the step's. */
 export class EvalStep<B> extends Step<B> {
-  readonly #device: Device;
   readonly #logits: GPUBuffer;
   readonly #predictions: { last: GPUBuffer; ring: GPUBuffer };
   /** Steps whose results have not been collected. */
@@ -46,7 +44,6 @@ export class EvalStep<B> extends Step<B> {
     predictions: { last: GPUBuffer; ring: GPUBuffer },
   ) {
     super(network, source, classes, plan, own);
-    this.#device = network.device;
     this.#logits = logits;
     this.#predictions = predictions;
   }
@@ -73,10 +70,16 @@ export class EvalStep<B> extends Step<B> {
   /** Takes any number of rows. */
   protected checkRows(): void {}
 
-  /** Logits of the step that ran last, `[batchSize, classes]`. Waits for it. */
+  /**
+   * Logits of the step that ran last, `[batchSize, classes]`. Waits for it.
+   *
+   * @throws {DeviceLostError} where it did not run to its end.
+   * @throws {Error} where none has run.
+   */
   async logits(): Promise<Float32Array> {
     const { batchSize, classes } = this, stride = padded(classes);
-    const stored = new Float32Array(await this.#device.read(this.#logits, 0, batchSize * stride * 4));
+    const [bytes] = await this.readLast([{ buffer: this.#logits, offset: 0, byteLength: batchSize * stride * 4 }]);
+    const stored = new Float32Array(bytes);
     const out = new Float32Array(batchSize * classes);
     for (let row = 0; row < batchSize; row++) {
       out.set(stored.subarray(row * stride, row * stride + classes), row * classes);
@@ -93,9 +96,9 @@ export class EvalStep<B> extends Step<B> {
   /** Results and predictions of all steps since the last call. Waits for them. */
   async evaluations(): Promise<Evaluation> {
     const { last, ring } = this.#predictions, ran = this.#ran;
-    // Both at once: where one fails, so does the other, and neither may fail unheard.
-    const [results, bytes] = await Promise.all([this.collect(), this.#device.read(ring, 0, ring.size)]);
-    const all = new Uint32Array(bytes);
+    this.#ran = [];
+    const { results, bytes } = await this.collectWith([{ buffer: ring, offset: 0, byteLength: ring.size }]);
+    const all = new Uint32Array(bytes[0]);
     const predictions = new Uint32Array(ran.reduce((sum, { rows }) => sum + rows, 0));
     let at = 0;
     for (const { rows, slot } of ran) {
@@ -116,7 +119,7 @@ export class EvalStep<B> extends Step<B> {
  * unknown precision.
  */
 export function evalStep<B>(network: Network, options: EvalStepOptions<B>): Promise<EvalStep<B>> {
-  return StepBuffers.use(network.device, "eval", (own) => evalStepWith(own, network, options));
+  return StepBuffers.use(network, "eval", (own) => evalStepWith(own, network, options));
 }
 
 async function evalStepWith<B>(

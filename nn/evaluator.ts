@@ -7,7 +7,9 @@ import type { Network } from "./network.ts";
 import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
 import { imageName, NonFiniteError } from "./non_finite.ts";
 import { checkSettings, SIZE } from "./number_check.ts";
+import { Lifetime } from "./lifetime.ts";
 import { QUEUED_BYTES, RING_SLOTS } from "./step.ts";
+import { Turns } from "./turns.ts";
 
 /** What a network makes of a set of images. */
 export interface EvaluationReport {
@@ -41,6 +43,10 @@ export interface EvaluationReport {
  */
 export class Evaluator {
   readonly #made: EvaluatedSet;
+  readonly #life = new Lifetime("the evaluator");
+  readonly #runs = new Turns();
+  /** All passes have one ring of results. */
+  #underWay = false;
 
   private constructor(made: EvaluatedSet) {
     this.#made = made;
@@ -63,21 +69,34 @@ export class Evaluator {
     return new Evaluator(await EvaluatedSet.create(network, set, input, batchSize, precision));
   }
 
-  /** As {@linkcode pass}, in one go. @throws {NonFiniteError} */
-  async run(signal?: AbortSignal): Promise<EvaluationReport | undefined> {
-    const pass = this.pass(signal);
-    for (;;) {
-      const { done, value } = await pass.next();
-      if (done) return value;
-    }
+  /**
+   * As {@linkcode pass}, in one go, after those that were asked for before. Returns undefined when `signal` is given
+   * meanwhile.
+   *
+   * @throws {NonFiniteError}
+   */
+  run(signal?: AbortSignal): Promise<EvaluationReport | undefined> {
+    return this.#runs.take(async () => {
+      const pass = this.pass(signal);
+      for (;;) {
+        const { done, value } = await pass.next();
+        if (done) return value;
+      }
+    });
   }
 
   /**
    * One pass that tells now and then how many images are done. Returns undefined when `signal` is given meanwhile.
    *
    * @throws {NonFiniteError} at the first image whose logits are not finite: an accuracy would not tell it.
+   * @throws {Error} while another pass is under way: nobody knows when its caller goes on with it.
    */
   async *pass(signal?: AbortSignal): AsyncGenerator<number, EvaluationReport | undefined, void> {
+    this.#life.check();
+    if (this.#underWay) {
+      throw new Error("Cannot begin a pass while another one is under way: go through that one first");
+    }
+    this.#underWay = true;
     const { images: { set }, step } = this.#made;
     const { batchSize, classes } = step;
     const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
@@ -126,6 +145,7 @@ export class Evaluator {
       // Nothing of this pass may turn up in the next one.
       await reading?.catch(() => {});
       if (step.pending > 0) await step.collect().catch(() => {});
+      this.#underWay = false;
     }
     return {
       images: set.count,
@@ -143,6 +163,7 @@ export class Evaluator {
 
   /** Frees the device's memory. */
   destroy(): void {
+    this.#life.end();
     this.#made.destroy();
   }
 }

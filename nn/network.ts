@@ -48,7 +48,10 @@ export class Network {
     return new Network(device, module, await Weights.create(device, module, options));
   }
 
-  /** All weights and statistics by PyTorch's names and layouts. */
+  /**
+   * All weights and statistics by PyTorch's names and layouts, as they are when it is called: steps may run while it is
+   * waited for.
+   */
   stateDict(): Promise<Map<string, TensorData>> {
     return this.weights.stateDict();
   }
@@ -58,7 +61,7 @@ export class Network {
     this.weights.loadStateDict(state);
   }
 
-  /** Frees the device's memory. */
+  /** Frees the device's memory: the network, and the steps compiled for it, cannot be used any more. */
   destroy(): void {
     this.weights.destroy();
     this.arena.destroy();

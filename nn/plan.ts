@@ -7,9 +7,10 @@
  * different buffers (WebGPU's rule), so a slab never holds both.
  */
 
-import type { Device } from "../kernels/device.ts";
+import { type Device, OutOfMemoryError } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
+import { Lifetime } from "./lifetime.ts";
 import { Turns } from "./turns.ts";
 
 /** Where a transient operand lies. */
@@ -135,13 +136,15 @@ function peak(lives: readonly Life[], steps: number): number {
  */
 export class Arena {
   readonly #device: Device;
+  readonly #life: Lifetime;
   readonly #plans: Plan[] = [];
-  readonly #adding = new Turns();
+  readonly #changing = new Turns();
   #buffers: GPUBuffer[] = [];
 
   /** An empty arena. */
   constructor(device: Device) {
     this.#device = device;
+    this.#life = new Lifetime("the memory of a network's steps", [device]);
   }
 
   /** Bytes allocated. */
@@ -151,34 +154,47 @@ export class Arena {
 
   /** The slab's buffer. */
   slab(index: number): GPUBuffer {
+    this.#life.check();
     return this.#buffers[index];
   }
 
-  /** Makes room for a plan and binds it: plans that come at the same time, one after another. */
+  /**
+   * Makes room for a plan and binds it: plans that come at the same time, one after another. The earlier ones may run
+   * meanwhile, except where the device has no room for a slab beside the smaller one that it replaces.
+   */
   add(plan: Plan): Promise<void> {
-    return this.#adding.take(() => this.#add(plan));
+    return this.#changing.take(async () => {
+      for (const [index, bytes] of plan.assignment.slabBytes.entries()) {
+        if (!(this.#buffers[index]?.size >= bytes)) await this.#grow(index, bytes);
+      }
+      await plan.bind(this.#device, this);
+      this.#plans.push(plan);
+    });
   }
 
-  async #add(plan: Plan): Promise<void> {
-    const wanted = plan.assignment.slabBytes;
-    const sizes = Array.from(
-      { length: Math.max(wanted.length, this.#buffers.length) },
-      (_, i) => Math.max(wanted[i] ?? 0, this.#buffers[i]?.size ?? 0),
-    );
-    const grows = sizes.some((bytes, i) => bytes !== this.#buffers[i]?.size);
-    if (grows) {
-      for (const buffer of this.#buffers) buffer.destroy();
-      this.#buffers = [];
-      for (const [i, bytes] of sizes.entries()) this.#buffers.push(await this.#device.buffer(`slab ${i}`, bytes));
-    }
-    this.#plans.push(plan);
+  /** Replaces a slab by a larger one. Between the two nothing is waited for, so that no plan runs on a freed one. */
+  async #grow(index: number, bytes: number): Promise<void> {
+    const label = `slab ${index}`;
+    let slab: GPUBuffer;
     try {
-      for (const each of grows ? this.#plans : [plan]) await each.bind(this.#device, this);
+      slab = await this.#device.buffer(label, bytes);
     } catch (error) {
-      this.remove(plan);
-      plan.destroy();
-      throw error;
+      if (!(error instanceof OutOfMemoryError) || !this.#buffers[index]) throw error;
+      const why = new Error("Cannot run a step while a larger one takes its memory: wait until that is compiled");
+      for (const each of this.#plans) each.unbind(why);
+      this.#buffers[index].destroy();
+      slab = await this.#device.buffer(label, bytes).catch((error) => {
+        this.#free();
+        throw error;
+      });
     }
+    if (this.#life.over) slab.destroy();
+    this.#life.check();
+    const smaller = this.#buffers[index];
+    this.#buffers[index] = slab;
+    for (const each of this.#plans) each.rebind(this.#device, this);
+    // The device does so when all is done that was submitted before.
+    smaller?.destroy();
   }
 
   /** Forgets a plan that will not run any more: growing slabs must not bind what it has freed. */
@@ -187,10 +203,22 @@ export class Arena {
     if (index >= 0) this.#plans.splice(index, 1);
   }
 
-  /** Frees the slabs; the plans cannot run any more. */
-  destroy(): void {
+  /** Frees the slabs, once no plan is being added; the plans cannot run any more, others may be added. */
+  clear(): Promise<void> {
+    return this.#changing.take(() => Promise.resolve(this.#free()));
+  }
+
+  #free(): void {
+    const why = new Error("Cannot run a step whose memory was freed, as another one did not fit: make it anew");
+    for (const each of this.#plans.splice(0)) each.unbind(why);
     for (const buffer of this.#buffers) buffer.destroy();
     this.#buffers = [];
+  }
+
+  /** Frees the slabs for good; the plans cannot run any more. */
+  destroy(): void {
+    this.#life.end();
+    this.#free();
   }
 }
 
@@ -202,6 +230,7 @@ export class Plan {
   readonly dispatches: readonly Dispatch[];
   readonly #placed: (operand: Operand) => Placement | undefined;
   #program: Program | undefined;
+  #unbound: unknown;
 
   /**
    * `placed` tells where what lives longer than the plan lies.
@@ -218,19 +247,37 @@ export class Plan {
     });
   }
 
-  /** Called by the arena when slabs change. */
+  /** Called by the arena when it has room. */
   async bind(device: Device, arena: Arena): Promise<void> {
-    this.#program?.destroy();
-    this.#program = await Program.create(device, this.dispatches, (operand) => {
-      const placed = this.#placed(operand);
-      if (placed) return placed;
-      const { slab, offset } = this.assignment.places.get(operand)!;
-      return { buffer: arena.slab(slab), offset };
-    });
+    this.#program = await Program.create(device, this.dispatches, (operand) => this.#place(operand, arena));
   }
 
-  /** The dispatches, bound to their places. */
+  /** Called by the arena when slabs have changed. */
+  rebind(device: Device, arena: Arena): void {
+    try {
+      this.#program!.bind(device, (operand) => this.#place(operand, arena));
+      this.#unbound = undefined;
+    } catch (error) {
+      // What it used was destroyed: whoever runs it is told of that, not whoever adds another plan.
+      this.unbind(error);
+    }
+  }
+
+  /** Called by the arena when slabs are gone. @param why Thrown where the plan is used all the same. */
+  unbind(why: unknown): void {
+    this.#unbound = why;
+  }
+
+  #place(operand: Operand, arena: Arena): Placement {
+    const placed = this.#placed(operand);
+    if (placed) return placed;
+    const { slab, offset } = this.assignment.places.get(operand)!;
+    return { buffer: arena.slab(slab), offset };
+  }
+
+  /** The dispatches, bound to their places. @throws {Error} while they are not. */
   get program(): Program {
+    if (this.#unbound) throw this.#unbound;
     if (!this.#program) throw new Error("The plan has no memory: add it to an arena first");
     return this.#program;
   }

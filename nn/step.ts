@@ -10,7 +10,9 @@ import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
 import { encodeStepSettings, type StepSettings, stepSettingsOperand } from "../kernels/step_settings.ts";
 import { countSubmission } from "../kernels/submissions.ts";
+import type { Stretch } from "../kernels/readings.ts";
 import type { BatchSource } from "./batch_source.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { AMOUNT, checkSettings } from "./number_check.ts";
 import type { Arena, Plan } from "./plan.ts";
@@ -59,6 +61,7 @@ export abstract class RingStep {
   readonly plan: Plan;
   readonly #device: Device;
   readonly #arena: Arena;
+  readonly #life: Lifetime;
   readonly #own: StepBuffers;
   readonly #settings: GPUBuffer;
   readonly #metrics: GPUBuffer;
@@ -68,10 +71,11 @@ export abstract class RingStep {
   #runs = 0;
 
   /** @internal Use the functions that compile steps. */
-  constructor({ device, arena }: Network, plan: Plan, own: StepBuffers, results: MoreResults = {}) {
+  constructor({ device, arena, weights }: Network, plan: Plan, own: StepBuffers, results: MoreResults = {}) {
     this.#more = results;
     this.#device = device;
     this.#arena = arena;
+    this.#life = new Lifetime("the step", [weights]);
     this.plan = plan;
     this.#submissions = plan.dispatches.filter(({ endsSubmission }) => endsSubmission).length;
     this.#own = own;
@@ -79,15 +83,17 @@ export abstract class RingStep {
     this.#metrics = own.place(own.metrics)!.buffer;
   }
 
-  /** Steps run whose results have not been collected. */
+  /** Steps run whose results have not been asked for. */
   get pending(): number {
     return this.#pending;
   }
 
-  /** Where the ring has no place, nothing may be run. */
-  protected checkRing(): void {
+  /** Refuses what cannot be run or has no place in the ring, before anything is written. */
+  protected checkRunnable(): void {
     if (this.#pending === RING_SLOTS) throw new Error(`Collect the results at least every ${RING_SLOTS} steps`);
-    this.#device.check();
+    this.#life.check();
+    // Asked for, as it throws where there is none.
+    void this.plan.program;
   }
 
   /** Submits the plan. */
@@ -108,31 +114,28 @@ export abstract class RingStep {
   }
 
   /**
-   * Results of all steps since the last call, oldest first. Waits for them.
+   * Results of all steps since the last call, oldest first. Waits for them; other steps may be run, and collected, meanwhile.
    *
    * @throws {DeviceLostError} where a step did not run to its end.
    */
   async collect(): Promise<StepResult[]> {
+    return (await this.collectWith([])).results;
+  }
+
+  /** @internal Beside the results what stretches hold now, where there are any. */
+  protected async collectWith(
+    stretches: readonly Stretch[],
+  ): Promise<{ readonly results: StepResult[]; readonly bytes: readonly ArrayBuffer[] }> {
+    this.#life.check();
+    // Before anything is waited for, so that each result is for one caller alone.
     const count = this.#pending, first = this.#runs - count;
-    if (count === 0) return [];
+    this.#pending = 0;
+    if (count === 0) return { results: [], bytes: [] };
     const { clips, scales, found, describe } = this.#more;
-    // Both at once: where one fails, so does the other, and neither may fail unheard.
-    const [bytes, more] = await Promise.all([
-      this.#device.read(this.#metrics, 0, this.#metrics.size),
-      found && this.#device.read(found, 0, found.size),
-    ]);
-    const ring = new Float32Array(bytes), findings = more && new Uint32Array(more);
+    const { ring, findings, bytes } = await this.#readRan(first, found, stretches);
     const norms = ring.subarray(metricsElements(RING_SLOTS));
-    const counts = new Uint32Array(bytes, bytes.byteLength - RING_SLOTS * 4);
-    // Steps may have been submitted meanwhile.
-    this.#pending -= count;
-    return Array.from({ length: count }, (_, i) => {
-      const slot = (first + i) % RING_SLOTS, runs = Math.floor((first + i) / RING_SLOTS) + 1;
-      if (counts[slot] !== runs * this.#submissions) {
-        throw new DeviceLostError(
-          "The GPU device was lost: it left out work of a step, as systems end what takes too long",
-        );
-      }
+    const results = Array.from({ length: count }, (_, i): StepResult => {
+      const slot = (first + i) % RING_SLOTS;
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
       const [gradientNorm, , lossScale, left] = norms.subarray(slot * 4, slot * 4 + 4);
       const anomaly = findings && describe?.(findings[slot]), skipped = left !== 0;
@@ -143,10 +146,41 @@ export abstract class RingStep {
         ...(anomaly !== undefined && { anomaly }),
       };
     });
+    return { results, bytes };
+  }
+
+  /** @internal What stretches hold that the step run last has written. */
+  protected async readLast(stretches: readonly Stretch[]): Promise<readonly ArrayBuffer[]> {
+    this.#life.check();
+    if (this.#runs === 0) throw new Error("Cannot read what a step made before it has run: run it first");
+    return (await this.#readRan(this.#runs - 1, undefined, stretches)).bytes;
+  }
+
+  /** Reads the ring and more, and makes sure that the steps from number `first` on ran to their ends. */
+  async #readRan(first: number, found: GPUBuffer | undefined, stretches: readonly Stretch[]) {
+    const end = this.#runs, wanted = [this.#metrics, ...(found ? [found] : [])];
+    const read = await this.#device.readAll([
+      ...wanted.map((buffer) => ({ buffer, offset: 0, byteLength: buffer.size })),
+      ...stretches,
+    ]);
+    const [metrics, more] = read, counts = new Uint32Array(metrics, metrics.byteLength - RING_SLOTS * 4);
+    for (let run = first; run < end; run++) {
+      const times = Math.floor(run / RING_SLOTS) + 1;
+      if (counts[run % RING_SLOTS] === times * this.#submissions) continue;
+      throw new DeviceLostError(
+        "The GPU device was lost: it left out work of a step, as systems end what takes too long",
+      );
+    }
+    return {
+      ring: new Float32Array(metrics),
+      findings: found && new Uint32Array(more),
+      bytes: read.slice(wanted.length),
+    };
   }
 
   /** Frees what the step owns on the device; the source is the caller's. */
   destroy(): void {
+    this.#life.end();
     this.#arena.remove(this.plan);
     this.plan.destroy();
     this.#own.destroy();
@@ -189,7 +223,7 @@ export abstract class Step<B> extends RingStep {
     settings: Pick<Partial<StepSettings>, "learningRate" | "gradientScale">,
     around?: Around,
   ): number {
-    this.checkRing();
+    this.checkRunnable();
     const validRows = this.#source.load(batch, this.classes);
     this.checkRows(validRows);
     this.send({ ...settings, validRows }, around);
@@ -232,7 +266,12 @@ export class StepBuffers {
   }
 
   /** Makes a step that has such buffers; where that fails, they are freed. */
-  static async use<T>(device: Device, label: string, make: (own: StepBuffers) => Promise<T>): Promise<T> {
+  static async use<T>(
+    { device, weights }: Network,
+    label: string,
+    make: (own: StepBuffers) => Promise<T>,
+  ): Promise<T> {
+    weights.check();
     const own = new StepBuffers(device);
     try {
       await own.add(`${label} settings`, own.settings);
@@ -267,6 +306,6 @@ export class StepBuffers {
 
   /** Frees them. */
   destroy(): void {
-    for (const { buffer } of this.#places.values()) buffer.destroy();
+    this.#device.free(...[...this.#places.values()].map(({ buffer }) => buffer));
   }
 }

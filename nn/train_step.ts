@@ -148,7 +148,7 @@ export class UpdateStep extends RingStep {
    * @throws {Error} as {@linkcode TrainStep.run}, where there are results to collect.
    */
   run({ learningRate }: { readonly learningRate: number }): void {
-    this.checkRing();
+    this.checkRunnable();
     this.#weights.checkSums(this.#summedAs);
     this.send({ learningRate });
   }
@@ -224,7 +224,7 @@ interface Parts<B> {
 /** Compiles one of the two parts of a step, or both into one plan; alone they pass on sums. */
 function compile<B>(network: Network, parts: Parts<B>, options: TrainingStepOptions): Promise<Compiled> {
   const label = parts.gradients ? "train" : "update";
-  return StepBuffers.use(network.device, label, (own) => compileWith(own, network, parts, options));
+  return StepBuffers.use(network, label, (own) => compileWith(own, network, parts, options));
 }
 
 async function compileWith<B>(

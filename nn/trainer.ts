@@ -13,6 +13,7 @@ import { DeviceRun } from "./device_run.ts";
 import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
 import { quoted } from "./json.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { NonFiniteError } from "./non_finite.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
@@ -84,6 +85,8 @@ export class Trainer {
   readonly #batches: EpochBatches;
   readonly #made: DeviceRun;
   readonly #options: TrainerOptions;
+  readonly #life = new Lifetime("the trainer");
+  #running = false;
   #epoch: number;
   #step: number;
   #lossSum: number;
@@ -154,8 +157,22 @@ export class Trainer {
    * Trains until all epochs are done or `signal` is given.
    *
    * @throws {DivergedError} when a loss is not finite.
+   * @throws {Error} while another loop over the run has not ended.
    */
   async *run(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
+    this.#life.check();
+    if (this.#running) {
+      throw new Error("Cannot train a run twice at the same time: end the loop that is under way first");
+    }
+    this.#running = true;
+    try {
+      yield* this.#epochs(signal);
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  async *#epochs(signal?: AbortSignal): AsyncGenerator<TrainEvent, void, void> {
     const { epochs, patience } = this.#description.settings;
     const clock = new TrainingClock();
     for (let begun = false; this.#epoch < epochs; begun = true) {
@@ -245,9 +262,8 @@ export class Trainer {
     const images = this.#data.test.count;
     yield { type: "evaluating", epoch, done: 0, images };
     // The averaged weights are those that are judged, where there are any.
-    const restore = this.#made.average?.take();
+    const restore = this.#made.average?.take(), pass = this.#made.evaluator.pass(signal);
     try {
-      const pass = this.#made.evaluator.pass(signal);
       for (;;) {
         const { done, value } = await pass.next();
         if (done) return value;
@@ -257,6 +273,7 @@ export class Trainer {
       if (error instanceof NonFiniteError) throw diverged("loss on the test set", `after epoch ${epoch}`);
       throw error;
     } finally {
+      await pass.return(undefined);
       restore?.();
     }
   }
@@ -325,6 +342,7 @@ export class Trainer {
    * @throws {DivergedError} when a weight is not finite: nothing could go on from there.
    */
   async checkpoint(): Promise<Checkpoint> {
+    this.#life.check();
     // Steps may have been queued beyond those that were told.
     await this.#settle(this.#epoch + 1);
     const { network, input, settings } = this.#description;
@@ -359,6 +377,7 @@ export class Trainer {
 
   /** Frees the device's memory. */
   destroy(): void {
+    this.#life.end();
     this.#made.destroy();
   }
 }

@@ -11,6 +11,7 @@ import { FIRST_LOSS_SCALE, type LossScaleState } from "../kernels/loss_scale.ts"
 import type { Placement } from "../kernels/program.ts";
 import { Random } from "../kernels/random.ts";
 import { HalfWeights } from "./half_weights.ts";
+import { Lifetime } from "./lifetime.ts";
 import { LossScale } from "./loss_scale.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
@@ -87,6 +88,7 @@ export class Weights implements StatePlaces {
   readonly #matrixBytes: number;
   readonly #alignment: number;
   readonly #preparing = new Turns();
+  readonly #life: Lifetime;
   #training: { gradients: GPUBuffer; momentum: GPUBuffer } | undefined;
   #sums: GPUBuffer | undefined;
   #summedAs: SummedAs | undefined;
@@ -102,6 +104,7 @@ export class Weights implements StatePlaces {
   ) {
     this.#alignment = layout.alignment;
     this.#device = device;
+    this.#life = new Lifetime("the network", [device]);
     this.#parameters = parameters;
     this.#statistics = statistics;
     this.#matrixBytes = layout.matrixBytes;
@@ -142,6 +145,7 @@ export class Weights implements StatePlaces {
    * beginning.
    */
   initialize(seed: number): void {
+    this.#life.check();
     for (const [index, { entry, operand }] of this.#entries.entries()) {
       this.#write(operand, entry.toStored(entry.initialValues(new Random(seed, index))));
     }
@@ -150,7 +154,7 @@ export class Weights implements StatePlaces {
     if (!this.#training) return;
     const encoder = this.#device.gpu.createCommandEncoder();
     encoder.clearBuffer(this.#training.momentum);
-    this.#device.gpu.queue.submit([encoder.finish()]);
+    this.#device.submit(encoder);
   }
 
   #resetCounts(): void {
@@ -160,6 +164,11 @@ export class Weights implements StatePlaces {
   #write(operand: Operand, values: Float32Array<ArrayBuffer>): void {
     const { buffer, offset } = this.#places.get(operand)!;
     this.#device.write(buffer, offset, values);
+  }
+
+  /** Refuses to be used once it is destroyed, or the device is closed or failed. @throws {Error} */
+  check(): void {
+    this.#life.check();
   }
 
   /** Where an entry lies. */
@@ -189,6 +198,7 @@ export class Weights implements StatePlaces {
 
   /** The place of an operand of this state. */
   place(operand: Operand): Placement | undefined {
+    this.#life.check();
     return this.#places.get(operand);
   }
 
@@ -209,11 +219,19 @@ export class Weights implements StatePlaces {
    * which are all but those of frozen parameters.
    */
   prepareTraining(options: TrainingOptions = {}): Promise<readonly OptimizerChunk[]> {
-    return this.#preparing.take(async () => {
+    return this.#prepare(async () => {
       const { gradients, momentum } = this.#training ??= await this.#makeRoom();
       const { frozen = () => false, accumulate = false } = options;
       if (accumulate) this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size);
       return this.#chunks(frozen, gradients, momentum, accumulate ? this.#sums : undefined);
+    });
+  }
+
+  /** Makes room: what comes at the same time one after another, as the first makes it for all. */
+  #prepare<T>(work: () => Promise<T>): Promise<T> {
+    return this.#preparing.take(() => {
+      this.#life.check();
+      return work();
     });
   }
 
@@ -252,14 +270,12 @@ export class Weights implements StatePlaces {
       entry instanceof Parameter && entry.shape.length > 1 ? [{ name, entry, offset }] : []
     );
     const matrices = { buffer: this.#parameters, bytes: this.#matrixBytes, alignment: this.#alignment, entries };
-    return this.#preparing.take(async () =>
-      this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places)
-    );
+    return this.#prepare(async () => this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places));
   }
 
   /** @internal Makes the loss scale, once. */
   prepareLossScale(): Promise<LossScale> {
-    return this.#preparing.take(async () => {
+    return this.#prepare(async () => {
       if (!this.#lossScale) {
         this.#lossScale = await LossScale.create(this.#device);
         this.#places.set(this.#lossScale.operand, { buffer: this.#lossScale.buffer, offset: 0 });
@@ -270,6 +286,7 @@ export class Weights implements StatePlaces {
 
   /** The loss scale; undefined before training in half precision was prepared. Waits for the device. */
   async lossScale(): Promise<LossScaleState | undefined> {
+    this.#life.check();
     return await this.#lossScale?.read();
   }
 
@@ -343,13 +360,16 @@ export class Weights implements StatePlaces {
   }
 
   /**
-   * All entries by name, in PyTorch's order and layouts. Waits for the device.
+   * All entries by name, in PyTorch's order and layouts, as they are when it is called, whatever runs meanwhile. Waits for
+   * the device.
    *
    * @param from Buffers like {@linkcode buffers}, to read in their place.
    */
   async stateDict(
     from: readonly GPUBuffer[] = this.buffers.map(({ buffer }) => buffer),
   ): Promise<Map<string, TensorData>> {
+    this.#life.check();
+    const counts = new Map(this.#counts);
     const [parameters, statistics] = await Promise.all(from.map((buffer) => this.#device.read(buffer, 0, buffer.size)));
     const found = new Map<StateEntry, TensorData>();
     for (const { entry, offset } of this.#entries) {
@@ -357,17 +377,22 @@ export class Weights implements StatePlaces {
       const values = entry.fromStored(new Float32Array(source, offset, entry.storedElements));
       found.set(entry, float32Tensor(values, entry.shape));
     }
-    for (const [counter, count] of this.#counts) found.set(counter, int64Scalar(count));
+    for (const [counter, count] of counts) found.set(counter, int64Scalar(count));
     return new Map(this.#names.map(([name, entry]) => [name, found.get(entry)!]));
   }
 
-  /** The momenta by parameter name, the first of several; undefined before training was prepared. */
+  /**
+   * The momenta by parameter name, the first of several, as they are when it is called: those of a `stateDict` asked for at
+   * the same time, before either is waited for. Undefined before training was prepared.
+   */
   async momenta(): Promise<Map<string, TensorData> | undefined> {
+    this.#life.check();
     return this.#training && await this.#readLike(this.#training.momentum);
   }
 
   /** The gradients of the last step by parameter name: for tests. */
   async gradients(): Promise<Map<string, TensorData> | undefined> {
+    this.#life.check();
     return this.#training && await this.#readLike(this.#training.gradients);
   }
 
@@ -392,6 +417,7 @@ export class Weights implements StatePlaces {
    * shape needs; nothing is changed then.
    */
   loadStateDict(state: StateDict): void {
+    this.#life.check();
     checkNames(state, this.#names);
     this.#resetCounts();
     for (const [name, entry] of this.#names) {
@@ -413,9 +439,9 @@ export class Weights implements StatePlaces {
 
   /** Frees the device's memory. */
   destroy(): void {
-    for (const buffer of [this.#parameters, this.#statistics]) buffer.destroy();
-    this.#training?.gradients.destroy();
-    this.#training?.momentum.destroy();
-    for (const buffer of [this.#sums, this.#halves?.buffer, this.#lossScale?.buffer]) buffer?.destroy();
+    this.#life.end();
+    const { gradients, momentum } = this.#training ?? {};
+    this.#device.free(this.#parameters, this.#statistics, gradients, momentum, this.#sums);
+    this.#device.free(this.#halves?.buffer, this.#lossScale?.buffer);
   }
 }

@@ -82,11 +82,54 @@ withDevice("device: its loss is told where error scopes are lost with it, as in 
   await assertRejects(() => device.buffer("late", 64), DeviceLostError, "The GPU device was lost");
 });
 
-withDevice("device: closing it is no loss", async (device) => {
+withDevice("device: one that was closed says so, and is not lost", async (device) => {
+  const buffer = await device.buffer("kept", 64), closed = "Cannot use the device: it was closed";
   device.close();
   await device.gpu.lost;
-  device.check();
+  const uses = [
+    () => device.check(),
+    () => device.buffer("late", 64),
+    () => device.write(buffer, 0, new Uint8Array(4)),
+    () => device.read(buffer, 0, 64),
+    () => device.submit(device.gpu.createCommandEncoder()),
+  ];
+  for (const use of uses) {
+    const error = await assertRejects(async () => await use(), Error, closed);
+    assertEquals(error instanceof DeviceLostError, false);
+  }
+  device.close();
 });
+
+withDevice(
+  "device: what is read is of one moment, whatever is written meanwhile, and passes piece by piece",
+  async (device) => {
+    const bytes = 2 ** 26, buffer = await device.buffer("large", bytes), other = await device.buffer("other", 16);
+    const filled = (value: number) => new Uint8Array(bytes).fill(value);
+    device.write(buffer, 0, filled(1));
+    const { gpu } = device, create = gpu.createBuffer.bind(gpu), staged: number[] = [];
+    gpu.createBuffer = (descriptor) => (staged.push(descriptor.size), create(descriptor));
+    const quiet = device.read(buffer, 0, bytes);
+    assertEquals(staged, [2 ** 24], "a piece at a time, where nothing changes");
+    await quiet;
+    staged.length = 0;
+    const before = device.read(buffer, 0, bytes);
+    device.write(buffer, 0, filled(2));
+    const encoder = device.gpu.createCommandEncoder(), after = device.read(buffer, 0, bytes);
+    encoder.clearBuffer(buffer);
+    device.submit(encoder);
+    for (const [reading, value] of [[before, 1], [after, 2], [device.read(buffer, 0, bytes), 0]] as const) {
+      assertEquals(new Uint8Array(await reading).findIndex((each) => each !== value), -1, `${value}`);
+    }
+    assertEquals(staged, Array(12).fill(2 ** 24));
+    // Small ones share a piece.
+    staged.length = 0;
+    device.write(other, 0, new Uint32Array([1, 2, 3, 4]));
+    const some = [[8, 8], [0, 4]].map(([offset, byteLength]) => ({ buffer: other, offset, byteLength }));
+    const [first, second] = await device.readAll([...some, { buffer, offset: 0, byteLength: 2 ** 24 }]);
+    assertEquals([[...new Uint32Array(first)], [...new Uint32Array(second)]], [[3, 4], [1]]);
+    assertEquals(staged, [2 ** 24, 12]);
+  },
+);
 
 /** Has a device refuse buffers that `take` refuses, and tells `free` of those that are freed. None takes any room. */
 function ration({ gpu }: Device, take: (bytes: number) => boolean, free = (_bytes: number) => {}): void {

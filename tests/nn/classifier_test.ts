@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { DeviceLostError, openDevice } from "../../kernels/device.ts";
 import { Classifier, type ClassifierOptions, rank } from "../../nn/classifier.ts";
 import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
@@ -45,10 +46,23 @@ gpuTest("a classifier gives each picture the logits of evaluation, whatever it s
     { std: [1, 0, 1] },
     "Cannot normalize images with std [1,0,1]: it must be three finite numbers above 0",
   );
+  // At the same time.
+  const together = await Promise.all(pictures.map((picture) => classifier.classify([picture])));
+  assertEquals(together.map(([logits]) => [...logits]), [...four, last].map((logits) => [...logits]));
 
   await assertRejects(() => classifier.classify(pictures), RangeError, "5 pictures at a time: 4 at most");
   await assertRejects(() => classifier.classify([images]), RangeError, "a picture of 15360 bytes: it must have 3072");
   for (const each of [classifier, step, source, set, network]) each.destroy();
+});
+
+gpuTest("a picture whose step the device leaves out gets no other picture's logits", async () => {
+  const device = await openDevice(), { queue } = device.gpu, submit = queue.submit;
+  const network = await Network.create(device, resnext50({ layers: [1], channels: [16], cardinality: 4 }));
+  const classifier = await Classifier.create(network, { imageSize: 32, mean, std });
+  await classifier.classify([pictures[0]]);
+  queue.submit = () => void (queue.submit = submit);
+  await assertRejects(() => classifier.classify([pictures[1]]), DeviceLostError, "it left out work of a step");
+  device.close();
 });
 
 Deno.test("classes are ranked by their probability; of equal ones the first comes first", () => {

@@ -80,6 +80,29 @@ gpuTest("a run that was stopped and goes on ends with the same bits, wherever it
   }
 });
 
+gpuTest("two loops at one run are refused, and one that was left may be followed by another", async (device) => {
+  const run = withSettings({ ema_decay: 0.9 }), { checkpoint } = await train(device, { run });
+  const trainer = await Trainer.create(device, data, run);
+  for (
+    const left of [
+      (event: TrainEvent) => event.type === "step",
+      (event: TrainEvent) => event.type === "evaluating" && event.done > 0,
+    ]
+  ) {
+    for await (const event of trainer.run()) {
+      await assertRejects(() => trainer.run().next(), Error, "Cannot train a run twice at the same time");
+      if (left(event)) break;
+    }
+  }
+  for await (const event of trainer.run()) void event;
+  assertEquals(await encodeCheckpoint(await trainer.checkpoint()), await encodeCheckpoint(checkpoint));
+  trainer.destroy();
+  for (const use of [() => trainer.run().next(), () => trainer.checkpoint()]) {
+    await assertRejects(use, Error, "Cannot use the trainer: it was destroyed");
+  }
+  device.check();
+});
+
 gpuTest("an epoch that a run went on with takes as long as all of its images do", async (device) => {
   const { checkpoint } = await train(device, { stop: ({ type }) => type === "step" });
   const { description } = checkpoint, progress = { ...description.progress!, rows: 1e9 };

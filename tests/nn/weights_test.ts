@@ -1,12 +1,16 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { UserError } from "../../kernels/user_error.ts";
+import { FloatSource } from "../../nn/batch_source.ts";
+import { MovingAverage } from "../../nn/ema.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear } from "../../nn/layers.ts";
 import { Module, Sequential } from "../../nn/module.ts";
+import { Network } from "../../nn/network.ts";
 import { float32Tensor, int64Scalar, type TensorData, toFloat32 } from "../../nn/safetensors.ts";
 import type { Tensor } from "../../nn/tensor.ts";
+import { trainStep } from "../../nn/train_step.ts";
 import { Weights } from "../../nn/weights.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { gpuTest, trackBuffers } from "../support.ts";
+import { formula, gpuTest, trackBuffers } from "../support.ts";
 
 /** Every kind of entry, none of a size that fits the padding: dense and grouped weights, vectors, a matrix. */
 function module(): Sequential {
@@ -211,4 +215,36 @@ gpuTest("a parameter that no field holds is told by its shape", async (device) =
     "A parameter of shape [7,3] is used that the module",
   );
   weights.destroy();
+});
+
+gpuTest("what is read of a network is of one moment, whatever runs while it is read", async (device) => {
+  // More than is copied at a time.
+  const large = new Sequential(new Conv2d(3, 2048, 1), new BatchNorm2d(2048), new Conv2d(2048, 2304, 1));
+  const network = await Network.create(device, new Sequential(large, new GlobalAvgPool2d(), new Linear(2304, 5)));
+  const { weights } = network, source = await FloatSource.create(device, { n: 2, c: 3, h: 2, w: 2 });
+  const step = await trainStep(network, { source }), average = await MovingAverage.create(network, 0.5);
+  const run = () => step.run({ images: formula(24, 1), labels: [0, 1] }, { learningRate: 0.1 });
+  const all = () => Promise.all([network.stateDict(), weights.momenta(), average.stateDict()]);
+  run();
+  average.update();
+  const before = await all(), reading = all();
+  run();
+  average.update();
+  const restore = average.take(), meanwhile = await reading;
+  restore();
+  const after = await all(), last = all();
+  // What is freed is copied before, too.
+  for (const each of [average, step, source, network]) each.destroy();
+  const freed = await last;
+  device.check();
+  const same = (a: ReadonlyMap<string, TensorData>, b: ReadonlyMap<string, TensorData>) =>
+    [...a].filter(([name, tensor]) => {
+      const values = toFloat32(tensor), wanted = toFloat32(b.get(name)!);
+      return values.every((each, at) => each === wanted[at]);
+    }).length;
+  for (const [i, state] of meanwhile.entries()) {
+    const { size } = state!;
+    assertEquals([same(before[i]!, state!), same(after[i]!, freed[i]!)], [size, size], "as it was");
+    assert(same(after[i]!, state!) < size / 2, `${same(after[i]!, state!)} of ${size} did not change`);
+  }
 });
