@@ -80,8 +80,7 @@ export class Readings {
   }
 
   #free(piece: Piece): void {
-    this.#pieces.delete(piece);
-    piece.staging?.destroy();
+    if (this.#pieces.delete(piece)) piece.staging?.destroy();
   }
 }
 

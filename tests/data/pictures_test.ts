@@ -341,13 +341,14 @@ Deno.test("after a worker has broken down, others prepare what is asked for late
     }
   };
   try {
-    using pool = new PicturePool(2);
+    // One alone: another might have answered before this one breaks down.
+    using pool = new PicturePool(1);
     const ask = () => pool.prepare(bytes, testTransform(16));
     const asked = Array.from({ length: 5 }, () => assertRejects(ask, UserError, "Cannot decode pictures: "));
     await Promise.all(asked);
     const after = await Promise.all(Array.from({ length: 5 }, ask));
     assertEquals(after.map((result) => "pixels" in result), Array(5).fill(true));
-    assertEquals(started, 4, "two workers, and two in their place");
+    assertEquals(started, 2, "the worker, and another in its place");
   } finally {
     globalThis.Worker = Original;
   }

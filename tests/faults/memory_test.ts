@@ -25,7 +25,7 @@ GPUAdapter.prototype.requestDevice = async function (...args) {
   }
   return device;
 };
-const { commands } = await import(entry);
+const { commands } = await import(new URL("./cli/commands.ts", entry).href);
 const { runProgram } = await import(new URL("./cli/program.ts", entry).href);
 Deno.exit(await runProgram({ name: "resnext", version: "", summary: "", commands, examples: [] }, Deno.args.slice(2)));
 `;
@@ -89,7 +89,7 @@ GPUDevice.prototype.popErrorScope = async function () {
   refused = false;
   return await error ?? (was ? new GPUOutOfMemoryError("no room") : null);
 };
-const { commands } = await import(entry);
+const { commands } = await import(new URL("./cli/commands.ts", entry).href);
 const { runProgram } = await import(new URL("./cli/program.ts", entry).href);
 Deno.exit(await runProgram({ name: "resnext", version: "", summary: "", commands, examples: [] }, Deno.args.slice(3)));
 `;
