@@ -9,7 +9,8 @@ import {
   testedState,
 } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
-import { IMAGENET_COLOURS, type KnownNetwork, NETWORK_FACTS } from "../nn/networks.ts";
+import { imagenetStatistics } from "../data/folder.ts";
+import { type KnownNetwork, NETWORK_FACTS } from "../nn/networks.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { recognise } from "../nn/recognise.ts";
 import { encodeOnnx } from "../nn/onnx.ts";
@@ -186,7 +187,7 @@ function chosenNetwork(
 /** How pictures are prepared for weights of ImageNet's 1000 classes, as their publishers do; other weights do not tell. */
 function inputOf({ arch, num_classes: classes }: NetworkDescription): InputDescription | undefined {
   const facts = classes === 1000 ? NETWORK_FACTS[arch as KnownNetwork] : undefined;
-  return facts && facts.weights.length > 0 ? { image_size: facts.imageSize, ...IMAGENET_COLOURS } : undefined;
+  return facts && facts.weights.length > 0 ? { image_size: facts.imageSize, ...imagenetStatistics } : undefined;
 }
 
 /** Groups of the first grouped convolution: its weight is `[width, width / groups, 3, 3]`. */

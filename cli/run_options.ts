@@ -69,5 +69,7 @@ export function isLengthened(
 ): boolean {
   const begun = progress.epoch > 0 || progress.step > 0;
   const spread = schedule?.kind === "cosine" || schedule?.kind === "one-cycle";
-  return begun && (patience !== now.patience || (spread && epochs !== now.epochs));
+  // With more patience it would have gone on as well; with less it might have stopped before.
+  const lessPatient = (now.patience ?? Infinity) < (patience ?? Infinity);
+  return begun && (lessPatient || (spread && epochs !== now.epochs));
 }

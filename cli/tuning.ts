@@ -17,9 +17,9 @@ import type { Module } from "../nn/module.ts";
 import shipped from "./tunings.json" with { type: "json" };
 
 /** `off`: rules choose. `auto`: what the file knows; on a GPU what it does not is measured. `full`: measured anywhere. */
-export const TUNE_MODES = ["off", "auto", "full"] as const;
+const TUNE_MODES = ["off", "auto", "full"] as const;
 /** See {@linkcode TUNE_MODES}. */
-export type TuneMode = typeof TUNE_MODES[number];
+type TuneMode = typeof TUNE_MODES[number];
 
 /** Whether to tune, and the data directory, where it is remembered. */
 export interface TuneSettings {
@@ -53,7 +53,7 @@ export function tuningFile(dataDirectory: string): string {
 const KERNELS = 3;
 
 /** What a tuning is valid for. */
-export function tuningKey(device: Device): string {
+function tuningKey(device: Device): string {
   return `${device.name} | Deno ${Deno.version.deno} | kernels ${KERNELS}`;
 }
 

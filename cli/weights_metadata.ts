@@ -4,7 +4,8 @@ import { basename } from "@std/path";
 import type { CheckpointDescription, InputDescription, NetworkDescription } from "../nn/checkpoint.ts";
 import { wrongInDescription } from "../nn/description_check.ts";
 import { parseStrictJson } from "../nn/json.ts";
-import { IMAGENET_COLOURS, publishedAs } from "../nn/networks.ts";
+import { imagenetStatistics } from "../data/folder.ts";
+import { publishedAs } from "../nn/networks.ts";
 import type { WeightsFile } from "../nn/weights_file.ts";
 import { pictureInput } from "./picture_input.ts";
 
@@ -30,7 +31,7 @@ export function weightsDescription(
   const told = readMetadata(metadata, num_classes), published = publishedAs(basename(path));
   if (told.input || !published) return told;
   const { imageSize: image_size, resizeSize: resize_size } = published;
-  return { ...told, input: { image_size, resize_size, ...IMAGENET_COLOURS } };
+  return { ...told, input: { image_size, resize_size, ...imagenetStatistics } };
 }
 
 /** Others may mean something else by these names: what is of another form is left out. */

@@ -50,7 +50,7 @@ function subgroupsServe({ subgroupSize }: Capabilities): boolean {
 }
 
 /** All ways to compute a product on an adapter, the one that rules choose first. */
-export function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
+function gemmVariants(problem: Gemm, caps: Capabilities): GemmVariant[] {
   const variants = [
     ...sharedVariants(problem, splitCount(problem, caps)),
     ...(subgroupsServe(caps) ? subgroupVariants(problem, caps) : []),
@@ -74,7 +74,7 @@ export function gemmChunkRows(product: Pick<Gemm, "m" | "n" | "k" | "bias">, cap
 }
 
 /** What tells a product from others, for a table of tuned variants. */
-export function gemmKey({ m, n, k, a, b, bindings, constants, rowSums }: Gemm): string {
+function gemmKey({ m, n, k, a, b, bindings, constants, rowSums }: Gemm): string {
   const more = [
     constants && Object.values(constants).join(),
     rowSums?.kind,

@@ -37,12 +37,12 @@ export function groupedWeightGradientDispatches(
   grouping: Grouping,
   caps: Capabilities,
 ): Dispatch[] {
-  const gpu = gpuPlan(geometry, grouping), block = stagedBlock(gpu, grouping, caps);
-  const direct = caps.software ? softwarePlan(geometry, grouping) : gpu;
-  const variants = new Map([["direct", () => directDispatches(operands, geometry, grouping, direct, caps)]]);
-  if (block) variants.set("staged", () => stagedDispatches(operands, geometry, grouping, gpu, block, caps));
+  const plan = caps.software ? softwarePlan(geometry, grouping) : gpuPlan(geometry, grouping);
+  const block = caps.software ? undefined : stagedBlock(plan, grouping, caps);
+  const variants = new Map([["direct", () => directDispatches(operands, geometry, grouping, plan, caps)]]);
+  if (block) variants.set("staged", () => stagedDispatches(operands, geometry, grouping, plan, block, caps));
   const key = `grouped dweight ${convKey(geometry)}${operands.x.type === "f16" ? " f16" : ""}`;
-  return chosenDispatches({ key, variants, likely: caps.software ? 1 : variants.size }, caps.tuning);
+  return chosenDispatches({ key, variants, likely: variants.size }, caps.tuning);
 }
 
 /** An invocation by itself, some kernel rows a dispatch. */

@@ -61,13 +61,20 @@ export class MovingAverage {
     const { device, weights } = network;
     weights.check();
     const caps = device.capabilities;
-    const pairs: Pair[] = [];
-    for (const { label, buffer: source } of weights.buffers) {
-      pairs.push({
-        source,
-        average: await device.buffer(`averaged ${label}`, source.size),
-        spare: await device.buffer(`spare ${label}`, source.size),
-      });
+    const pairs: Pair[] = [], made: GPUBuffer[] = [];
+    const like = async (source: GPUBuffer, label: string) => {
+      const buffer = await device.buffer(label, source.size);
+      made.push(buffer);
+      return buffer;
+    };
+    try {
+      for (const { label, buffer: source } of weights.buffers) {
+        const average = await like(source, `averaged ${label}`);
+        pairs.push({ source, average, spare: await like(source, `spare ${label}`) });
+      }
+    } catch (error) {
+      for (const buffer of made) device.free(buffer);
+      throw error;
     }
     const places = new Map<Operand, Placement>(), most = Math.floor(caps.maxBindingBytes / 256) * 256;
     const dispatches = pairs.flatMap(({ source, average: target }) =>

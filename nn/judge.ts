@@ -5,6 +5,7 @@ import type { ImageInput, LabelledImages } from "./batch_source.ts";
 import { EvaluatedSet } from "./evaluator.ts";
 import type { Network } from "./network.ts";
 import { haveSoftmax, imageName, NonFiniteError } from "./non_finite.ts";
+import { RING_SLOTS } from "./step.ts";
 
 /** What a network thinks of one image. */
 export interface Judgement {
@@ -59,9 +60,10 @@ export async function* judge(
   try {
     for (let at = 0; at < set.count && !signal?.aborted; at += step.batchSize) {
       const rows = Math.min(step.batchSize, set.count - at);
+      // Nobody wants the losses; they only have to make room.
+      if (step.pending === RING_SLOTS) await step.collect();
       step.run(Uint32Array.from({ length: rows }, (_, i) => at + i));
       const logits = await step.logits();
-      await step.evaluations();
       yield Array.from({ length: rows }, (_, row): Judgement => {
         const image = at + row, label = set.labels[image];
         const own = logits.subarray(row * step.classes, (row + 1) * step.classes);

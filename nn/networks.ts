@@ -30,12 +30,6 @@ export interface NetworkFacts {
   readonly weights: readonly PublishedWeights[];
 }
 
-/** Mean and standard deviation of the colours that the published weights were trained with, pixels in [0, 1]. */
-export const IMAGENET_COLOURS = {
-  mean: [0.485, 0.456, 0.406],
-  std: [0.229, 0.224, 0.225],
-} as const;
-
 /** torchvision's file, whose name ends in the first 8 digits of its SHA-256. */
 function torchvision(
   version: "1" | "2",

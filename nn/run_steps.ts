@@ -43,8 +43,6 @@ export class RunSteps<B> {
   #queued: (TrainStep<B> | GradientStep<B>)[][] = [];
   #batches = 0;
   #bytes = 0;
-  /** Batches of steps whose results are being read. */
-  #read = 0;
 
   private constructor(
     accumulate: number,
@@ -83,9 +81,9 @@ export class RunSteps<B> {
     return this.#queued.length;
   }
 
-  /** Whether results must be collected, and those that are being collected waited for, before the next step. */
+  /** Whether results must be collected before the next step. */
   get full(): boolean {
-    return this.#read + this.#batches + this.#accumulate > RING_SLOTS || this.#bytes >= QUEUED_BYTES;
+    return this.#batches + this.#accumulate > RING_SLOTS || this.#bytes >= QUEUED_BYTES;
   }
 
   /** Submits one step on its batches, at most as many as are accumulated, and returns at once. */
@@ -101,16 +99,14 @@ export class RunSteps<B> {
     this.#batches += batches.length;
   }
 
-  /** Results of all steps since the last call. Others may be run meanwhile, but not collected. */
+  /** Results of all steps since the last call. Others may be run meanwhile. */
   async collect(): Promise<CollectedSteps> {
     const queued = this.#queued;
-    this.#read = this.#batches;
     this.#queued = [];
     this.#batches = this.#bytes = 0;
     // All at once: what is run from now on belongs to the next call.
     const ran = [...new Set(queued.flat())];
     const [more, ...each] = await Promise.all([this.#update?.collect() ?? [], ...ran.map((step) => step.collect())]);
-    this.#read = 0;
     const updates = more.values(), found = new Map(ran.map((step, i) => [step, each[i].values()]));
     const results = queued.map((steps) =>
       merged(steps.map((step) => found.get(step)!.next().value!), updates.next().value)

@@ -216,7 +216,6 @@ export class Trainer {
     const rateOf = (step: number) => learningRate(schedule, { lr, epochs, stepsPerEpoch: steps }, before + step);
     await this.#settle(epoch);
     for (let queued = this.#step; queued < steps;) {
-      if (made.full) await this.#absorb(epoch);
       const batches = groups[queued].map((images) => ({
         rows: images.length,
         batch: this.#batches.batch(images, this.#epoch),

@@ -2,7 +2,7 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl, join } from "@std/path";
 import { readNetworkFile } from "../../cli/network_file.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
-import { IMAGENET_COLOURS } from "../../nn/networks.ts";
+import { imagenetStatistics } from "../../data/folder.ts";
 import { encodeSafetensors, parseSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
 import { NARROW_NETWORK, narrowCheckpoint, resnext, writeNarrow, writeSpoilt } from "./support.ts";
@@ -110,11 +110,11 @@ Deno.test("pictures are shown to exported and imported weights as to what they c
     await Deno.writeFile(published, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
     await done("import", published, "--to", back, "--force");
     const { description: { input } } = await decodeCheckpoint(await Deno.readFile(back), back);
-    assertEquals(input, { image_size: 224, resize_size: 232, ...IMAGENET_COLOURS });
+    assertEquals(input, { image_size: 224, resize_size: 232, ...imagenetStatistics });
     assertEquals(await predicted(back), await predicted(published));
     await done("import", published, "--to", back, "--force", "--image-size", "448");
     const larger = await decodeCheckpoint(await Deno.readFile(back), back);
-    assertEquals(larger.description.input, { image_size: 448, resize_size: 464, ...IMAGENET_COLOURS });
+    assertEquals(larger.description.input, { image_size: 448, resize_size: 464, ...imagenetStatistics });
   });
 });
 
@@ -134,7 +134,7 @@ Deno.test("classes and size of weights that do not tell them are given by option
     assertEquals([network.num_classes, rest], [10, {}]);
     await Deno.writeTextFile(labels, `${names.join("\r\n")}\r\n`);
     const { input, class_names } = await described("--labels", labels, "--image-size", "64");
-    assertEquals([input, class_names], [{ image_size: 64, resize_size: 73, ...IMAGENET_COLOURS }, names]);
+    assertEquals([input, class_names], [{ image_size: 64, resize_size: 73, ...imagenetStatistics }, names]);
     await Deno.writeTextFile(labels, "one\ntwo");
     const few = await checkpoint("import", weights, "--to", join(folder, "x"), "--labels", labels);
     assertEquals(few.code, 1);

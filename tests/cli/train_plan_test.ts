@@ -143,6 +143,7 @@ Deno.test("a run that goes on keeps the options it was begun with, and tells whe
     const constant = { schedule: undefined };
     assertEquals((await resumed(constant, 1, ["--epochs=4"])).lengthened, false);
     assertEquals((await resumed(constant, 1, ["--patience=1"])).lengthened, true);
+    assertEquals((await resumed({ ...constant, patience: 1 }, 1, ["--patience=3"])).lengthened, false);
     // Of another run, or of one that was not begun by options, nothing is known.
     assertEquals(await resumed({}, 1, [], null), { kept: undefined, lengthened: false });
     await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify({ ...description, options }));

@@ -29,6 +29,7 @@ const LEAST_GPU: Capabilities = {
 const ADAPTERS: Readonly<Record<string, Capabilities>> = {
   GPU: LEAST_GPU,
   software: { ...LEAST_GPU, software: true, subgroupSize: 8 },
+  "GPU, weights staged": { ...LEAST_GPU, tuning: new ForcedVariant("staged") },
   "software without subgroups": { ...LEAST_GPU, software: true, subgroupSize: 0 },
 };
 
@@ -133,7 +134,9 @@ function stepTexts(caps: Capabilities): string[] {
 }
 
 Deno.test("where there are barriers, no control flow hangs on a private variable: browsers refuse such shaders", () => {
-  const texts = stepTexts(LEAST_GPU).filter((text) => text.includes("workgroupBarrier"));
+  const texts = [LEAST_GPU, ADAPTERS["GPU, weights staged"]].flatMap(stepTexts).filter((text) =>
+    text.includes("workgroupBarrier")
+  );
   assert(texts.length > 10, `${texts.length} shaders with barriers`);
   for (const text of texts) {
     const main = text.slice(text.indexOf("fn main(")).replaceAll(/\/\/.*/g, "");
@@ -145,10 +148,8 @@ Deno.test("where there are barriers, no control flow hangs on a private variable
 });
 
 Deno.test("what is loaded at a border hangs on no branch: compilers would make one of each `&&`", () => {
-  for (const software of [false, true]) {
-    const selects = stepTexts({ ...LEAST_GPU, software }).flatMap((text) =>
-      text.match(/select\(vec4f\(\), .*\);/g) ?? []
-    );
+  for (const caps of Object.values(ADAPTERS)) {
+    const selects = stepTexts(caps).flatMap((text) => text.match(/select\(vec4f\(\), .*\);/g) ?? []);
     assert(selects.some((text) => text.includes(") & (")));
     assertEquals(selects.filter((text) => text.includes("&&")), []);
   }
