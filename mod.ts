@@ -92,17 +92,15 @@ export {
 export { summarize, type Summary, type SummaryRow } from "./nn/summary.ts";
 export { type StepMemory, stepMemory, TYPICAL_GPU } from "./nn/memory.ts";
 
+export { type BatchSource, type FloatBatch, FloatSource } from "./nn/batch_source.ts";
 export {
-  type BatchSource,
   DeviceImages,
-  type FloatBatch,
-  FloatSource,
   type ImageBatch,
   type ImageInput,
   ImageSource,
   type LabelledImages,
   type StoredPixels,
-} from "./nn/batch_source.ts";
+} from "./nn/image_source.ts";
 export { BatchSizeError } from "./nn/batch_size.ts";
 export type { HalfWeights, Matrices } from "./nn/half_weights.ts";
 export type { LossScale } from "./nn/loss_scale.ts";

@@ -4,7 +4,8 @@ import { type Capabilities, type Device, openDevice } from "../kernels/device.ts
 import type { Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
 import { AugmentedSource, type AugmentSettings, type Normalization } from "../nn/augment.ts";
-import { type BatchSource, DeviceImages, ImageSource } from "../nn/batch_source.ts";
+import type { BatchSource } from "../nn/batch_source.ts";
+import { DeviceImages, ImageSource } from "../nn/image_source.ts";
 import { type TrainBatch, trainBatch } from "../nn/epoch_batches.ts";
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { defineCommand, usageError } from "./command.ts";

@@ -2,7 +2,7 @@
 
 import type { Device } from "../kernels/device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
-import { DeviceImages, type ImageBatch, ImageSource } from "./batch_source.ts";
+import { DeviceImages, type ImageBatch, ImageSource } from "./image_source.ts";
 import { type EvalStep, evalStep } from "./eval_step.ts";
 import { softmax } from "./judge.ts";
 import { Lifetime } from "./lifetime.ts";

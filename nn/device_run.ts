@@ -2,7 +2,8 @@
 
 import type { Device } from "../kernels/device.ts";
 import { AugmentedSource, isAugmented } from "./augment.ts";
-import { type BatchSource, DeviceImages, ImageSource } from "./batch_source.ts";
+import type { BatchSource } from "./batch_source.ts";
+import { DeviceImages, ImageSource } from "./image_source.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { describedNetwork } from "./described_network.ts";
 import { MovingAverage } from "./ema.ts";

@@ -6,7 +6,7 @@
 import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type AugmentedBatch, type AugmentSettings, drawChanges, isAugmented } from "./augment.ts";
-import type { ImageBatch, LabelledImages } from "./batch_source.ts";
+import type { ImageBatch, LabelledImages } from "./image_source.ts";
 import { describedNetwork } from "./described_network.ts";
 import { frozenEntries } from "./freezing.ts";
 import { trace } from "./graph.ts";

@@ -1,7 +1,7 @@
 /** What a network thinks of each image of a set: its probabilities, not only whether it is right. */
 
 import type { ElementType } from "../kernels/dispatch.ts";
-import type { ImageInput, LabelledImages } from "./batch_source.ts";
+import type { ImageInput, LabelledImages } from "./image_source.ts";
 import { EvaluatedSet } from "./evaluator.ts";
 import type { Network } from "./network.ts";
 import { haveSoftmax, imageName, NonFiniteError } from "./non_finite.ts";

@@ -4,7 +4,7 @@ import type { Capabilities } from "../kernels/device.ts";
 import { storedElements } from "../kernels/layout.ts";
 import { isAugmented } from "./augment.ts";
 import { largest } from "./batch_size.ts";
-import { residentSizes } from "./batch_source.ts";
+import { residentSizes } from "./image_source.ts";
 import { describedNetwork } from "./described_network.ts";
 import { stepMemory } from "./memory.ts";
 import type { Module } from "./module.ts";

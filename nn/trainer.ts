@@ -6,7 +6,7 @@
 import type { Device } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
-import { checkLabels } from "./batch_source.ts";
+import { checkLabels } from "./image_source.ts";
 import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
 import { wrongInDescription } from "./description_check.ts";
 import { DeviceRun } from "./device_run.ts";

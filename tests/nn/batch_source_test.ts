@@ -3,14 +3,8 @@ import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import { fromNhwc } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
-import {
-  DeviceImages,
-  type FloatBatch,
-  FloatSource,
-  type ImageInput,
-  ImageSource,
-  type LabelledImages,
-} from "../../nn/batch_source.ts";
+import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
+import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "../../nn/image_source.ts";
 import { AugmentedSource, drawChanges } from "../../nn/augment.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";

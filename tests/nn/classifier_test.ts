@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { DeviceLostError, openDevice } from "../../kernels/device.ts";
 import { Classifier, type ClassifierOptions, rank } from "../../nn/classifier.ts";
-import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
+import { DeviceImages, ImageSource } from "../../nn/image_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";

@@ -1,6 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
-import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
+import { DeviceImages, ImageSource } from "../../nn/image_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Evaluator } from "../../nn/evaluator.ts";
 import { confusionOf, judge, type Judgement, softmax } from "../../nn/judge.ts";

@@ -3,7 +3,8 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../../nn/checkpoint.ts";
-import { DeviceImages, FloatSource, ImageSource } from "../../nn/batch_source.ts";
+import { FloatSource } from "../../nn/batch_source.ts";
+import { DeviceImages, ImageSource } from "../../nn/image_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Evaluator } from "../../nn/evaluator.ts";
 import { Network } from "../../nn/network.ts";

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { DeviceImages, ImageSource, type LabelledImages, type StoredPixels } from "../../nn/batch_source.ts";
+import { DeviceImages, ImageSource, type LabelledImages, type StoredPixels } from "../../nn/image_source.ts";
 import { Program } from "../../kernels/program.ts";
 import { formula, gpuTest } from "../support.ts";
 import type { Device } from "../../kernels/device.ts";
