@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { BatchSizeError } from "../../nn/batch_size.ts";
 import { Classifier, type ClassifierOptions, rank } from "../../nn/classifier.ts";
 import { DeviceImages, ImageSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
@@ -44,6 +45,12 @@ gpuTest("a classifier gives each picture the logits of evaluation, whatever it s
   await refused(
     { std: [1, 0, 1] },
     "Cannot normalize images with std [1,0,1]: it must be three finite numbers above 0",
+  );
+
+  await assertRejects(
+    () => Classifier.create(network, { imageSize: 32, mean, std, batchSizes: [1, Number.MAX_SAFE_INTEGER] }),
+    BatchSizeError,
+    "images of 32x32 pixels; choose smaller ones",
   );
 
   await assertRejects(() => classifier.classify(pictures), RangeError, "5 pictures at a time: 4 at most");
