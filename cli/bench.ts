@@ -40,8 +40,8 @@ export const benchCommand = defineCommand({
   options: {
     arch: { type: "choice", doc: "The network", choices: architectureNames, default: "resnext50" },
     ...networkOptions,
-    imageSize: { type: "integer", doc: "Height and width of the input", min: 1, default: 32 },
-    batchSize: { type: "integer", doc: "Images of a step", min: 1, default: 16 },
+    imageSize: { type: "integer", doc: "Height and width of the input", min: 1, max: 4096, default: 32 },
+    batchSize: { type: "integer", doc: "Images of a step", min: 1, max: 65536, default: 16 },
     precision: trainPrecisionOption,
     mode: { type: "choice", doc: "What to measure", choices: ["train", "infer", "both"], default: "both" },
     repeats: { type: "integer", doc: "Repeats of each measurement", min: 1, default: 5 },

@@ -3,18 +3,16 @@
 import type { Checkpoint } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import type { StateDict } from "../nn/weights.ts";
-import { columns, factText, groupDigits } from "./columns.ts";
+import { columns, factText, groupDigits, plain } from "./columns.ts";
 import { formatBytes } from "./progress.ts";
 import { epochLine } from "./train_report.ts";
 
 const elements = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
-/** A file's words without what would steer the terminal. */
-const plain = (text: string) => text.replace(/[\p{Cc}\p{Cf}]/gu, "\u{fffd}");
 
 /** Names, shapes and types, in columns. */
 function tensorTable(tensors: StateDict): string[] {
   const rows = [...tensors].map(([name, { dtype, shape }]) => [
-    plain(name),
+    name,
     dtype,
     `[${shape.join(", ")}]`,
     groupDigits(elements(shape)),

@@ -1,13 +1,20 @@
 /** Text in columns. */
 
+/** A file's words, or its name, without what would steer the terminal. */
+export function plain(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}]/gu, "\u{fffd}");
+}
+
 /**
  * Lines of cells side by side, two spaces between; the first row is the head. Cells of a column that is listed in `left`
- * begin at one place, the others end at one.
+ * begin at one place, the others end at one. Cells are
+ * made plain.
  */
 export function columns(
-  rows: readonly (readonly string[])[],
+  cells: readonly (readonly string[])[],
   { left = [0] }: { left?: readonly number[] } = {},
 ): string[] {
+  const rows = cells.map((row) => row.map(plain));
   const widths = rows.reduce<number[]>((most, row) => row.map((cell, i) => Math.max(most[i] ?? 0, cell.length)), []);
   return rows.map((row) =>
     row.map((cell, i) => left.includes(i) ? cell.padEnd(widths[i]) : cell.padStart(widths[i])).join("  ").trimEnd()

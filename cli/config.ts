@@ -3,7 +3,7 @@
  * the command line says wins.
  */
 
-import { touching } from "../data/files.ts";
+import { readWithin, touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { parseStrictJson, quoted } from "../nn/json.ts";
 import { type Command, flagName, type OptionSpec, type OptionSpecs, usageError } from "./command.ts";
@@ -11,6 +11,9 @@ import { nearest } from "./nearest.ts";
 
 /** The key that editors find the schema by; of no meaning here. */
 const SCHEMA_KEY = "$schema";
+
+/** Bytes of a config file: any that says something is far smaller. */
+const MOST_BYTES = 1_000_000;
 
 /** What of a command its config files need. */
 type Configured = Pick<Command, "options"> & Partial<Pick<Command, "repeatsRuns">>;
@@ -34,7 +37,10 @@ export async function withConfig(args: readonly string[], command: Configured, p
   const file = files.at(-1);
   if (file === undefined) return rest;
   if (file === "") throw usageError("Option --config needs a value", path);
-  const text = await touching(`read "${file}"`, () => Deno.readTextFile(file));
+  const text = await touching(
+    `read "${file}"`,
+    async () => new TextDecoder().decode(await readWithin(file, MOST_BYTES)),
+  );
   return [...configArguments(text, file, command), ...rest];
 }
 

@@ -5,7 +5,7 @@ import { hasCifar, readCifar } from "../data/cifar.ts";
 import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
 import { type AnyImageSet, type Dataset, limit } from "../data/dataset.ts";
-import { dataDirectory } from "../data/directory.ts";
+import { dataDirectory, dataDirectoryIfAny } from "../data/directory.ts";
 import { readFolder } from "../data/folder.ts";
 import type { SkippedPicture } from "../data/pictures/cache.ts";
 import { shapes } from "../data/shapes.ts";
@@ -86,6 +86,17 @@ interface Entry {
 /** Of the images drawn; the run's own seed leaves them as they are, so that runs can be compared. */
 const SHAPES_SEED = 0;
 
+/** Images drawn at most: 1.5 GB, and minutes of drawing. */
+const MOST_DRAWN = 500_000;
+
+/** @throws {UserError} where so many images are not drawn. */
+function drawable(flag: string, count: number): number {
+  if (count <= MOST_DRAWN) return count;
+  throw new UserError(`Cannot draw ${count} images of shapes: ${MOST_DRAWN} at most; choose a smaller --${flag}`, {
+    exitCode: 2,
+  });
+}
+
 /** The data sets, with the defaults of a run on each. */
 export const DATASETS = {
   shapes: {
@@ -96,7 +107,11 @@ export const DATASETS = {
       ...{ trainLimit: 1600, testLimit: 400 },
     },
     load: ({ trainLimit = 1600, testLimit = 400 }) =>
-      Promise.resolve(shapes({ train: trainLimit, test: testLimit, seed: SHAPES_SEED })),
+      Promise.resolve(shapes({
+        train: drawable("train-limit", trainLimit),
+        test: drawable("test-limit", testLimit),
+        seed: SHAPES_SEED,
+      })),
   },
   cifar10: {
     title: "CIFAR-10",
@@ -119,15 +134,9 @@ export const datasetNames: readonly DatasetName[] = Object.keys(DATASETS) as Dat
 
 /** The data set of a run that names none: CIFAR-10 where it has been downloaded, else the one inside. */
 export async function defaultDataset(dataDir?: string): Promise<DatasetName> {
-  let directory: string;
-  try {
-    directory = dataDirectory(dataDir);
-  } catch (error) {
-    // Without a place for downloads none has been made.
-    if (error instanceof UserError && dataDir === undefined) return "shapes";
-    throw error;
-  }
-  return await hasCifar(cifar10, directory) ? "cifar10" : "shapes";
+  const directory = dataDirectoryIfAny(dataDir);
+  // Without a place for downloads none has been made.
+  return directory !== undefined && await hasCifar(cifar10, directory) ? "cifar10" : "shapes";
 }
 
 /** How a folder of pictures is named. */

@@ -184,7 +184,13 @@ async function dataFindings(dataDir?: string): Promise<Finding[]> {
     return [{ name: "Data", verdict: "note", text: error.message }];
   }
   const findings: Finding[] = [];
-  for (const version of [cifar10, cifar100]) findings.push(await dataFinding(version, directory));
+  try {
+    for (const version of [cifar10, cifar100]) findings.push(await dataFinding(version, directory));
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    const steps = ["name another data directory with --data-dir, or set RESNEXT_DATA"];
+    return [{ name: "Data", verdict: "bad", text: error.message, steps }];
+  }
   return [...findings, await diskFinding("Disk of data", directory)];
 }
 

@@ -9,6 +9,7 @@ import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { chosenInput, classifierOptions } from "./classifier.ts";
+import { plain } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import {
@@ -170,7 +171,7 @@ export function checkClasses(
   }
   if (names === imagenetLabels && classNames.every((name) => WORDNET.test(name))) return;
   if (names && String(names) !== String(classNames)) {
-    refuse(`its classes are ${firstOf(names)}, not ${firstOf(classNames)}`);
+    refuse(plain(`its classes are ${firstOf(names)}, not ${firstOf(classNames)}`));
   }
 }
 

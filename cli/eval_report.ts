@@ -3,6 +3,7 @@
 import type { ElementType } from "../kernels/dispatch.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import type { EvaluationReport } from "../nn/evaluator.ts";
+import { plain } from "./columns.ts";
 import { byClass, commonestMistakes, type Confusion } from "./confusion.ts";
 
 /** What was evaluated. */
@@ -26,8 +27,9 @@ const MISTAKES = 10;
 export function evaluationText(
   { file, dataset, imageSize, precision, device, description: { network, progress }, averaged }: EvaluationSubject,
   { images, loss, top1, top5, confusion }: EvaluationReport,
-  classNames: readonly string[],
+  names: readonly string[],
 ): string {
+  const classNames = names.map(plain);
   const epoch = progress ? `, after epoch ${progress.epoch}` : "";
   const lines = [
     file,

@@ -1,6 +1,6 @@
 /** Files that a user names: read and written with failures told in words. */
 
-import { touching } from "../data/files.ts";
+import { checkReadable, touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
 import { saveFile } from "../nn/checkpoint_file.ts";
@@ -21,7 +21,10 @@ export async function exists(path: string): Promise<boolean> {
 
 /** A file's bytes. @throws {UserError} where it cannot be read. */
 export async function readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
-  return await touching(`read "${path}"`, () => Deno.readFile(path));
+  return await touching(`read "${path}"`, async () => {
+    await checkReadable(path);
+    return await Deno.readFile(path);
+  });
 }
 
 /** A checkpoint. @throws {UserError} where it cannot be read, is another file or damaged. */
@@ -33,14 +36,18 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
   );
 }
 
+/** @throws {UserError} where a file is there, unless `force` is set. */
+export async function checkNewFile(path: string, { force }: { readonly force: boolean }): Promise<void> {
+  if (force || !await exists(path)) return;
+  throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
+}
+
 /** Writes a new file; over an old one only when `force` is set. @throws {UserError} */
 export async function writeNewFile(
   path: string,
   bytes: Uint8Array,
   { force }: { readonly force: boolean },
 ): Promise<void> {
-  if (!force && await exists(path)) {
-    throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
-  }
+  await checkNewFile(path, { force });
   await touching(`write "${path}"`, () => saveFile(path, bytes));
 }

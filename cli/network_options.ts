@@ -96,14 +96,14 @@ export function describedByOptions(description: NetworkDescription, path: string
   }
 }
 
-/** Of a stage. */
-const LARGEST = 65536;
+/** Blocks of a stage, and its width: what descriptions of networks may say. */
+const LARGEST = { layers: 1024, depths: 1024, channels: 65536 };
 const MOST_STAGES = 8;
 
 function readSizes(key: "layers" | "depths" | "channels", text: string | undefined, path: string) {
   if (text === undefined) return undefined;
-  const allowed = (value: number) => Number.isSafeInteger(value) && value >= 1 && value <= LARGEST;
-  const sizes = readNumbers(key, text, { kind: "whole numbers", allowed }, path);
+  const allowed = (value: number) => Number.isSafeInteger(value) && value >= 1 && value <= LARGEST[key];
+  const sizes = readNumbers(key, text, { kind: `whole numbers from 1 to ${LARGEST[key]}`, allowed }, path);
   if (sizes.length > MOST_STAGES) throw usageError(`Option --${key} must be of ${MOST_STAGES} stages at most`, path);
   return sizes;
 }

@@ -1,10 +1,13 @@
 /** `resnext predict`: names what is on pictures. */
 
+import { readAtMost } from "../data/files.ts";
+import { MOST_PICTURE_BYTES } from "../data/pictures/limits.ts";
 import { PicturePool, type PictureResult } from "../data/pictures/pool.ts";
 import type { PictureTransform } from "../data/pictures/transform.ts";
 import { type Prediction, rank } from "../nn/classifier.ts";
 import { haveSoftmax, LOGITS_NOT_FINITE } from "../nn/non_finite.ts";
 import { classifierOptions, openClassifier, readClassifier } from "./classifier.ts";
+import { plain } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 
 /** Pictures a step. */
@@ -73,7 +76,9 @@ export const predictCommand = defineCommand({
 
 /** Such as `cat.jpg: tabby 0.8123, tiger cat 0.1021`. */
 function line(path: string, predictions: readonly Prediction[]): string {
-  return `${path}: ${predictions.map(({ label, probability }) => `${label} ${probability.toFixed(4)}`).join(", ")}`;
+  return `${path}: ${
+    predictions.map(({ label, probability }) => `${plain(label)} ${probability.toFixed(4)}`).join(", ")
+  }`;
 }
 
 /** Pictures in their order, decoded ahead of the device. */
@@ -102,10 +107,9 @@ class Pictures {
 
   async #prepare(path: string): Promise<PictureResult> {
     if (path !== "-") return await this.#pool.prepare(path, this.#transform);
-    return await this.#pool.prepare(
-      new Uint8Array(await new Response(Deno.stdin.readable).arrayBuffer()),
-      this.#transform,
-    );
+    const bytes = await readAtMost(Deno.stdin.readable, MOST_PICTURE_BYTES);
+    if (!bytes) return { error: `it is larger than ${MOST_PICTURE_BYTES} bytes` };
+    return await this.#pool.prepare(bytes, this.#transform);
   }
 
   /** The next ones; meanwhile those after them are begun. */

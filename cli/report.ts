@@ -4,7 +4,6 @@ import { join } from "@std/path";
 import config from "../deno.json" with { type: "json" };
 import { type Device, openDevice } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { saveFile } from "../nn/checkpoint_file.ts";
 import { type Checkpoint, testedState } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { confusionOf, judge, type Judgement } from "../nn/judge.ts";
@@ -18,11 +17,11 @@ import { defineCommand } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import { datasetForms, datasetNames, isPictures, loadDataset, readDatasetName } from "./dataset.ts";
 import { checkClasses } from "./eval.ts";
-import { exists, readCheckpoint } from "./files.ts";
+import { checkNewFile, exists, readCheckpoint, writeNewFile } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
-import { touching } from "../data/files.ts";
+import { readStart, touching } from "../data/files.ts";
 import { formatBytes, formatDuration, ProgressLine } from "./progress.ts";
-import { type Picture, reportPage, type Verdict, type WrongPicture } from "./report/page.ts";
+import { MARK_WITHIN, type Picture, REPORT_MARK, reportPage, type Verdict, type WrongPicture } from "./report/page.ts";
 import { dataUrl, filterTiles, imageBytes, png, tiled } from "./report/pictures.ts";
 import { bestEpoch, readRun, type RecordedRun } from "./run_files.ts";
 import { duration, located, runFacts, usualRate } from "./runs.ts";
@@ -45,6 +44,7 @@ export const reportCommand = defineCommand({
       otherwise: "report.html in the run's folder",
       doc: "The file to write",
     },
+    force: { type: "boolean", doc: "Overwrite a file that is no report" },
     dir: { type: "string", placeholder: "DIR", default: "runs", doc: "The folder that holds the runs" },
     judge: { type: "boolean", default: true, doc: "Show what needs the test set: confusion, the most wrong pictures" },
     dataset: {
@@ -64,6 +64,10 @@ export const reportCommand = defineCommand({
     if (!best) {
       throw new UserError(`Cannot report on "${folder}": no epoch is done yet; go on with \`train --resume\` first`);
     }
+    const out = options.out ?? join(folder, "report.html");
+    const force = options.force || options.out === undefined || await isReport(out);
+    // Told before minutes of judging.
+    await checkNewFile(out, { force });
     using interruptible = new Interruptible();
     const checkpoint = await bestCheckpoint(folder);
     const verdict = !checkpoint
@@ -82,13 +86,18 @@ export const reportCommand = defineCommand({
       layers: checkpoint ? layersOf(checkpoint) : [],
       made: `Made ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC by resnext ${config.version}`,
     });
-    const out = options.out ?? join(folder, "report.html");
     const bytes = new TextEncoder().encode(page);
-    await touching(`write "${out}"`, () => saveFile(out, bytes));
+    await writeNewFile(out, bytes, { force });
     console.log(`Wrote ${out} (${formatBytes(bytes.length)})`);
     return 0;
   },
 });
+
+/** Whether a file is a report that was made before. */
+async function isReport(path: string): Promise<boolean> {
+  const start = await touching(`read "${path}"`, () => readStart(path, MARK_WITHIN));
+  return start !== undefined && new TextDecoder().decode(start).includes(REPORT_MARK);
+}
 
 async function bestCheckpoint(folder: string): Promise<Checkpoint | undefined> {
   for (const name of ["best.safetensors", "last.safetensors"]) {

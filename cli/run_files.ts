@@ -1,9 +1,13 @@
-/** What a run's folder tells beside its checkpoints: `config.json`, what it was told to do, and `metrics.jsonl`, how it went. */
+/**
+ * What a run's folder tells beside its checkpoints: `config.json`, what it was told to do, and `metrics.jsonl`, how it went.
+ * What is wrong in them counts as absent, so that one bad run takes no list with it.
+ */
 
 import { basename, join } from "@std/path";
-import { touching } from "../data/files.ts";
+import { checkReadable, touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription, EpochMetrics } from "../nn/checkpoint.ts";
+import { isEpochLine, isRunConfig, wrongInDescription } from "../nn/description_check.ts";
 import type { RunDescription } from "../nn/run_description.ts";
 
 /** The file of what a run was told to do. */
@@ -63,14 +67,16 @@ export interface RecordedRun {
 export async function readRun(path: string): Promise<RecordedRun> {
   const run = await findRun(path);
   if (!run) {
-    throw new UserError(`Cannot read the run "${path}": it holds no checkpoint and no ${CONFIG_FILE}; name its folder`);
+    throw new UserError(
+      `Cannot read the run "${path}": it holds no checkpoint and no ${CONFIG_FILE} of a run; name its folder`,
+    );
   }
   return run;
 }
 
 /** As {@linkcode readRun}; undefined where the folder is no run's. */
 export async function findRun(path: string): Promise<RecordedRun | undefined> {
-  const config = await readJson<RunConfig>(join(path, CONFIG_FILE));
+  const config = await readConfig(join(path, CONFIG_FILE));
   const description = await readDescription(join(path, "last.safetensors")) ??
     await readDescription(join(path, "best.safetensors"));
   if (!config && !description) return undefined;
@@ -97,7 +103,7 @@ export function parseEpochs(text: string): EpochRecord[] {
   for (const line of text.split("\n")) {
     try {
       const value = JSON.parse(line);
-      if (Number.isSafeInteger(value?.epoch)) epochs.set(value.epoch, value);
+      if (isEpochLine(value)) epochs.set(value.epoch, value);
     } catch {
       // Empty, or cut off by a crash or a full disk.
     }
@@ -113,6 +119,7 @@ export function bestEpoch<Epoch extends EpochMetrics>(epochs: readonly Epoch[]):
 async function readText(path: string): Promise<string | undefined> {
   return await touching(`read "${path}"`, async () => {
     try {
+      await checkReadable(path);
       return await Deno.readTextFile(path);
     } catch (error) {
       if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
@@ -121,12 +128,12 @@ async function readText(path: string): Promise<string | undefined> {
   });
 }
 
-async function readJson<T>(path: string): Promise<T | undefined> {
+async function readConfig(path: string): Promise<RunConfig | undefined> {
   const text = await readText(path);
   if (text === undefined) return undefined;
   try {
     const value = JSON.parse(text);
-    return value?.network && value?.settings ? value : undefined;
+    return isRunConfig(value) ? value : undefined;
   } catch {
     return undefined;
   }
@@ -135,11 +142,13 @@ async function readJson<T>(path: string): Promise<T | undefined> {
 /** A checkpoint's description, out of the head of its file. */
 async function readDescription(path: string): Promise<CheckpointDescription | undefined> {
   try {
+    await checkReadable(path);
     using file = await Deno.open(path);
     const length = Number(new DataView(await readExactly(file, 8)).getBigUint64(0, true));
     if (length > 100 * 2 ** 20) return undefined;
     const head = JSON.parse(new TextDecoder().decode(await readExactly(file, length)));
-    return JSON.parse(head.__metadata__.resnext);
+    const description = JSON.parse(head.__metadata__.resnext);
+    return wrongInDescription(description) === undefined ? description : undefined;
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     return undefined;

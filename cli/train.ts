@@ -12,7 +12,7 @@ import { datasetFileName } from "./dataset.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
-import { dataDirectory } from "../data/directory.ts";
+import { dataDirectoryIfAny } from "../data/directory.ts";
 import { GarbageCollector } from "./garbage.ts";
 import { usualBatches } from "../nn/run_memory.ts";
 import { withAutoBatch } from "./auto_batch.ts";
@@ -71,7 +71,7 @@ async function train(called: TrainInvocation): Promise<number> {
       ? await RunFolder.open(out, options.resume)
       : await RunFolder.create(network.arch, datasetFileName(settings.dataset));
     try {
-      const tune = { mode: options.tune, directory: dataDirectory(options.dataDir) };
+      const tune = { mode: options.tune, directory: dataDirectoryIfAny(options.dataDir) };
       return await trainInto(folder, plan, options, report, tune);
     } catch (error) {
       await folder.removeIfEmpty();

@@ -53,6 +53,7 @@ export const tuneCommand = defineCommand({
       for (const trial of tuned.trials) console.log(options.json ? JSON.stringify(trial) : describe(trial));
       const file = tuningFile(directory);
       console.log(options.json ? JSON.stringify(counts(tuned, device.name, file)) : summary(tuned, device.name, file));
+      if (tuned.unkept) throw tuned.unkept;
     } finally {
       progress.clear();
       device.close();
@@ -68,19 +69,20 @@ function describe({ key, tried, won }: Trial): string {
 }
 
 /** The summary for programs. */
-function counts({ trials, known, shipped, tooLarge }: Tuned, device: string, file: string) {
-  return { measured: trials.length, known, shipped, too_large: tooLarge, device, file };
+function counts({ trials, known, shipped, tooLarge, unkept }: Tuned, device: string, file: string) {
+  return { measured: trials.length, known, shipped, too_large: tooLarge, device, ...(!unkept && { file }) };
 }
 
-function summary({ trials, known, shipped, tooLarge }: Tuned, device: string, file: string): string {
+function summary({ trials, known, shipped, tooLarge, unkept }: Tuned, device: string, file: string): string {
   const large = tooLarge > 0 ? [`${tooLarge} are larger than it holds: such batches do not run on it`] : [];
   const brought = `${shipped} of them from the table that comes with the program`;
   if (trials.length === 0 && known > 0 && tooLarge === 0) {
     return `Nothing to measure: all ${known} operations are known for ${device}, ${brought} (--again measures anew)`;
   }
+  const kept = unkept ? "" : ` Kept in ${file}`;
   const changed = trials.filter(({ tried, won }) => tried[0].variant !== won).length;
   return [
-    `${trials.length} operations measured on ${device}; for ${changed} another variant than the rule's is faster. Kept in ${file}`,
+    `${trials.length} operations measured on ${device}; for ${changed} another variant than the rule's is faster.${kept}`,
     ...(known > 0 ? [`${known} were known, ${brought}`] : []),
     ...large,
   ].join("\n");

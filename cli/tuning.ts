@@ -13,6 +13,7 @@ import { type Trial, tune, type TunerOptions } from "../kernels/tuner.ts";
 import { Tuning, type TuningEntries } from "../kernels/tuning.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { dataDirectory } from "../data/directory.ts";
+import { touching } from "../data/files.ts";
 import type { Module } from "../nn/module.ts";
 import shipped from "./tunings.json" with { type: "json" };
 
@@ -24,7 +25,8 @@ type TuneMode = typeof TUNE_MODES[number];
 /** Whether to tune, and the data directory, where it is remembered. */
 export interface TuneSettings {
   readonly mode: TuneMode;
-  readonly directory: string;
+  /** Absent where there is no place for it: nothing is remembered. */
+  readonly directory?: string;
 }
 
 /** The option of commands that measure nothing by themselves. */
@@ -74,11 +76,14 @@ export interface Tuned {
   readonly shipped: number;
   /** Operations that the device cannot hold. */
   readonly tooLarge: number;
+  /** Why what was found could not be kept. */
+  readonly unkept?: UserError;
 }
 
 /**
  * Tunes a device for a network's steps on inputs of some sizes, and remembers what it found. A file that cannot be read
- * counts as empty, one that cannot be written is not: tuning is a convenience. With `again` nothing counts as known.
+ * counts as empty; that one cannot be written is told and no failure: tuning is a convenience. With `again` nothing counts
+ * as known. What is found is kept choice by choice, so that who interrupts loses little.
  */
 export async function tuneFor(
   device: Device,
@@ -90,25 +95,32 @@ export async function tuneFor(
     readonly precision?: ElementType;
   },
 ): Promise<Tuned> {
-  const key = tuningKey(device), file = tuningFile(directory);
+  const key = tuningKey(device), file = directory === undefined ? undefined : tuningFile(directory);
   if (mode === "off") return { trials: [], known: 0, shipped: 0, tooLarge: 0 };
-  const own = again ? {} : (await readTunings(file))[key] ?? {};
+  const own = again || file === undefined ? {} : (await readTunings(file))[key] ?? {};
   const tuning = again ? new Tuning() : merged(key, own);
   const measure = mode === "full" || !device.capabilities.software;
   if (measure) notePlans(device, tuning, module, inputs, precision);
   const { used } = tuning;
-  const trials = measure && tuning.unknown.length > 0 ? await tune(device, tuning, options) : [];
-  if (trials.length > 0) {
-    // What the shipped table says stays out of the file: a later table may know better.
-    const found = Object.fromEntries(trials.map(({ key, won }) => [key, won]));
-    await writeTunings(file, (all) => ({ ...all, [key]: again ? found : { ...all[key], ...found } }));
-  }
+  // What the shipped table says stays out of the file: a later table may know better.
+  const found: Record<string, string> = {};
+  const keep = async (path: string) =>
+    await writeTunings(path, (all) => ({ ...all, [key]: again ? found : { ...all[key], ...found } }));
+  let written: Promise<UserError | undefined> = Promise.resolve(undefined);
+  const onTrial: TunerOptions["onTrial"] = (trial, ...at) => {
+    found[trial.key] = trial.won;
+    if (file !== undefined) written = written.then(() => keep(file));
+    options.onTrial?.(trial, ...at);
+  };
+  const trials = measure && tuning.unknown.length > 0 ? await tune(device, tuning, { ...options, onTrial }) : [];
+  const unkept = await written;
   device.useTuning(tuning);
   return {
     trials,
     known: used.length,
     shipped: used.filter((key) => !Object.hasOwn(own, key)).length,
     tooLarge: tuning.unknown.length,
+    unkept,
   };
 }
 
@@ -170,15 +182,20 @@ export function tuningsText(tunings: Tunings): string {
   return JSON.stringify(Object.fromEntries(all), null, 2) + "\n";
 }
 
-async function writeTunings(file: string, change: (tunings: Tunings) => Tunings): Promise<void> {
+/** Why they could not be written; undefined where they were. */
+async function writeTunings(file: string, change: (tunings: Tunings) => Tunings): Promise<UserError | undefined> {
   const part = `${file}.${Deno.pid}.part`;
   try {
     // Read now: another process may have tuned meanwhile.
     const text = tuningsText(change(await readTunings(file)));
-    await Deno.mkdir(join(file, ".."), { recursive: true });
-    await Deno.writeTextFile(part, text);
-    await Deno.rename(part, file);
-  } catch {
+    await touching(`keep what was measured in "${file}"`, async () => {
+      await Deno.mkdir(join(file, ".."), { recursive: true });
+      await Deno.writeTextFile(part, text);
+      await Deno.rename(part, file);
+    });
+  } catch (error) {
     await Deno.remove(part).catch(() => {});
+    if (error instanceof UserError) return error;
+    throw error;
   }
 }

@@ -93,7 +93,8 @@ export async function hasCifar(
   dataDirectory: string,
 ): Promise<boolean> {
   for (const { name, size } of [...trainFiles, ...testFiles]) {
-    if (await fileSize(join(dataDirectory, folder, name)) !== size) return false;
+    const path = join(dataDirectory, folder, name);
+    if (await touching(`read "${path}"`, () => fileSize(path)) !== size) return false;
   }
   return true;
 }

@@ -40,3 +40,13 @@ export function dataDirectory(
   }
   return join(cache, "resnext");
 }
+
+/** As {@linkcode dataDirectory}; undefined where nothing names a place, for what can do without. */
+export function dataDirectoryIfAny(explicit?: string): string | undefined {
+  try {
+    return dataDirectory(explicit);
+  } catch (error) {
+    if (error instanceof UserError) return undefined;
+    throw error;
+  }
+}

@@ -2,7 +2,7 @@
 
 import { type FileHandle, open } from "node:fs/promises";
 import { UserError } from "../kernels/user_error.ts";
-import { touching } from "./files.ts";
+import { checkReadable, touching } from "./files.ts";
 
 /** Largest number of bytes that the system reads at once. */
 const PIECE = 1 << 30;
@@ -23,15 +23,9 @@ export class FileSource implements AsyncDisposable {
   /** @throws {UserError} where there is no file, or it cannot be read. */
   static async open(path: string): Promise<FileSource> {
     return await touching(`read "${path}"`, async () => {
+      await checkReadable(path);
       const handle = await open(path);
-      const stat = await handle.stat();
-      if (stat.isFile()) return new FileSource(handle, path, stat.size);
-      await handle.close();
-      throw new UserError(
-        `Cannot read "${path}": ${
-          stat.isDirectory() ? "it is a folder; name the file in it" : "it is no file; name one"
-        }`,
-      );
+      return new FileSource(handle, path, (await handle.stat()).size);
     });
   }
 

@@ -23,6 +23,9 @@ const REFUSALS: Readonly<Record<string, string>> = {
   ENOENT: "no such file or directory",
   ENOTDIR: "a part of the path is not a directory; choose another directory",
   EISDIR: "it is a directory; move it away or choose another directory",
+  ELOOP: "its links lead in a circle; name another path",
+  ENAMETOOLONG: "the name is too long; choose a shorter one",
+  EEXIST: "something else is in its place; move it away or choose another directory",
   EIO: "the disk failed to read or write; check it",
 };
 
@@ -41,6 +44,61 @@ export async function touching<T>(action: string, run: () => T | Promise<T>): Pr
     const state = REFUSALS[code] ?? (error as Error).message.split("\n")[0];
     throw new UserError(`Cannot ${action}: ${state}`, { cause: error });
   }
+}
+
+/** Why a path is no file to read, in words; undefined where it is one. */
+export function whyNoFile({ isFile, isDirectory }: Pick<Deno.FileInfo, "isFile" | "isDirectory">): string | undefined {
+  if (isFile) return undefined;
+  return isDirectory ? "it is a folder; name the file in it" : "it is no file; name one";
+}
+
+/**
+ * Looks at what a path is before it is opened: to open a pipe waits for whoever writes to it, and a device may never end.
+ *
+ * @throws {UserError} where it is no regular file.
+ */
+export async function checkReadable(path: string): Promise<void> {
+  const why = whyNoFile(await Deno.stat(path));
+  if (why) throw new UserError(`Cannot read "${path}": ${why}`);
+}
+
+/** The first bytes of the regular file at `path`, at most `most`; `undefined` where there is none. */
+export async function readStart(path: string, most: number): Promise<Uint8Array | undefined> {
+  if (await fileSize(path) === undefined) return undefined;
+  using file = await Deno.open(path);
+  const bytes = new Uint8Array(most);
+  return bytes.subarray(0, await file.read(bytes) ?? 0);
+}
+
+/** What this process was given open, as `<(...)` of a shell: somebody writes to it. */
+const GIVEN = /^\/(dev\/stdin|(dev|proc\/self)\/fd\/\d+)$/;
+
+/**
+ * The bytes of a file, or of a pipe that the process was given, such as `/dev/stdin`.
+ *
+ * @throws {UserError} where it is something else, or more than `most` bytes.
+ */
+export async function readWithin(path: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
+  const found = await Deno.stat(path);
+  if (!(found.isFifo && GIVEN.test(path))) await checkReadable(path);
+  const bytes = await readAtMost((await Deno.open(path)).readable, most);
+  if (!bytes) throw new UserError(`Cannot read "${path}": it is larger than ${most} bytes`);
+  return bytes;
+}
+
+/** All that a stream gives; undefined where that is more than `most` bytes. */
+export async function readAtMost(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+  most: number,
+): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  const pieces: Uint8Array<ArrayBuffer>[] = [];
+  let size = 0;
+  for await (const piece of stream) {
+    size += piece.length;
+    if (size > most) return undefined;
+    pieces.push(piece);
+  }
+  return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }
 
 /** The size of the regular file at `path`; `undefined` where there is none. */

@@ -1,15 +1,21 @@
 /**
- * Checkpoints reach the disk: the one file of `nn/` that touches the system. Failures are the system's own errors; who
- * calls turns them into words.
+ * Checkpoints reach the disk: the one file of `nn/` that touches the system. Failures of the system's are its own errors;
+ * who calls turns them into words.
  */
 
 import { basename, dirname, join } from "@std/path";
+import { UserError } from "../kernels/user_error.ts";
 
 /**
  * Writes a file so that a crash, at whatever moment, leaves the old one or the new one and never a broken one: written
  * beside, flushed, renamed, and the folder flushed too. What was written beside is removed when that fails.
+ *
+ * A link is followed: whoever keeps files on another disk wants to keep the link.
+ *
+ * @throws {UserError} where a device, a pipe or a socket would be replaced, or the link leads nowhere.
  */
-export async function saveFile(path: string, bytes: Uint8Array): Promise<void> {
+export async function saveFile(target: string, bytes: Uint8Array): Promise<void> {
+  const path = await replaceable(target);
   const beside = join(dirname(path), `.${basename(path)}.${Deno.pid}.part`);
   try {
     {
@@ -23,6 +29,27 @@ export async function saveFile(path: string, bytes: Uint8Array): Promise<void> {
     throw error;
   }
   await syncFolder(dirname(path));
+}
+
+/** Where the file is that may be written anew. A folder is left to the system, which refuses it. */
+async function replaceable(path: string): Promise<string> {
+  let found: Deno.FileInfo;
+  try {
+    found = await Deno.lstat(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return path;
+    throw error;
+  }
+  if (found.isSymlink) {
+    try {
+      return await replaceable(await Deno.realPath(path));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      throw new UserError(`Cannot write "${path}": it is a link to nothing; remove it or name another file`);
+    }
+  }
+  if (found.isFile || found.isDirectory) return path;
+  throw new UserError(`Cannot write "${path}": it is a device or a pipe; name a file`);
 }
 
 /** Bytes written at once. */

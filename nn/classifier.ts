@@ -3,6 +3,7 @@
 import type { Device } from "../kernels/device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
 import { DeviceImages, type ImageBatch, ImageSource } from "./image_source.ts";
+import { BatchSizeError } from "./batch_size.ts";
 import { type EvalStep, evalStep } from "./eval_step.ts";
 import { softmax } from "./judge.ts";
 import { Lifetime } from "./lifetime.ts";
@@ -75,7 +76,9 @@ export class Classifier {
   ): Promise<Classifier> {
     checkSettings("classify", { imageSize }, SIZE);
     checkSettings("classify", { batchSizes }, BATCH_SIZES);
-    const imageBytes = imageSize ** 2 * 3, most = batchSizes.at(-1)!, pixels = new Uint8Array(most * imageBytes);
+    const imageBytes = imageSize ** 2 * 3, most = batchSizes.at(-1)!;
+    checkRoom(network.device, most, imageSize);
+    const pixels = new Uint8Array(most * imageBytes);
     const set = { count: most, images: pixels, labels: new Uint8Array(most) };
     const images = await DeviceImages.create(network.device, set, { stream: true });
     const classifier = new Classifier(network, images, pixels, imageBytes);
@@ -138,6 +141,17 @@ export class Classifier {
     this.#life.end();
     for (const each of [...this.#steps, ...this.#sources, this.#images]) each.destroy();
   }
+}
+
+/** Before memory is asked for: the network's input, four floats a pixel, must fit a binding. @throws {BatchSizeError} */
+function checkRoom({ capabilities, name }: Device, most: number, imageSize: number): void {
+  const fits = Math.floor(capabilities.maxBindingBytes / (imageSize ** 2 * 4 * Float32Array.BYTES_PER_ELEMENT));
+  if (most <= fits) return;
+  throw new BatchSizeError(
+    `Cannot run batches of ${most}: ${name} binds no more than ${fits} images of ${imageSize}x${imageSize} pixels; ` +
+      "choose smaller ones",
+    fits,
+  );
 }
 
 const BATCH_SIZES: Allowed = {

@@ -94,6 +94,15 @@ const SETTINGS: Fields = {
 
 const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
 
+/** What a run's folder tells of an epoch beside. */
+const EPOCH_LINE: Fields = {
+  ...EPOCH,
+  ...{ lr: optional(number), seconds: optional(number), images_per_second: optional(number) },
+};
+
+/** What `config.json` holds beside a description. */
+const RUN: Fields = { parameters: count, device: text, software: optional(flag), version: text, started: text };
+
 const DESCRIPTION: Fields = {
   network: NETWORK,
   input: INPUT,
@@ -114,6 +123,17 @@ export function wrongInDescription(
   const missing = needed.find((section) => description[section] === undefined);
   if (missing) return { path: missing, value: undefined };
   return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined);
+}
+
+/** Whether a value is a line of a run's epochs. */
+export function isEpochLine(value: unknown): boolean {
+  return wrongField(value, EPOCH_LINE, "") === undefined;
+}
+
+/** Whether a value is what a run wrote of itself. */
+export function isRunConfig(value: unknown): boolean {
+  return wrongField(value, RUN, "") === undefined &&
+    wrongInDescription(value as Record<string, unknown>, ["network", "settings"]) === undefined;
 }
 
 /** A centre cannot be cut out of less. */

@@ -28,7 +28,7 @@ function draw(description: string, options: Plot.PlotOptions): string {
 /** Whole epochs at the axis, however few there are. */
 function epochAxis(epochs: readonly EpochRecord[]) {
   const count = epochs.at(-1)?.epoch ?? 1, step = Math.max(1, Math.ceil(count / 10));
-  const ticks = Array.from({ length: count }, (_, i) => i + 1).filter((epoch) => epoch % step === 0 || count <= 10);
+  const ticks = Array.from({ length: Math.floor(count / step) }, (_, i) => (i + 1) * step);
   return Plot.axisX(ticks, {
     label: "epoch",
     labelAnchor: "center",

@@ -43,7 +43,7 @@ export interface ReportData {
   /** Or in words why there is none. */
   readonly verdict: Verdict | string;
   readonly filters?: Picture;
-  /** The network's layers; the first row is the head. */
+  /** The network's layers; the first row is the head. None where no checkpoint tells them. */
   readonly layers: readonly (readonly string[])[];
   /** When and by what it was made. */
   readonly made: string;
@@ -53,6 +53,11 @@ export interface ReportData {
 const MISTAKES = 12;
 /** Of more classes a matrix is megabytes of cells smaller than a dot: the mistakes stand for it. */
 const MATRIX_CLASSES = 100;
+
+/** Stands in every report, within the first {@linkcode MARK_WITHIN} bytes: by it a report is known, which may be written anew. */
+export const REPORT_MARK = '<meta name="generator" content="resnext report">';
+/** See {@linkcode REPORT_MARK}. */
+export const MARK_WITHIN = 512;
 
 /** The page. */
 export function reportPage(data: ReportData): string {
@@ -80,7 +85,7 @@ export function reportPage(data: ReportData): string {
     `<div class="grid">${card("Settings and outcome", factTable(facts))}${
       card("Epochs", epochTable(epochs, best))
     }</div>`,
-    card("Network", table(layers)),
+    layers.length > 0 && card("Network", table(layers)),
     `<footer>${text(made)}</footer>`,
   ];
   return `<!doctype html>
@@ -89,6 +94,7 @@ export function reportPage(data: ReportData): string {
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+${REPORT_MARK}
 <title>${text(run.name)}</title>
 <style>${STYLE}</style>
 </head>

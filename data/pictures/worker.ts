@@ -3,17 +3,20 @@
 /// <reference no-default-lib="true" />
 /// <reference lib="deno.worker" />
 
+import { readWithin } from "../files.ts";
+import { MOST_PICTURE_BYTES } from "./limits.ts";
 import { PixelBudget } from "./budget.ts";
+import { UserError } from "../../kernels/user_error.ts";
 import { preparePicture } from "./decode.ts";
 import type { PictureAnswer, PictureRequest } from "./pool.ts";
 
 self.onmessage = async ({ data: { id, source, transform, budget } }: MessageEvent<PictureRequest>) => {
   let answer: PictureAnswer;
   try {
-    const bytes = typeof source === "string" ? await Deno.readFile(source) : source;
+    const bytes = typeof source === "string" ? await readWithin(source, MOST_PICTURE_BYTES) : source;
     answer = { id, ...await preparePicture(bytes, transform, new PixelBudget(budget)) };
   } catch (error) {
-    const unread = error instanceof Error && error.name in Deno.errors;
+    const unread = error instanceof UserError || (error instanceof Error && error.name in Deno.errors);
     answer = { id, error: explain(error), ...(unread && { unread }) };
   }
   self.postMessage(answer, "pixels" in answer ? [answer.pixels.buffer] : []);
@@ -22,8 +25,8 @@ self.postMessage("ready");
 
 /** What libvips says, in the words of the rest and on one line. */
 function explain(error: unknown): string {
+  if (error instanceof UserError) return error.message.replaceAll(/^Cannot read ".*": |; name .*$/gs, "");
   if (error instanceof Deno.errors.NotFound) return "no such file";
-  if (error instanceof Deno.errors.IsADirectory) return "it is a folder";
   if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
   const text = error instanceof Error ? error.message : String(error);
   if (text.includes("unsupported image format")) return "its format is not known";

@@ -73,3 +73,17 @@ Deno.test("the text names each problem with what mends it", () => {
   }]);
   assertEquals(text, "ok    A    x\nBAD   GPU  none\n           -> do\n\nOne thing needs mending.");
 });
+
+Deno.test({
+  name: "a data directory that no system resolves is told, and is bad",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const loop = join(folder, "loop");
+      await Deno.symlink(loop, loop);
+      const { code, stdout, stderr } = await resnext(["doctor", "--no-measure", "--data-dir", loop]);
+      assertEquals([code, stderr], [1, ""]);
+      assertMatch(stdout, /^BAD +Data +Cannot read .*: its links lead in a circle/m);
+    });
+  },
+});

@@ -48,6 +48,18 @@ Deno.test("a matrix of many classes does not fit: the commonest mistakes are tol
   }
 });
 
+Deno.test("classes' names do not steer the terminal", () => {
+  for (const classes of [2, 100]) {
+    const names = Array.from({ length: classes }, (_, i) => `ca\x1b[31mt\n${i}`);
+    const confusion = names.map((_, label) => names.map((_, taken) => label === 1 && taken === 0 ? 7 : 0));
+    const { description } = narrowCheckpoint();
+    const subject = { file: "a", dataset: "d", imageSize: 32, precision: "f32", device: "x", description } as const;
+    const text = evaluationText(subject, { images: 7, loss: 1, top1: 0, top5: 0, confusion }, names);
+    assertEquals(text.includes("\x1b"), false);
+    assertMatch(text, /ca\u{fffd}\[31mt\u{fffd}1 /u);
+  }
+});
+
 Deno.test("CIFAR-10's whole test set fits 80 columns", () => {
   const names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
   const report = { images: 10_000, loss: 1, top1: 1, top5: 1, confusion: names.map(() => names.map(() => 1000)) };

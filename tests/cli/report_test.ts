@@ -195,3 +195,35 @@ Deno.test({
     });
   },
 });
+
+Deno.test("a report writes over a report alone, unless it is forced to", async () => {
+  await withFolder(async (folder) => {
+    await writeNarrow(folder, "last.safetensors", { progress });
+    const report = (...more: string[]) => resnext(["report", folder, "--no-judge", ...more]);
+    const before = await Deno.readFile(join(folder, "last.safetensors"));
+    const refused = await report("--out", join(folder, "last.safetensors"));
+    assertEquals(refused.code, 1);
+    assertMatch(refused.stderr, /^error: Cannot write ".*": it exists; choose another file or add --force\n$/);
+    assertEquals(await Deno.readFile(join(folder, "last.safetensors")), before);
+    for (const out of [[], ["--out", join(folder, "page.html")]]) {
+      assertEquals([(await report(...out)).code, (await report(...out)).code], [0, 0]);
+    }
+    await Deno.writeTextFile(join(folder, "notes.html"), "mine");
+    assertEquals((await report("--out", join(folder, "notes.html"))).code, 1);
+    assertEquals((await report("--out", join(folder, "notes.html"), "--force")).code, 0);
+  });
+});
+
+Deno.test("a run whose checkpoints are gone is reported on without them", async () => {
+  await withFolder(async (folder) => {
+    const { description } = narrowCheckpoint();
+    const config = { ...description, class_names: [], parameters: 1, device: "x", version: "1", started: "2026" };
+    await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
+    await Deno.writeTextFile(join(folder, "metrics.jsonl"), JSON.stringify(history[0]));
+    const { code, stderr } = await resnext(["report", folder]);
+    assertEquals(code, 0, stderr);
+    const page = await Deno.readTextFile(join(folder, "report.html"));
+    assertStringIncludes(page, "There is no checkpoint to judge");
+    assert(!page.includes("<h2>Network</h2>"));
+  });
+});

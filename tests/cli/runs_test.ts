@@ -81,3 +81,29 @@ Deno.test("a run of a checkpoint alone is read from the head of its file", async
     assertEquals([description?.network.arch, read.length, config], ["resnext50", 1, undefined]);
   });
 });
+
+Deno.test("what is wrong in a run's files counts as absent, and takes no list with it", async () => {
+  await withFolder(async (folder) => {
+    const good = { ...narrowCheckpoint().description, class_names: [], parameters: 1, device: "x", version: "1" };
+    const configs = [
+      { ...good, started: "2026", parameters: null },
+      good,
+      { ...good, started: "2026", settings: { ...good.settings, dataset: 5 } },
+      { network: {}, settings: {} },
+    ];
+    for (const [i, config] of configs.entries()) {
+      const path = await run(folder, `bad${i}`, 0.5);
+      await Deno.writeTextFile(join(path, "config.json"), JSON.stringify(config));
+      await Deno.writeTextFile(join(path, "metrics.jsonl"), '{"epoch":1}\n{"epoch":2,"test_acc":"x"}\nnull\n');
+      assertEquals((await readRun(path)).config, undefined, JSON.stringify(config));
+    }
+    const whole = await run(folder, "whole\x1b[31m", 0.5);
+    await Deno.writeTextFile(join(whole, "config.json"), JSON.stringify({ ...good, started: "2026" }));
+    assertEquals((await readRun(whole)).config?.parameters, 1);
+    const { code, stdout, stderr } = await resnext(["runs", "--dir", folder]);
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(stdout.trimEnd().split("\n").length, 1 + configs.length + 1);
+    assertStringIncludes(stdout, "whole\u{fffd}[31m  ");
+    assertEquals((await resnext(["runs", "compare", "bad0", "bad3", "--dir", folder])).code, 0);
+  });
+});

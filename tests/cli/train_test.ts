@@ -235,6 +235,8 @@ Deno.test("what cannot be trained is one line on stderr, and leaves nothing", as
   await withFolder(async (folder) => {
     const last = await writeNarrow(folder), file = join(folder, "file");
     await Deno.writeTextFile(file, "text");
+    const large = join(folder, "large");
+    await Deno.writeFile(large, new Uint8Array(1_000_001));
     const weights = await writeNarrow(folder, "weights.safetensors", { settings: undefined, progress: undefined });
     const cases: [string[], number, RegExp][] = [
       [["--lr", "-1"], 2, /Option --lr must be a number of at least 0, not "-1"/],
@@ -245,6 +247,11 @@ Deno.test("what cannot be trained is one line on stderr, and leaves nothing", as
       [["--nesterov", "--momentum", "0"], 2, /--nesterov needs a momentum/],
       [["--dataset", "cifar10", "--data-dir", folder], 1, /data_batch_1\.bin: it is missing; run `download cifar10`/],
       [["--dataset", "shapes", "--out", file], 2, /it is a file/],
+      [["--dataset", "shapes", "--train-limit", "4000000000"], 2, /500000 at most; choose a smaller --train-limit/],
+      [["--layers", "65536"], 2, /whole numbers from 1 to 1024/],
+      [["--config", folder], 1, /it is a folder/],
+      [["--config", large], 1, /it is larger than 1000000 bytes/],
+      [["--data-dir", "x".repeat(300)], 1, /the name is too long/],
       [["--resume", join(folder, "none")], 1, /no such file/],
       [["--resume", folder], 1, /it is a folder; name the file in it/],
       [["--resume", file], 1, /as safetensors: 4 bytes are too few/],
@@ -291,4 +298,14 @@ Deno.test({
       assertEquals(names(folder), []);
     });
   },
+});
+
+Deno.test("a run on shapes needs no data directory", async () => {
+  await withFolder(async (folder) => {
+    const sizes = ["--train-limit", "32", "--test-limit", "16", "--batch-size", "16", "--epochs", "1"];
+    const args = ["train", ...NARROW, ...sizes, "--dataset", "shapes", "--out", join(folder, "run")];
+    // Empty variables name no place.
+    const { code, stderr } = await resnext(args, { HOME: "", XDG_CACHE_HOME: "", LOCALAPPDATA: "", RESNEXT_DATA: "" });
+    assertEquals(code, 0, stderr);
+  });
 });

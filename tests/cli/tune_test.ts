@@ -154,3 +154,13 @@ Deno.test("the program's table has the form of tunings, its keys an adapter, a v
     assert(Object.keys(entries).every((product) => product.startsWith("gemm ")));
   }
 });
+
+Deno.test("what could not be kept is told, and is a failure of tune", async () => {
+  await withFolder(async (folder) => {
+    const file = join(folder, "file");
+    await Deno.writeTextFile(file, "");
+    const { code, stdout, stderr } = await resnext(["tune", "resnext50", ...TINY, "--data-dir", file]);
+    assertEquals([code, stdout.includes("Kept in")], [1, false]);
+    assertMatch(stderr, /^error: Cannot keep what was measured in ".*": something else is in its place; .*\n$/m);
+  });
+});

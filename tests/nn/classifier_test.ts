@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { DeviceLostError, openDevice } from "../../kernels/device.ts";
+import { BatchSizeError } from "../../nn/batch_size.ts";
 import { Classifier, type ClassifierOptions, rank } from "../../nn/classifier.ts";
 import { DeviceImages, ImageSource } from "../../nn/image_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
@@ -49,6 +50,12 @@ gpuTest("a classifier gives each picture the logits of evaluation, whatever it s
   // At the same time.
   const together = await Promise.all(pictures.map((picture) => classifier.classify([picture])));
   assertEquals(together.map(([logits]) => [...logits]), [...four, last].map((logits) => [...logits]));
+
+  await assertRejects(
+    () => Classifier.create(network, { imageSize: 32, mean, std, batchSizes: [1, Number.MAX_SAFE_INTEGER] }),
+    BatchSizeError,
+    "images of 32x32 pixels; choose smaller ones",
+  );
 
   await assertRejects(() => classifier.classify(pictures), RangeError, "5 pictures at a time: 4 at most");
   await assertRejects(() => classifier.classify([images]), RangeError, "a picture of 15360 bytes: it must have 3072");
