@@ -27,6 +27,9 @@ const flag: Check = (value) => typeof value === "boolean";
 const upTo = (most: number): Check => (value) => positive(value) && (value as number) <= most;
 const oneOf = (choices: readonly unknown[]): Check => (value) => choices.includes(value);
 const optional = (check: Check): Check => (value) => value === undefined || check(value);
+function isRecord(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
 const fields = (checks: Fields): Check => (value) => wrongField(value, checks, "") === undefined;
 
 const NETWORK: Fields = {
@@ -101,7 +104,10 @@ const EPOCH_LINE: Fields = {
 };
 
 /** What `config.json` holds beside a description. */
-const RUN: Fields = { parameters: count, device: text, software: optional(flag), version: text, started: text };
+const RUN: Fields = {
+  ...{ parameters: count, device: text, software: optional(flag), version: text, started: text },
+  ...{ options: optional(isRecord), lengthened: optional(flag), train_images: optional(count) },
+};
 
 const DESCRIPTION: Fields = {
   network: NETWORK,

@@ -60,6 +60,9 @@ const DESCRIPTION: Omit<RunDescription, "input"> = {
   },
 };
 
+/** What a run's config holds beside its description. */
+const RECORDED = { parameters: 1, device: "x", version: "1", started: "2026" };
+
 /** Options in the words of a command line. */
 const words = (values: Record<string, string>) => Object.entries(values).map(([flag, value]) => `--${flag}=${value}`);
 
@@ -131,7 +134,7 @@ Deno.test("a run that goes on keeps the options it was begun with, and tells whe
         progress: progress(epoch),
         input: description.input,
       });
-      const config = { ...description, settings, options: recorded };
+      const config = { ...description, settings, ...RECORDED, ...(recorded && { options: recorded }) };
       await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
       const { options: kept, lengthened } = await plan([`--resume=${file}`, ...args]);
       return { kept, lengthened: Boolean(lengthened) };
@@ -146,7 +149,7 @@ Deno.test("a run that goes on keeps the options it was begun with, and tells whe
     assertEquals((await resumed({ ...constant, patience: 1 }, 1, ["--patience=3"])).lengthened, false);
     // Of another run, or of one that was not begun by options, nothing is known.
     assertEquals(await resumed({}, 1, [], null), { kept: undefined, lengthened: false });
-    await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify({ ...description, options }));
+    await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify({ ...description, ...RECORDED, options }));
     assertEquals((await plan([`--resume=${join(folder, "last.safetensors")}`])).options, undefined);
   });
 });
@@ -241,7 +244,7 @@ Deno.test("a run goes on with a folder that has moved, if it is of the same clas
     assertEquals(description.settings.dataset, `folder:${moved}`);
     await assertRejects(() => resume(["a", "c"]), UserError, "are not those it was trained on");
     await assertRejects(() => resume(["a", "b"], "shapes"), UserError, "--dataset: the run was begun with folder:");
-    const config = { network: {}, settings, train_images: 3 };
+    const config = { ...narrowCheckpoint().description, settings, ...RECORDED, train_images: 3 };
     await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
     await assertRejects(() => resume(["a", "b"]), UserError, "has 2 images to train on, the run was begun with 3");
   });
