@@ -6,9 +6,11 @@
 
 import config from "./deno.json" with { type: "json" };
 import { commands } from "./cli/commands.ts";
+import { mendConsole } from "./cli/print.ts";
 import { runProgram } from "./cli/program.ts";
 
 if (import.meta.main) {
+  mendConsole();
   Deno.exit(
     await runProgram({
       name: "resnext",

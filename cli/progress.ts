@@ -1,5 +1,7 @@
 /** A line that tells how far a long work is: redrawn in place on a terminal, a plain line now and then elsewhere. */
 
+import { show } from "./print.ts";
+
 /** Where the line goes. */
 export interface ProgressOutput {
   write(text: string): void;
@@ -69,12 +71,9 @@ export class ProgressLine {
 
 /** Stderr as the place of a progress line. */
 export function stderrOutput(): ProgressOutput {
-  const encoder = new TextEncoder();
   return {
     isTerminal: Deno.stderr.isTerminal(),
-    write: (text) => {
-      for (let bytes = encoder.encode(text); bytes.length > 0;) bytes = bytes.subarray(Deno.stderr.writeSync(bytes));
-    },
+    write: show,
     columns: () => {
       try {
         return Deno.consoleSize().columns || 80;

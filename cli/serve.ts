@@ -11,6 +11,7 @@ import {
 } from "./classifier.ts";
 import { ClassifyQueue } from "./classify_queue.ts";
 import { defineCommand } from "./command.ts";
+import { HttpListener } from "./http_listener.ts";
 import { Interruptible } from "./interrupt.ts";
 import { Bodies } from "./request_body.ts";
 import { answer, type Served } from "./serve_requests.ts";
@@ -24,6 +25,8 @@ const MOST_BYTES = 2 ** 29;
 const IDLE_SECONDS = 60;
 /** Seconds that bodies which have begun to arrive are waited for when the server stops. */
 const LAST_SECONDS = 5;
+/** Seconds that clients then have to take their answers. */
+const CLOSE_SECONDS = 2;
 
 /** The command. */
 export const serveCommand = defineCommand({
@@ -77,16 +80,18 @@ export const serveCommand = defineCommand({
       warn,
     };
     // A port that is taken is told before the device is opened; until that is, requests are told to come again.
-    const server = listen(options, options.verbose ? logged(served) : (request) => answer(request, served));
+    const handler = options.verbose ? logged(served) : (request: Request) => answer(request, served);
+    const host = options.host.replace(/^\[(.*)\]$/, "$1");
+    const listener = new HttpListener({ host, port: options.port, handler, warn });
     try {
       await Promise.all([queue.start(), tryDecoder(pool, file)]);
-      const url = urlOf(options.host, server.addr.port);
+      const url = urlOf(host, listener.port);
       if (options.json) console.log(JSON.stringify({ type: "ready", url, ...describe(file, queue, options) }));
       else printReady(file, queue, url);
       await stopped(interruptible.signal);
       // Shutting down cuts off bodies that are not there yet.
       await bodies.stop(LAST_SECONDS);
-      await server.shutdown();
+      await listener.close(CLOSE_SECONDS);
       return interruptible.came!.exitCode;
     } finally {
       queue.close();
@@ -164,30 +169,4 @@ function logged(served: Served): (request: Request) => Promise<Response> {
     console.error(`${new Date().toISOString()} ${request.method} ${path} ${response.status} ${took} ms`);
     return response;
   };
-}
-
-function listen(
-  { host, port }: { readonly host: string; readonly port: number },
-  handler: (request: Request) => Promise<Response>,
-): Deno.HttpServer<Deno.NetAddr> {
-  try {
-    return Deno.serve({ hostname: host, port, onListen() {} }, handler);
-  } catch (error) {
-    const where = `${host.includes(":") ? `[${host}]` : host}:${port}`;
-    if (error instanceof Deno.errors.AddrInUse) {
-      throw new UserError(
-        `Cannot listen on ${where}: the port is taken; name another with --port, or 0 for any free one`,
-        { cause: error },
-      );
-    }
-    if (error instanceof Deno.errors.AddrNotAvailable) {
-      throw new UserError(`Cannot listen on ${where}: this machine has no such address; see --host`, { cause: error });
-    }
-    if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) {
-      throw new UserError(`Cannot listen on ${where}: permission denied; ports below 1024 often need more of it`, {
-        cause: error,
-      });
-    }
-    throw new UserError(`Cannot listen on ${where}: ${(error as Error).message}`, { cause: error });
-  }
 }

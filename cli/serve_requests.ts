@@ -123,6 +123,7 @@ async function picturesOf(bytes: Uint8Array<ArrayBuffer>, type: string, most: nu
   if (!occursAtMost(most + 1, `--${boundary}`, bytes)) {
     throw new HttpError(413, `Cannot take the form: it may have at most ${most} parts`);
   }
+  if (!isWhole(`\r\n--${boundary}`, bytes)) throw noForm();
   let form: FormData;
   try {
     const headers = { "content-type": `multipart/form-data; boundary="${boundary}"` };
@@ -137,6 +138,13 @@ async function picturesOf(bytes: Uint8Array<ArrayBuffer>, type: string, most: nu
 
 function noForm(): HttpError {
   return new HttpError(400, "Cannot read the form: it is no whole multipart/form-data");
+}
+
+/** Whether the last delimiter closes the form: the parser takes what stands before a cut for all. */
+function isWhole(delimiter: string, bytes: Uint8Array<ArrayBuffer>): boolean {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const end = buffer.lastIndexOf(delimiter) + delimiter.length;
+  return end >= delimiter.length && buffer.toString("latin1", end, end + 2) === "--";
 }
 
 function occursAtMost(times: number, text: string, bytes: Uint8Array<ArrayBuffer>): boolean {

@@ -154,6 +154,9 @@ launcherTest("each command may do what it needs, and no more", async () => {
     await Deno.writeTextFile(join(root, "elsewhere", "own.safetensors"), described("folder:/pictures"));
     await Deno.copyFile(join(root, "elsewhere", "own.safetensors"), join(root, "elsewhere", "renamed.ckpt"));
     await Deno.writeTextFile(join(root, "elsewhere", "drawn.safetensors"), described("shapes"));
+    await Deno.mkdir(join(root, "elsewhere", "run"));
+    await Deno.copyFile(join(root, "elsewhere", "own.safetensors"), join(root, "elsewhere", "run/last.safetensors"));
+    await Deno.writeTextFile(join(root, "elsewhere", "p.json"), '{"out": "o",\n "dataset": "folder:a \\"b\\\\c"}');
     const cache = `${root}/.cache/resnext`, least = `--no-prompt --allow-read ${VARIABLES}`;
     const decoding = (writes: string) =>
       `--no-prompt --allow-read --allow-write=${writes} --allow-ffi --allow-sys ${
@@ -181,6 +184,13 @@ launcherTest("each command may do what it needs, and no more", async () => {
       [["eval", "own.safetensors"], decoding(cache)],
       [["eval", "renamed.ckpt"], decoding(cache)],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
+      [["train", "--out", "run", "--resume", "auto"], decoding(`run,${cache},${cache}`)],
+      [
+        ["train", "--out", "a run", "--resume=auto"],
+        `--no-prompt --allow-read --allow-write=a run,${cache} ${VARIABLES}`,
+      ],
+      [["train", "--config", "p.json"], decoding(`o,${cache},${cache}`)],
+      [["train", "--config=p.json"], decoding(`o,${cache},${cache}`)],
       // What is no address is for the program to refuse; Deno would show a stack.
       ...["http://a b/c", "http://host:99999/c", "http://host:x/c"].map((url): [string[], string] => [
         ["download", "cifar10", "--url", url],
@@ -191,6 +201,7 @@ launcherTest("each command may do what it needs, and no more", async () => {
       ...[
         [[], "127.0.0.1:8000"],
         [["--port", "0", "--host=::1"], "[::1]:0"],
+        [["--port", "0", "--host=[::1]"], "[::1]:0"],
         [["--host", "0.0.0.0", "--port=81"], "0.0.0.0:81"],
       ].map(([options, address]): [string[], string] => [
         ["serve", "x", ...options],

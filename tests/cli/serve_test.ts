@@ -71,6 +71,12 @@ function formOf(parts: number): Blob {
   return new Blob([part.repeat(parts), "--x--\r\n"], { type: "multipart/form-data; boundary=x" });
 }
 
+/** A form without its last bytes. */
+async function cut(form: FormData, bytes: number): Promise<Blob> {
+  const whole = await new Response(form).blob();
+  return whole.slice(0, whole.size - Math.ceil(bytes), whole.type);
+}
+
 /** Sends bytes that no client would, and gives the answer as it comes. */
 async function raw(url: string, request: string): Promise<string> {
   const { hostname, port } = new URL(url);
@@ -147,6 +153,8 @@ Deno.test("serve refuses in a sentence what it cannot answer, and goes on", asyn
       ["predict", noFile, 400, /the form has no file$/],
       ["predict", new Blob(["--x"], { type: "multipart/form-data; boundary=y" }), 400, /^Cannot read the form/],
       ["predict", new Blob(["--x"], { type: "multipart/form-data" }), 400, /^Cannot read the form/],
+      ["predict", await cut(form({ "a.png": good, "b.png": good }), good.length / 2), 400, /no whole multipart/],
+      ["predict", await cut(form({ "a.png": good }), 4), 400, /no whole multipart/],
       ["predict", formOf(1025), 413, /^Cannot take the form: it may have at most 1024 parts$/],
       ["predict", formOf(1024), 400, /the form has no file$/],
       ["predict", large, 413, /at most 100000 bytes$/],
