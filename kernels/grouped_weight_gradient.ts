@@ -89,7 +89,7 @@ function stagedDispatches(
   block: StagedBlock,
   caps: Capabilities,
 ): Dispatch[] {
-  const { rows, columns } = plan;
+  const { rows, columns, rowsEach } = plan, [taps] = partition(rows.kernel, reachableTaps(rows), rowsEach);
   const { tiles, tilesEach, chunks } = shares(plan, geometry, grouping);
   const to = destination(operands, geometry, grouping, chunks);
   const loads = normalizedLoads(operands.loadNorm, "X_BLOCKS");
@@ -98,7 +98,7 @@ function stagedDispatches(
     label: "conv2d.grouped.dweight",
     bindings: bindings(operands, loads, to, true),
     constants: { TILES: tiles, TILES_EACH: tilesEach, CHUNKS: chunks, ...sizes(geometry, grouping, to) },
-    source: stagedSource({ rows, columns, grouping, block, loads, output: to.output, bias: to.bias }),
+    source: stagedSource({ rows, columns, grouping, taps, outs: 1, block, loads, output: to.output, bias: to.bias }),
     workgroups: itemGrid(sets, 1, caps.maxWorkgroupsPerDimension),
     ...work(operands, geometry, 1),
   };

@@ -1,65 +1,34 @@
 /** The text of a grouped convolution's weight gradient whose invocations load what they need themselves. */
 
 import { positions } from "./grouped_gather.ts";
-import { type Axis, canMiss, type Grouping, isRagged, range, reachableTaps, sources } from "./grouped_tiling.ts";
+import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
+import { type GradientSums, gradientSums } from "./grouped_weight_gradient_sums.ts";
 import type { NormalizedLoads } from "./load_norm.ts";
 import { eachItem, guarded } from "./wgsl.ts";
 
-interface Kernel {
-  readonly rows: Axis;
-  readonly columns: Axis;
-  readonly grouping: Grouping;
-  readonly taps: { readonly rows: readonly number[]; readonly zero: readonly number[] };
-  /** Output vec4s of an invocation. */
-  readonly outs: number;
+interface Kernel extends GradientSums {
   readonly workgroupSize: number;
   readonly loads: NormalizedLoads;
-  readonly output: string;
-  readonly bias?: { readonly output: string; readonly at: number };
 }
 
 /** The text. A tile's `dy` and `x` are loaded once for all its taps. */
 export function directSource(kernel: Kernel): string {
-  const { rows, columns, grouping, taps, outs, workgroupSize, loads, output, bias } = kernel;
-  const { inWidth, outPerGroup, inPerGroup, swizzles } = grouping;
-  const tapColumns = reachableTaps(columns);
-  const sums = taps.rows.flatMap((ky) =>
-    tapColumns.flatMap((kx) => range(swizzles.length).flatMap((j) => range(outs).map((k) => ({ ky, kx, j, k }))))
-  );
-  const store = (ky: number, kx: number, j: number, k: number, value: string) =>
-    `${output}[chunk * PARTIAL + (${
-      (ky * columns.kernel + kx) * inWidth + j
-    }u + in_block * 4u) * DY_BLOCKS + out_block + ${k}u] = ${value};`;
-  const zeros = range(rows.kernel).flatMap((ky) =>
-    range(columns.kernel).filter((kx) => taps.zero.includes(ky) || taps.rows.includes(ky) && !tapColumns.includes(kx))
-      .flatMap((kx) => range(swizzles.length).flatMap((j) => range(outs).map((k) => store(ky, kx, j, k, "vec4f()"))))
-  );
+  const { outs, workgroupSize, loads, grouping: { outPerGroup, inPerGroup } } = kernel, sums = gradientSums(kernel);
   return /* wgsl */ `
 ${loads.functions}
 ${eachItem(workgroupSize)}
   let out_block = (item % OUT_ITEMS) * ${outs}u;
   let in_block = (item / OUT_ITEMS) % ${inPerGroup}u;
-  let chunk = item / OUT_ITEMS / ${inPerGroup}u;
+  let share = item / OUT_ITEMS / ${inPerGroup}u;
   let x_block = out_block / ${outPerGroup}u * ${inPerGroup}u + in_block;
   ${loads.prepare("by", "x_block")}
-  ${sums.map(({ ky, kx, j, k }) => `var sum_${ky}_${kx}_${j}_${k} = vec4f();`).join("\n")}
-  ${bias ? range(outs).map((k) => `var bias_${k} = vec4f();`).join("\n") : ""}
+  ${sums.declarations}
   for (var step = 0u; step < TILES_EACH; step++) {
-    let tile = chunk * TILES_EACH + step;
+    let tile = share * TILES_EACH + step;
     if (tile >= TILES) { break; }
     ${tileBody(kernel)}
   }
-  ${sums.map(({ ky, kx, j, k }) => store(ky, kx, j, k, `sum_${ky}_${kx}_${j}_${k}`)).join("\n")}
-  ${zeros.join("\n")}
-  ${
-    bias
-      ? `if (in_block == 0u) {\n${
-        range(outs).map((k) => `${bias.output}[chunk * PARTIAL + ${bias.at}u + out_block + ${k}u] = bias_${k};`).join(
-          "\n",
-        )
-      }\n}`
-      : ""
-  }
+  ${sums.stores}
 }`;
 }
 

@@ -10,6 +10,7 @@
 import type { Capabilities } from "./device.ts";
 import { type Axis, blocksTogether, canMiss, type Grouping, isRagged, reachableTaps } from "./grouped_tiling.ts";
 import { range, sources } from "./grouped_tiling.ts";
+import { type GradientSums, gradientSums } from "./grouped_weight_gradient_sums.ts";
 import type { NormalizedLoads } from "./load_norm.ts";
 import { ceilDiv, entryPoint, guarded, unroll } from "./wgsl.ts";
 
@@ -63,25 +64,19 @@ function lineLengths(rows: Axis, columns: Axis): { x: number; dy: number } {
   return { x: sources(rows).length * sources(columns).length | 1, dy: columns.size | 1 };
 }
 
-interface Kernel {
-  readonly rows: Axis;
-  readonly columns: Axis;
-  readonly grouping: Grouping;
+interface Kernel extends GradientSums {
   readonly block: StagedBlock;
   readonly loads: NormalizedLoads;
-  readonly output: string;
-  readonly bias?: { readonly output: string; readonly at: number };
 }
 
 /** The kernel's text. */
-export function stagedSource({ rows, columns, grouping, block, loads, output, bias }: Kernel): string {
-  const { inWidth, outPerGroup, inPerGroup, outBlocks } = grouping, { outs, ins, shares } = block;
+export function stagedSource(kernel: Kernel): string {
+  const { rows, columns, grouping, block, loads, bias } = kernel, sums = gradientSums(kernel);
+  const { outPerGroup, inPerGroup, outBlocks } = grouping, { outs, ins, shares } = block;
   const pairs = outs * ins, xs = xBlocks(block, outPerGroup), lines = lineLengths(rows, columns);
   const xRows = sources(rows), xColumns = sources(columns), places = xRows.length * xColumns.length;
   const xStep = pairs / xs, xRounds = ceilDiv(places, xStep), dyRounds = ceilDiv(columns.size, ins);
   const outSets = outBlocks / outs, inSets = inPerGroup / ins;
-  const taps = reachableTaps(rows).flatMap((ky) => reachableTaps(columns).map((kx) => ({ ky, kx })));
-  const sums = taps.flatMap(({ ky, kx }) => range(4).map((j) => ({ ky, kx, j })));
   const place = (r: number) => `min(x_place + ${r * xStep}u, ${places - 1}u)`;
   const missRows = xRows.some(({ reach }) => canMiss(rows, reach));
   const missColumns = xColumns.some(({ reach }) => canMiss(columns, reach));
@@ -128,15 +123,6 @@ export function stagedSource({ rows, columns, grouping, block, loads, output, bi
       const store = `tile_${name}[${line}][${name}_place + ${r * step}u] = next_${name}_${r};`;
       return (r + 1) * step <= places ? store : `if (${name}_place + ${r * step}u < ${places}u) { ${store} }`;
     });
-  const store = (ky: number, kx: number, j: number, value: string) =>
-    `${output}[share * PARTIAL + (${
-      (ky * columns.kernel + kx) * inWidth + j
-    }u + in_block * 4u) * DY_BLOCKS + out_block] = ${value};`;
-  const reached = new Set(taps.map(({ ky, kx }) => `${ky} ${kx}`));
-  const zeros = range(rows.kernel).flatMap((ky) =>
-    range(columns.kernel).filter((kx) => !reached.has(`${ky} ${kx}`))
-      .flatMap((kx) => range(4).map((j) => store(ky, kx, j, "vec4f()")))
-  );
   return /* wgsl */ `
 ${loads.functions}
 var<workgroup> tile_x: array<array<vec4f, ${lines.x}>, ${xs * shares}>;
@@ -166,8 +152,7 @@ ${entryPoint(pairs * shares)}
   ${loads.prepare("by", "x_block")}
   ${unroll(xRounds, (r) => `var next_x_${r} = vec4f();`)}
   ${unroll(dyRounds, (r) => `var next_dy_${r} = vec4f();`)}
-  ${sums.map(({ ky, kx, j }) => `var sum_${ky}_${kx}_${j} = vec4f();`).join("\n")}
-  ${bias ? "var bias = vec4f();" : ""}
+  ${sums.declarations}
   ${fetch("0u")}
   for (var step = 0u; step < TILES_EACH; step++) {
     ${stage("x", "load_x_line", xRounds, xStep, places)}
@@ -175,14 +160,16 @@ ${entryPoint(pairs * shares)}
     workgroupBarrier();
     ${fetch("step + 1u")}
     ${
-    range(columns.size).map((p) => `let d_${p} = tile_dy[dy_line][${p}u];${bias ? ` bias += d_${p};` : ""}`).join("\n")
+    range(columns.size).map((p) => `let d_${p} = tile_dy[dy_line][${p}u];${bias ? ` bias_0 += d_${p};` : ""}`).join(
+      "\n",
+    )
   }
     ${
     xRows.flatMap((row, y) =>
       xColumns.flatMap((column, x) => {
         const uses = row.uses.flatMap(({ tap: ky }) => column.uses.map(({ offset: p, tap: kx }) => ({ ky, kx, p })));
         const products = uses.flatMap(({ ky, kx, p }) =>
-          grouping.swizzles.map((swizzle, j) => `sum_${ky}_${kx}_${j} += x_${y}_${x}.${swizzle} * d_${p};`)
+          grouping.swizzles.map((swizzle, j) => `sum_${ky}_${kx}_${j}_0 += x_${y}_${x}.${swizzle} * d_${p};`)
         );
         return [`let x_${y}_${x} = tile_x[x_line][${y * xColumns.length + x}u];`, ...products];
       })
@@ -191,9 +178,7 @@ ${entryPoint(pairs * shares)}
     workgroupBarrier();
   }
   if (share < CHUNKS) {
-    ${sums.map(({ ky, kx, j }) => store(ky, kx, j, `sum_${ky}_${kx}_${j}`)).join("\n")}
-    ${zeros.join("\n")}
-    ${bias ? `if (in_block == 0u) { ${bias.output}[share * PARTIAL + ${bias.at}u + out_block] = bias; }` : ""}
+    ${sums.stores}
   }
 }`;
 }

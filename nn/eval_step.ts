@@ -30,8 +30,6 @@ export interface Evaluation {
 export class EvalStep<B> extends Step<B> {
   readonly #logits: GPUBuffer;
   readonly #predictions: { last: GPUBuffer; ring: GPUBuffer };
-  /** Steps whose results have not been collected. */
-  #ran: { rows: number; slot: number }[] = [];
 
   /** @internal Use {@linkcode evalStep}. */
   constructor(
@@ -57,14 +55,9 @@ export class EvalStep<B> extends Step<B> {
    */
   run(batch: B): void {
     const { last, ring } = this.#predictions;
-    let slot = 0;
-    const rows = this.submit(batch, {}, {
-      after: (encoder, at) => {
-        slot = at;
-        encoder.copyBufferToBuffer(last, 0, ring, slot * last.size, last.size);
-      },
+    this.submit(batch, {}, {
+      after: (encoder, slot) => encoder.copyBufferToBuffer(last, 0, ring, slot * last.size, last.size),
     });
-    this.#ran.push({ rows, slot });
   }
 
   /** Takes any number of rows. */
@@ -87,22 +80,15 @@ export class EvalStep<B> extends Step<B> {
     return out;
   }
 
-  /** As every step's; their predictions are let go. */
-  override collect(): Promise<StepResult[]> {
-    this.#ran = [];
-    return super.collect();
-  }
-
   /** Results and predictions of all steps since the last call. Waits for them. */
   async evaluations(): Promise<Evaluation> {
-    const { last, ring } = this.#predictions, ran = this.#ran;
-    this.#ran = [];
-    const { results, bytes } = await this.collectWith([{ buffer: ring, offset: 0, byteLength: ring.size }]);
+    const { last, ring } = this.#predictions;
+    const { results, slots, bytes } = await this.collectWith([{ buffer: ring, offset: 0, byteLength: ring.size }]);
     const all = new Uint32Array(bytes[0]);
-    const predictions = new Uint32Array(ran.reduce((sum, { rows }) => sum + rows, 0));
+    const predictions = new Uint32Array(results.reduce((sum, { rows }) => sum + rows, 0));
     let at = 0;
-    for (const { rows, slot } of ran) {
-      const from = slot * last.size / 4;
+    for (const [i, { rows }] of results.entries()) {
+      const from = slots[i] * last.size / 4;
       predictions.set(all.subarray(from, from + rows), at);
       at += rows;
     }

@@ -122,20 +122,20 @@ export abstract class RingStep {
     return (await this.collectWith([])).results;
   }
 
-  /** @internal Beside the results what stretches hold now, where there are any. */
-  protected async collectWith(
-    stretches: readonly Stretch[],
-  ): Promise<{ readonly results: StepResult[]; readonly bytes: readonly ArrayBuffer[] }> {
+  /** @internal Beside the results the slots they were in, and what stretches hold now, where there are any. */
+  protected async collectWith(stretches: readonly Stretch[]): Promise<
+    { readonly results: StepResult[]; readonly slots: readonly number[]; readonly bytes: readonly ArrayBuffer[] }
+  > {
     this.#life.check();
     // Before anything is waited for, so that each result is for one caller alone.
     const count = this.#pending, first = this.#runs - count;
     this.#pending = 0;
-    if (count === 0) return { results: [], bytes: [] };
+    if (count === 0) return { results: [], slots: [], bytes: [] };
     const { clips, scales, found, describe } = this.#more;
     const { ring, findings, bytes } = await this.#readRan(first, found, stretches);
     const norms = ring.subarray(metricsElements(RING_SLOTS));
-    const results = Array.from({ length: count }, (_, i): StepResult => {
-      const slot = (first + i) % RING_SLOTS;
+    const slots = Array.from({ length: count }, (_, i) => (first + i) % RING_SLOTS);
+    const results = slots.map((slot): StepResult => {
       const [lossSum, correct, top5, rows] = ring.subarray(slot * 4, slot * 4 + 4);
       const [gradientNorm, , lossScale, left] = norms.subarray(slot * 4, slot * 4 + 4);
       const anomaly = findings && describe?.(findings[slot]), skipped = left !== 0;
@@ -146,7 +146,7 @@ export abstract class RingStep {
         ...(anomaly !== undefined && { anomaly }),
       };
     });
-    return { results, bytes };
+    return { results, slots, bytes };
   }
 
   /** @internal What stretches hold that the step run last has written. */
