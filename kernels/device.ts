@@ -338,6 +338,18 @@ export class Device {
     return result;
   }
 
+  /** Several as by {@linkcode buffer}; none stays where there is no room for all. @throws {UserError} */
+  async buffers(wanted: readonly { readonly label: string; readonly byteLength: number }[]): Promise<GPUBuffer[]> {
+    const made: GPUBuffer[] = [];
+    try {
+      for (const { label, byteLength } of wanted) made.push(await this.buffer(label, byteLength));
+      return made;
+    } catch (error) {
+      this.free(...made);
+      throw error;
+    }
+  }
+
   /** A zeroed storage buffer. @throws {UserError} where the device has no room. */
   async buffer(label: string, byteLength: number, usage?: number): Promise<GPUBuffer> {
     this.#checkOpen();

@@ -61,21 +61,13 @@ export class MovingAverage {
     const { device, weights } = network;
     weights.check();
     const caps = device.capabilities;
-    const pairs: Pair[] = [], made: GPUBuffer[] = [];
-    const like = async (source: GPUBuffer, label: string) => {
-      const buffer = await device.buffer(label, source.size);
-      made.push(buffer);
-      return buffer;
-    };
-    try {
-      for (const { label, buffer: source } of weights.buffers) {
-        const average = await like(source, `averaged ${label}`);
-        pairs.push({ source, average, spare: await like(source, `spare ${label}`) });
-      }
-    } catch (error) {
-      for (const buffer of made) device.free(buffer);
-      throw error;
-    }
+    const made = await device.buffers(weights.buffers.flatMap(({ label, buffer: { size: byteLength } }) => [
+      { label: `averaged ${label}`, byteLength },
+      { label: `spare ${label}`, byteLength },
+    ]));
+    const pairs = weights.buffers.map(({ buffer: source }, i): Pair => (
+      { source, average: made[2 * i], spare: made[2 * i + 1] }
+    ));
     const places = new Map<Operand, Placement>(), most = Math.floor(caps.maxBindingBytes / 256) * 256;
     const dispatches = pairs.flatMap(({ source, average: target }) =>
       Array.from({ length: Math.ceil(source.size / most) }, (_, i) => {

@@ -81,8 +81,10 @@ export class DeviceImages {
     checkCounts(set);
     const { images: pixels } = set, bytesPerImage = imageBytes(set), sizes = residentSizes(set, device.capabilities);
     if (stream || !sizes) return new DeviceImages(device, set, bytesPerImage, undefined);
-    const images = await device.buffer("images", sizes.images);
-    const labels = await device.buffer("image labels", sizes.labels);
+    const [images, labels] = await device.buffers([
+      { label: "images", byteLength: sizes.images },
+      { label: "image labels", byteLength: sizes.labels },
+    ]);
     if (pixels instanceof Uint8Array) writeBytes(device, images, pixels);
     else copyPixels(device, images, pixels, set.count);
     writeBytes(device, labels, new Uint8Array(set.labels.buffer, set.labels.byteOffset, set.labels.byteLength));

@@ -127,15 +127,16 @@ export class Weights implements StatePlaces {
   static async create(device: Device, module: Module, { seed = 0 }: WeightsOptions = {}): Promise<Weights> {
     // Halves lie at half the offsets.
     const layout = layOut(module, Math.max(ALIGNMENT, 2 * device.capabilities.storageAlignment));
-    const made: GPUBuffer[] = [];
+    const [parameters, statistics] = await device.buffers([
+      { label: "parameters", byteLength: layout.parameterBytes },
+      { label: "statistics", byteLength: layout.statisticBytes },
+    ]);
     try {
-      made.push(await device.buffer("parameters", layout.parameterBytes));
-      made.push(await device.buffer("statistics", layout.statisticBytes));
-      const weights = new Weights(device, module, made[0], made[1], layout);
+      const weights = new Weights(device, module, parameters, statistics, layout);
       weights.initialize(seed);
       return weights;
     } catch (error) {
-      for (const buffer of made) buffer.destroy();
+      device.free(parameters, statistics);
       throw error;
     }
   }
@@ -307,9 +308,11 @@ export class Weights implements StatePlaces {
   }
 
   async #makeRoom(): Promise<{ gradients: GPUBuffer; momentum: GPUBuffer }> {
-    const { size } = this.#parameters;
-    const gradients = await this.#device.buffer("gradients", size);
-    const momentum = await this.#device.buffer("momentum", size);
+    const { size: byteLength } = this.#parameters;
+    const [gradients, momentum] = await this.#device.buffers([
+      { label: "gradients", byteLength },
+      { label: "momentum", byteLength },
+    ]);
     for (const { entry, offset } of this.#entries) {
       if (!(entry instanceof Parameter)) continue;
       const place = operand("gradient", entry.storedElements);

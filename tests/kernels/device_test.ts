@@ -5,6 +5,7 @@ import { type Device, DeviceLostError, directives, openDevice, OutOfMemoryError 
 import { type Dispatch, type Operand, operand, read, write } from "../../kernels/dispatch.ts";
 import { Program, runOnce } from "../../kernels/program.ts";
 import { UserError } from "../../kernels/user_error.ts";
+import { trackBuffers } from "../support.ts";
 
 function withDevice(name: string, run: (device: Device) => Promise<void>): void {
   const fn = async () => {
@@ -17,6 +18,16 @@ function withDevice(name: string, run: (device: Device) => Promise<void>): void 
   };
   Deno.test({ name, sanitizeOps: false, sanitizeResources: false, fn });
 }
+
+withDevice("of several buffers none stays where there is no room for all", async (device) => {
+  using tracked = trackBuffers(device);
+  const { maxBufferBytes } = device.capabilities;
+  const fitting = { label: "one", byteLength: 64 }, large = { label: "too large", byteLength: maxBufferBytes + 4 };
+  await assertRejects(() => device.buffers([fitting, fitting, large]), UserError, "for too large");
+  assertEquals([tracked.made, tracked.left.size], [2, 0]);
+  assertEquals((await device.buffers([fitting, fitting])).map(({ size }) => size), [64, 64]);
+  assertEquals(tracked.left.size, 2);
+});
 
 /** `y = 2 x`, one vec4 a workgroup. */
 function double(label: string, x: Operand, y: Operand, workgroups = 1): Dispatch {
