@@ -44,6 +44,8 @@ export interface Gather {
   /** Staged: target vec4s that a workgroup owns, whole groups or a part of one. Divides the workgroup's size. */
   readonly together: number;
   readonly workgroupSize: number;
+  /** Multiply-adds are asked for by name: compilers may choose which of two products they round, each kernel otherwise. */
+  readonly fused: boolean;
   readonly maxWorkgroups: number;
   readonly flops: number;
   readonly bytes: number;
@@ -208,7 +210,7 @@ function sums(gather: Gather): string {
 
 /** What source vec4 `s` of the group ("s" or a number) adds to a tile's sums; sees `norm_` and its name. */
 function gatherFrom(s: string, gather: Gather, weights: WeightTexts, loads: NormalizedLoads): string {
-  const { rows, columns, tileImages, targets, grouping } = gather;
+  const { rows, columns, tileImages, targets, grouping, fused } = gather;
   const sourceRows = sources(rows), sourceColumns = sources(columns);
   const lines: string[] = [];
   for (const b of range(tileImages)) {
@@ -234,8 +236,12 @@ function gatherFrom(s: string, gather: Gather, weights: WeightTexts, loads: Norm
               const { declaration, terms } = weights.use(ky * columns.kernel + kx, s, k);
               if (declaration) lines.push(declaration);
               // One statement each: a sum of products would be added to the sum by an addition of its own.
-              const products = terms.map((w, j) => `${value}.${grouping.swizzles[j]} * ${w}`);
-              lines.push(...products.map((product) => `sum_${b}_${r}_${p}_${k} += ${product};`));
+              const sum = `sum_${b}_${r}_${p}_${k}`, part = (j: number) => `${value}.${grouping.swizzles[j]}`;
+              lines.push(
+                ...terms.map((w, j) =>
+                  fused ? `${sum} = fma(vec4f(${part(j)}), ${w}, ${sum});` : `${sum} += ${part(j)} * ${w};`
+                ),
+              );
             }
           }
         }

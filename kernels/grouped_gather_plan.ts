@@ -35,7 +35,7 @@ import { ceilDiv } from "./wgsl.ts";
 /** The parts of a {@linkcode Gather} that a plan decides. */
 export type GatherPlan = Pick<
   Gather,
-  "images" | "grouping" | "transposed" | "maxWorkgroups" | keyof Cut
+  "images" | "grouping" | "transposed" | "fused" | "maxWorkgroups" | keyof Cut
 >;
 
 type Cut = Pick<
@@ -55,7 +55,10 @@ export function gatherPlans(
 ): Map<string, GatherPlan> {
   const size = (cut: Cut) =>
     [cut.rows.size, cut.columns.size, ...(cut.tileImages > 1 ? [cut.tileImages] : [])].join("x");
-  const shared = { images: geometry.input.n, grouping, transposed, maxWorkgroups: caps.maxWorkgroupsPerDimension };
+  const shared = {
+    ...{ images: geometry.input.n, grouping, transposed, maxWorkgroups: caps.maxWorkgroupsPerDimension },
+    fused: !caps.software,
+  };
   const byRule = pixelsByRule(geometry, grouping, transposed);
   const gpu = (pixels: number) => gpuCut(geometry, grouping, transposed, pixels);
   const direct = caps.software ? softwareCut(geometry, grouping, transposed) : gpu(byRule);

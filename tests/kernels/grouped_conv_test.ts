@@ -105,6 +105,23 @@ for (const [name, settings] of Object.entries(CASES)) {
   });
 }
 
+gpuTest("a GPU's gathers leave no compiler the choice which of two products it rounds", (device) => {
+  const [x, y, weight] = ["x", "y", "weight"].map((label) => operand(label, 4));
+  const shape = geometry({ h: 7, w: 9, groups: 3, width: 8, outWidth: 4 });
+  const texts = choicesOf((noting) => {
+    groupedForward({ x, weight, y }, shape, noting);
+    groupedInputGradient({ dy: y, weight, dx: x }, shape, noting);
+  }, asGpu(device)).flatMap(({ variants }) =>
+    [...variants.values()].flatMap((make) => make().map(({ source }) => source))
+  );
+  assert(texts.length > 2);
+  for (const text of texts) {
+    assert(text.includes("= fma(vec4f("), text);
+    assert(!/\+= [^;]*\*/.test(text), text);
+  }
+  return Promise.resolve();
+});
+
 /** Of all three passes. */
 function choices(geometry: ConvGeometry, caps: Capabilities): readonly Choice[] {
   const [x, y, weight] = ["x", "y", "weight"].map((label) => operand(label, 4));
