@@ -10,6 +10,7 @@ import { BatchSizeError } from "../nn/batch_size.ts";
 import { defineCommand } from "./command.ts";
 import { datasetFileName } from "./dataset.ts";
 import { describedNetwork } from "../nn/described_network.ts";
+import { stepMemory } from "../nn/memory.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectoryIfAny } from "../data/directory.ts";
@@ -71,7 +72,7 @@ async function train(called: TrainInvocation): Promise<number> {
       ? await RunFolder.open(out, options.resume)
       : await RunFolder.create(network.arch, datasetFileName(settings.dataset));
     try {
-      const tune = { mode: options.tune, directory: dataDirectoryIfAny(options.dataDir) };
+      const tune = { mode: options.tune, directory: dataDirectoryIfAny(options.dataDir), quiet: quiet || json };
       return await trainInto(folder, plan, options, report, tune);
     } catch (error) {
       await folder.removeIfEmpty();
@@ -122,21 +123,29 @@ async function createTrainer(device: Device, plan: TrainPlan, safety: Safety, re
   }
 }
 
+/** How kernels are chosen, and whether the measuring is shown. */
+interface RunTuning extends TuneSettings {
+  readonly quiet: boolean;
+}
+
 /** Lets kernels be chosen by what is measured on this adapter; which one is chosen never changes a bit of the result. */
-async function tuneRun(device: Device, { description, data }: TrainPlan, tune: TuneSettings): Promise<void> {
-  const { network, input, settings } = description;
-  const rows = Math.min(settings.batch_size, data.train.count), size = input.image_size;
-  const shape = { n: rows, c: 3, h: size, w: size };
-  const progress = new ProgressLine();
+async function tuneRun(device: Device, { description, data }: TrainPlan, { quiet, ...tune }: RunTuning): Promise<void> {
+  const { network, input, settings: { batch_size, precision } } = description, size = input.image_size;
+  const module = describedNetwork(network);
+  const shape = { n: Math.min(batch_size, data.train.count), c: 3, h: size, w: size };
+  const { capabilities: caps } = device;
+  // Batches that the device does not hold are refused, or made smaller.
+  if (stepMemory(module, shape, { training: true, precision, caps }).bindingBytes > caps.maxBindingBytes) return;
+  const progress = quiet ? undefined : new ProgressLine();
   try {
-    await tuneFor(device, describedNetwork(network), [shape], {
+    await tuneFor(device, module, [shape], {
       ...tune,
-      precision: settings.precision,
-      onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),
-      onTrial: ({ key, won }, done, all) => progress.update(`Measuring kernels ${done}/${all}: ${key}, ${won}`),
+      precision,
+      onCompile: (done, all) => progress?.update(`Compiling kernels ${done}/${all}`),
+      onTrial: ({ key, won }, done, all) => progress?.update(`Measuring kernels ${done}/${all}: ${key}, ${won}`),
     });
   } finally {
-    progress.clear();
+    progress?.clear();
   }
 }
 
@@ -145,7 +154,7 @@ async function trainInto(
   planned: TrainPlan,
   safety: Safety,
   report: TrainReport,
-  tune: TuneSettings,
+  tune: RunTuning,
 ): Promise<number> {
   using interruptible = new Interruptible({ notice: report.stoppingNotice, onFirst: () => report.stopping() });
   const { signal } = interruptible;

@@ -2,11 +2,11 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { toFileUrl } from "@std/path";
-import { withFolder } from "../support.ts";
+import { testDevice, withFolder } from "../support.ts";
 import { program, report, ROOT, runToEnd, SMALL_RUN } from "./support.ts";
 
-/** Whether a process's memory can be limited here. */
-const canLimit = Deno.build.os === "linux" &&
+/** Whether a process's memory can be limited here, and the device's is the process's. */
+const canLimit = Deno.build.os === "linux" && (await testDevice()).capabilities.software &&
   await new Deno.Command("prlimit", { args: ["--version"], stdout: "null" }).output().then(() => true, () => false);
 
 /** Limits the address space of its own process, then is the program. */
