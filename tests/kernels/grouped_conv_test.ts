@@ -141,8 +141,8 @@ gpuTest(
     const shape = { h: 14, w: 14, groups: 4, width: 16 };
     assertEquals(named(shape), [
       "grouped forward 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct 1x7, staged 1x7, staged 1x14",
-      "grouped dx 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct 1x14, staged 1x14, staged 1x7",
-      "grouped dweight 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, direct, staged",
+      "grouped dx 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, staged 1x14, direct 1x14, staged 1x7",
+      "grouped dweight 2x14x14x64 to 64 of 4 groups kernel 3x3 stride 1 padding 1, staged, direct",
     ]);
     assertEquals(named({ ...shape, width: 2 }), []);
     assertEquals(named(shape, { ...gpu, software: true }), [], "workgroup memory is not for software");
