@@ -22,9 +22,9 @@ function linesOf({ rows, columns4 }: GemmVariant): number {
 
 /**
  * 16 lines of 16 threads, or 8, share a tile of A and a tile of B in workgroup memory; each thread computes 4 or 8 rows by 4
- * or 8 columns. Both tiles keep the loaders' `vec4f`: four along k by row or column, or four along m or n by element of k.
- * Nothing is transposed, but for B along k in 8x2, which is turned on its way to the tile. While a tile is used, the next one
- * is already on its way to registers.
+ * or 8 columns. A's tile has four rows by element of k: what is loaded along k is turned on its way there, number by number.
+ * B's has four columns by element of k, too, or, but for 8x2, columns as they are loaded along k. While a tile is used, the
+ * next one is already on its way to registers.
  *
  * A tile is one line for each `ty` (A) or `tx` (B), with all that the threads of that line will read. Where in it is then a
  * constant, so that a read is one instruction, without arithmetic or a check of its bounds; what the elements of k do is
@@ -38,16 +38,22 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const aLoads = rows * DEPTH4 / threads, bLoads = columns * DEPTH4 / threads;
   // Threads that load four columns turn them on the way to the tile: it is as if B were loaded along n.
   const turned = bAlong === "k" && bLoads === 4;
+  const tileA = tileOfA(problem);
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
   const index = (r: number) => `(lane + ${r * threads}u)`;
   const alongK = (r: number) => ({ k4: `${index(r)} % ${DEPTH4}u`, line: `${index(r)} / ${DEPTH4}u` });
-  // A thread's rows lie a line's number apart (along k) or in fours (along m).
-  const aPlace = (r: number) => {
-    const { k4, line } = alongK(r), k = `${index(r)} / ${rows / 4}u`, m4 = `${index(r)} % ${rows / 4}u`;
-    return aAlong === "k"
-      ? `[${line} % ${lines}u][${line} / ${lines}u * ${DEPTH4}u + ${k4}]`
-      : `[${m4} % ${lines}u][${m4} / ${lines}u * ${DEPTH}u + ${k}]`;
+  // A thread's rows lie in fours.
+  const storeA = (r: number) => {
+    if (aAlong === "m") {
+      const k = `${index(r)} / ${rows / 4}u`, m4 = `${index(r)} % ${rows / 4}u`;
+      return `tile_a[${m4} % ${lines}u][${m4} / ${lines}u * ${DEPTH}u + ${k}] = next_a_${r};`;
+    }
+    const { k4, line } = alongK(r), m4 = `${line} / 4u`;
+    return unroll(4, (kk) => {
+      const at = `(${m4} / ${lines}u * ${DEPTH}u + ${k4} + ${kk * DEPTH4}u) * 4u + ${line} % 4u`;
+      return `tile_a[${m4} % ${lines}u][${at}] = next_a_${r}.${"xyzw"[kk]};`;
+    });
   };
   // Its columns lie in fours.
   const bPlace = (r: number) => {
@@ -96,13 +102,14 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
 
   // Four elements of k.
   const steps = unroll(DEPTH4, (s) => {
-    const a = (i: number, kk: number) => `tile_a[ty][${aAlong === "k" ? i * DEPTH4 + s : i * DEPTH + s * 4 + kk}]`;
+    const a = (i4: number, kk: number) =>
+      tileA.read("ty", i4 * DEPTH + (aAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk));
     const b = (j: number, kk: number) => `b_${j}_${kk}`;
     const readB = (j: number, kk: number) =>
       j * DEPTH + (turned ? s * 2 + turnedAt(kk) : bAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk);
     return `{
       ${unroll(4 * columns4, (q) => `let ${b(q >> 2, q & 3)} = tile_b[tx][${readB(q >> 2, q & 3)}];`)}
-      ${step({ a: aAlong, b: turned ? "n" : bAlong }, { rows: rowsPerThread, columns4, a, b })}
+      ${step({ a: "m", b: turned ? "n" : bAlong }, { rows: rowsPerThread, columns4, a, b })}
     }`;
   });
   const firstRows = "tile_m == 0u && ty == 0u";
@@ -114,7 +121,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
       }
     }`
     : "";
-  const row = (i: number) => aAlong === "k" ? `ty + ${i * lines}u` : `(ty + ${(i >> 2) * lines}u) * 4u + ${i & 3}u`;
+  const row = (i: number) => `(ty + ${(i >> 2) * lines}u) * 4u + ${i & 3}u`;
   const column4 = (j: number) => `tile_n / 4u + tx + ${j * LINE}u`;
   const sums = problem.columnSums
     ? `if (${firstRows}) { ${unroll(columns4, (j) => `store_sums(${column4(j)}, sums_${j});`)} }`
@@ -124,7 +131,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
     columns,
     workgroupSize: threads,
     declarations: /* wgsl */ `
-var<workgroup> tile_a: array<array<vec4f, ${aLine}>, ${lines}>;
+var<workgroup> tile_a: array<${tileA.lineType(aLine)}, ${lines}>;
 var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
     body: /* wgsl */ `
   ${columns4 === 1 ? BLOCKED_LANES : STRAIGHT_LANES}
@@ -134,7 +141,7 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
   ${fetch("k_begin")}
   ${accumulators(problem, rowsPerThread, columns4)}
   for (var k = k_begin; k < k_end; k += ${DEPTH}u) {
-    ${unroll(aLoads, (r) => `tile_a${aPlace(r)} = next_a_${r};`)}
+    ${unroll(aLoads, storeA)}
     ${storeB}
     workgroupBarrier();
     ${fetch(`k + ${DEPTH}u`)}
@@ -156,6 +163,29 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
 }
 
 /**
+ * A's tile: lines of `vec4f`, or, where what is loaded is turned, of floats. Threads that each wrote a component of one
+ * `vec4f` would race by WGSL's rules, which let such a write access all of it. Four floats in a row are still read at once, by
+ * NVIDIA's compiler at least.
+ */
+function tileOfA({ a }: Gemm) {
+  if (a.along === "m") {
+    return {
+      lineType: (length: number) => `array<vec4f, ${length}>`,
+      read: (line: string, at: number | string) => `tile_a[${line}][${at}]`,
+      write: (line: string, at: string, value: string) => `tile_a[${line}][${at}] = ${value};`,
+    };
+  }
+  const place = (line: string, at: number | string, c: number) =>
+    `tile_a[${line}][${typeof at === "number" ? at * 4 + c : `(${at}) * 4u + ${c}u`}]`;
+  return {
+    lineType: (length: number) => `array<f32, ${length * 4}>`,
+    read: (line: string, at: number | string) => `vec4f(${[0, 1, 2, 3].map((c) => place(line, at, c)).join(", ")})`,
+    write: (line: string, at: string, value: string) =>
+      unroll(4, (c) => `${place(line, at, c)} = ${value}.${"xyzw"[c]};`),
+  };
+}
+
+/**
  * How many `vec4f` a line of each tile takes: what is read, and so many more that eight neighbouring threads, whose vec4s
  * pass through workgroup memory together, store to different banks as well as read from them.
  */
@@ -173,7 +203,7 @@ const STRAIGHT_LANES = /* wgsl */ `let tx = lane % ${LINE}u;
 const BLOCKED_LANES = /* wgsl */ `let tx = lane / 2u % 8u + lane / 32u % 2u * 8u;
   let ty = lane % 2u + lane / 16u % 2u * 2u + lane / 64u * 4u;`;
 
-/** What makes up a chunk of row sums, however many lines there are: so many sums, of four rows each that lie so far apart. */
+/** What makes up a chunk of row sums, however many lines there are: so many sums, of four rows in a row each. */
 const SUMS = 16;
 /** Rows of such a chunk. */
 export const SHARED_CHUNK = 4 * SUMS;
@@ -182,18 +212,21 @@ export const SHARED_CHUNK = 4 * SUMS;
  * The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. Of 8
  * lines, each thread has two of the 16 sums.
  */
-function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows, lines: number): string {
+function sharedSums(problem: Gemm, chunk: number, { terms, rows }: ChunkRows, lines: number): string {
+  const tileA = tileOfA(problem);
   const name = `chunk_${chunk}`, first = `(tile_m + ${chunk * SHARED_CHUNK}u)`;
   const to = { row: first, chunkRows: SHARED_CHUNK };
   const parts = Array.from({ length: SUMS / lines }, (_, part) => {
-    const own = (all: readonly string[]) => all.filter((_, i) => i % (SUMS / lines) === part);
+    const own = (all: readonly string[]) => all.slice(4 * part, 4 * part + 4);
     return { name: `${name}_${part}`, line: `(ty + ${part * lines}u)`, of: { terms: own(terms), rows: own(rows) } };
   });
-  const firstAt = (line: number) => `tile_a[${line % lines}][tx + ${Math.floor(line / lines) * LINE}u]`;
+  const column = (part: number) => `tx + ${part * LINE}u`;
+  const firstAt = (line: number) => tileA.read(String(line % lines), column(Math.floor(line / lines)));
   const exchange = (one: string, other: string, add: string) => /* wgsl */ `
   ${
     parts.map(({ name }, part) =>
-      `tile_a[ty][tx + ${part * LINE}u] = ${name}_${one};\ntile_b[tx][ty + ${part * lines}u] = ${name}_${other};`
+      tileA.write("ty", column(part), `${name}_${one}`) +
+      `\ntile_b[tx][ty + ${part * lines}u] = ${name}_${other};`
     ).join("\n")
   }
   workgroupBarrier();
@@ -203,7 +236,7 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
     ${add}
   }
   workgroupBarrier();`;
-  if (rowSums?.kind === "gradient") {
+  if (problem.rowSums?.kind === "gradient") {
     return parts.map(({ name, of }) => chunkSums(name, of)).join("") + exchange(
       "first",
       "second",
@@ -213,7 +246,7 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
     );
   }
   // Rows of a sum that lie inside.
-  const own = (t: string) => `f32(min((max(M, ${first} + ${t}) - ${first} - ${t} + ${SUMS - 1}u) / ${SUMS}u, 4u))`;
+  const own = (t: string) => `f32(min(max(M, ${first} + ${t} * 4u) - ${first} - ${t} * 4u, 4u))`;
   return parts.map(({ name, line, of }) => chunkMoments(name, of, own(line))).join("") + exchange(
     "mean",
     "squares",
@@ -236,10 +269,9 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
 
 /**
  * The variants, the best guess first: the largest tile that lies mostly inside the result and makes enough workgroups, the
- * sums being cut into `pieces`. By measurement on an H200, 8x2 is nearly always the fastest where B is loaded along n. Where
- * along k it rarely was when it gathered columns from registers; turned tiles are not measured yet.
+ * sums being cut into `pieces`. By measurement on an H100, 8x2 is nearly always the fastest where it is both.
  */
-export function sharedVariants({ b, m, n }: Gemm, pieces: number): GemmVariant[] {
+export function sharedVariants({ m, n }: Gemm, pieces: number): GemmVariant[] {
   const inside = (size: GemmVariant) =>
     (size.rows === 4 || m > size.rows * linesOf(size) / 2) && (size.columns4 === 1 || n > size.columns4 * 32);
   const busy = (size: GemmVariant) => {
@@ -247,7 +279,7 @@ export function sharedVariants({ b, m, n }: Gemm, pieces: number): GemmVariant[]
     return tiles * pieces * lines * LINE >= ENOUGH_TILES * 256;
   };
   const variants = SIZES.filter(inside);
-  const guess = variants.find((size) => (size.columns4 === 1 || b.along === "n") && busy(size)) ?? variants.at(-1)!;
+  const guess = variants.find(busy) ?? variants.at(-1)!;
   return [guess, ...variants.filter((size) => size !== guess)];
 }
 
