@@ -38,12 +38,12 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   const aLoads = rows * DEPTH4 / threads, bLoads = columns * DEPTH4 / threads;
   // Threads that load four columns turn them on the way to the tile: it is as if B were loaded along n.
   const turned = bAlong === "k" && bLoads === 4;
-  const tileA = tileOfA(problem);
 
   // The vec4 that load `r` of a thread fetches: where in the matrices, and where in the tiles.
   const index = (r: number) => `(lane + ${r * threads}u)`;
   const alongK = (r: number) => ({ k4: `${index(r)} % ${DEPTH4}u`, line: `${index(r)} / ${DEPTH4}u` });
-  // A thread's rows lie in fours.
+  // A thread's rows lie in fours. In a turned tile, element `kk` of piece `k4` lies at `k4` and four times `kk`: neighbours,
+  // who have the next pieces, meet different banks.
   const storeA = (r: number) => {
     if (aAlong === "m") {
       const k = `${index(r)} / ${rows / 4}u`, m4 = `${index(r)} % ${rows / 4}u`;
@@ -103,7 +103,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
   // Four elements of k.
   const steps = unroll(DEPTH4, (s) => {
     const a = (i4: number, kk: number) =>
-      tileA.read("ty", i4 * DEPTH + (aAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk));
+      aAlong === "k" ? fourOfA("ty", (i4 * DEPTH + kk * DEPTH4 + s) * 4) : `tile_a[ty][${i4 * DEPTH + s * 4 + kk}]`;
     const b = (j: number, kk: number) => `b_${j}_${kk}`;
     const readB = (j: number, kk: number) =>
       j * DEPTH + (turned ? s * 2 + turnedAt(kk) : bAlong === "k" ? kk * DEPTH4 + s : s * 4 + kk);
@@ -131,7 +131,7 @@ export function sharedTile(problem: Gemm, variant: GemmVariant): Tile {
     columns,
     workgroupSize: threads,
     declarations: /* wgsl */ `
-var<workgroup> tile_a: array<${tileA.lineType(aLine)}, ${lines}>;
+var<workgroup> tile_a: array<array<${aAlong === "k" ? `f32, ${aLine * 4}` : `vec4f, ${aLine}`}>, ${lines}>;
 var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
     body: /* wgsl */ `
   ${columns4 === 1 ? BLOCKED_LANES : STRAIGHT_LANES}
@@ -163,26 +163,15 @@ var<workgroup> tile_b: array<array<vec4f, ${bLine}>, ${LINE}>;`,
 }
 
 /**
- * A's tile: lines of `vec4f`, or, where what is loaded is turned, of floats. Threads that each wrote a component of one
- * `vec4f` would race by WGSL's rules, which let such a write access all of it. Four floats in a row are still read at once, by
- * NVIDIA's compiler at least.
+ * Four numbers of a turned tile of A, which is of floats: by WGSL's rules threads that each wrote a component of one `vec4f`
+ * would race. NVIDIA's compiler, at least, reads all four at once.
  */
-function tileOfA({ a }: Gemm) {
-  if (a.along === "m") {
-    return {
-      lineType: (length: number) => `array<vec4f, ${length}>`,
-      read: (line: string, at: number | string) => `tile_a[${line}][${at}]`,
-      write: (line: string, at: string, value: string) => `tile_a[${line}][${at}] = ${value};`,
-    };
-  }
-  const place = (line: string, at: number | string, c: number) =>
-    `tile_a[${line}][${typeof at === "number" ? at * 4 + c : `(${at}) * 4u + ${c}u`}]`;
-  return {
-    lineType: (length: number) => `array<f32, ${length * 4}>`,
-    read: (line: string, at: number | string) => `vec4f(${[0, 1, 2, 3].map((c) => place(line, at, c)).join(", ")})`,
-    write: (line: string, at: string, value: string) =>
-      unroll(4, (c) => `${place(line, at, c)} = ${value}.${"xyzw"[c]};`),
-  };
+function floatsOfA(line: string, at: number | string): string[] {
+  return [0, 1, 2, 3].map((c) => `tile_a[${line}][${typeof at === "number" ? at + c : `${at} + ${c}u`}]`);
+}
+
+function fourOfA(line: string, at: number | string): string {
+  return `vec4f(${floatsOfA(line, at).join(", ")})`;
 }
 
 /**
@@ -212,21 +201,22 @@ export const SHARED_CHUNK = 4 * SUMS;
  * The threads of a column tell their sums by way of the tiles, which are done with; the first of them adds, in order. Of 8
  * lines, each thread has two of the 16 sums.
  */
-function sharedSums(problem: Gemm, chunk: number, { terms, rows }: ChunkRows, lines: number): string {
-  const tileA = tileOfA(problem);
+function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows, lines: number): string {
   const name = `chunk_${chunk}`, first = `(tile_m + ${chunk * SHARED_CHUNK}u)`;
   const to = { row: first, chunkRows: SHARED_CHUNK };
   const parts = Array.from({ length: SUMS / lines }, (_, part) => {
     const own = (all: readonly string[]) => all.slice(4 * part, 4 * part + 4);
     return { name: `${name}_${part}`, line: `(ty + ${part * lines}u)`, of: { terms: own(terms), rows: own(rows) } };
   });
-  const column = (part: number) => `tx + ${part * LINE}u`;
-  const firstAt = (line: number) => tileA.read(String(line % lines), column(Math.floor(line / lines)));
+  const column = (part: number) => `(tx + ${part * LINE}u) * 4u`;
+  const firstAt = (line: number) => fourOfA(String(line % lines), column(Math.floor(line / lines)));
   const exchange = (one: string, other: string, add: string) => /* wgsl */ `
   ${
     parts.map(({ name }, part) =>
-      tileA.write("ty", column(part), `${name}_${one}`) +
-      `\ntile_b[tx][ty + ${part * lines}u] = ${name}_${other};`
+      [
+        ...floatsOfA("ty", column(part)).map((place, c) => `${place} = ${name}_${one}.${"xyzw"[c]};`),
+        `tile_b[tx][ty + ${part * lines}u] = ${name}_${other};`,
+      ].join("\n")
     ).join("\n")
   }
   workgroupBarrier();
@@ -236,7 +226,7 @@ function sharedSums(problem: Gemm, chunk: number, { terms, rows }: ChunkRows, li
     ${add}
   }
   workgroupBarrier();`;
-  if (problem.rowSums?.kind === "gradient") {
+  if (rowSums?.kind === "gradient") {
     return parts.map(({ name, of }) => chunkSums(name, of)).join("") + exchange(
       "first",
       "second",

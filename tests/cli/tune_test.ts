@@ -166,3 +166,24 @@ Deno.test("what could not be kept is told, and is a failure of tune", async () =
     assertMatch(stderr, /^error: Cannot keep what was measured in ".*": something else is in its place; .*\n$/m);
   });
 });
+
+Deno.test("train measures what is not known and says so, but not when it is to be quiet, nor for batches that no device binds", async () => {
+  await withFolder(async (folder) => {
+    const train = (name: string, ...more: string[]) => {
+      const directory = join(folder, name), out = join(directory, "run");
+      const run = ["train", "--dataset", "shapes", ...TINY, "--train-limit", "4", "--test-limit", "2", "--epochs", "1"];
+      return resnext([...run, "--tune", "full", "--data-dir", directory, "--out", out, ...more]);
+    };
+    const measured = async (name: string) => Object.keys(await readTunings(join(folder, name, "tuning.json"))).length;
+    const told = await train("told"), quiet = await train("quiet", "--quiet"), json = await train("json", "--json");
+    assertEquals([told.code, quiet.code, json.code], [0, 0, 0], told.stderr + quiet.stderr + json.stderr);
+    assertMatch(told.stderr, /^Compiling kernels 1\/\d+\n/);
+    assertEquals([quiet.stderr, json.stderr], ["", ""]);
+    assertEquals([await measured("told"), await measured("quiet"), await measured("json")], [1, 1, 1]);
+
+    const large = await train("large", "--image-size", "2048", "--batch-size", "512", "--train-limit", "512");
+    assertEquals(large.code, 1);
+    assertMatch(large.stderr, /^error: Cannot run batches of 512: [^\n]*\n$/);
+    assertEquals(await measured("large"), 0);
+  });
+});
