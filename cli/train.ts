@@ -10,7 +10,6 @@ import { BatchSizeError } from "../nn/batch_size.ts";
 import { defineCommand } from "./command.ts";
 import { datasetFileName } from "./dataset.ts";
 import { describedNetwork } from "../nn/described_network.ts";
-import { stepMemory } from "../nn/memory.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectoryIfAny } from "../data/directory.ts";
@@ -130,17 +129,16 @@ interface RunTuning extends TuneSettings {
 
 /** Lets kernels be chosen by what is measured on this adapter; which one is chosen never changes a bit of the result. */
 async function tuneRun(device: Device, { description, data }: TrainPlan, { quiet, ...tune }: RunTuning): Promise<void> {
-  const { network, input, settings: { batch_size, precision } } = description, size = input.image_size;
-  const module = describedNetwork(network);
-  const shape = { n: Math.min(batch_size, data.train.count), c: 3, h: size, w: size };
-  const { capabilities: caps } = device;
-  // Batches that the device does not hold are refused, or made smaller.
-  if (stepMemory(module, shape, { training: true, precision, caps }).bindingBytes > caps.maxBindingBytes) return;
+  const { network, input, settings } = description;
+  const rows = Math.min(settings.batch_size, data.train.count), size = input.image_size;
+  const shape = { n: rows, c: 3, h: size, w: size };
   const progress = quiet ? undefined : new ProgressLine();
   try {
-    await tuneFor(device, module, [shape], {
+    await tuneFor(device, describedNetwork(network), [shape], {
       ...tune,
-      precision,
+      precision: settings.precision,
+      // Batches that the device does not hold are refused, or made smaller.
+      wholeOnly: true,
       onCompile: (done, all) => progress?.update(`Compiling kernels ${done}/${all}`),
       onTrial: ({ key, won }, done, all) => progress?.update(`Measuring kernels ${done}/${all}: ${key}, ${won}`),
     });

@@ -59,12 +59,22 @@ function tuningKey(device: Device): string {
   return `${device.name} | Deno ${Deno.version.deno} | kernels ${KERNELS}`;
 }
 
-/** Notes in a tuning the operations that a network's steps need and it does not know: planned, not run. */
-function notePlans(device: Device, tuning: Tuning, module: Module, inputs: readonly Shape[], precision?: ElementType) {
+/**
+ * Notes in a tuning the operations that a network's steps need and it does not know: planned, not run. Tells whether the
+ * device can bind all that they need.
+ */
+function notePlans(
+  device: Device,
+  tuning: Tuning,
+  module: Module,
+  inputs: readonly Shape[],
+  precision?: ElementType,
+): boolean {
   const caps = { ...device.capabilities, tuning };
-  for (const input of inputs) {
-    for (const training of [true, false]) stepMemory(module, input, { training, caps, precision });
-  }
+  const bindings = inputs.flatMap((input) =>
+    [true, false].map((training) => stepMemory(module, input, { training, caps, precision }).bindingBytes)
+  );
+  return bindings.every((bytes) => bytes <= caps.maxBindingBytes);
 }
 
 /** What tuning did. */
@@ -89,8 +99,10 @@ export async function tuneFor(
   device: Device,
   module: Module,
   inputs: readonly Shape[],
-  { mode, directory, again, precision, ...options }: TunerOptions & TuneSettings & {
+  { mode, directory, again, wholeOnly, precision, ...options }: TunerOptions & TuneSettings & {
     readonly again?: boolean;
+    /** Nothing is measured for steps that the device cannot run, as it cannot bind all that they need. Default false. */
+    readonly wholeOnly?: boolean;
     /** Of the steps. Default `f32`. */
     readonly precision?: ElementType;
   },
@@ -100,7 +112,7 @@ export async function tuneFor(
   const own = again || file === undefined ? {} : (await readTunings(file))[key] ?? {};
   const tuning = again ? new Tuning() : merged(key, own);
   const measure = mode === "full" || !device.capabilities.software;
-  if (measure) notePlans(device, tuning, module, inputs, precision);
+  const bound = measure && notePlans(device, tuning, module, inputs, precision);
   const { used } = tuning;
   // What the shipped table says stays out of the file: a later table may know better.
   const found: Record<string, string> = {};
@@ -112,7 +124,8 @@ export async function tuneFor(
     if (file !== undefined) written = written.then(() => keep(file));
     options.onTrial?.(trial, ...at);
   };
-  const trials = measure && tuning.unknown.length > 0 ? await tune(device, tuning, { ...options, onTrial }) : [];
+  const worthwhile = measure && (bound || !wholeOnly) && tuning.unknown.length > 0;
+  const trials = worthwhile ? await tune(device, tuning, { ...options, onTrial }) : [];
   const unkept = await written;
   device.useTuning(tuning);
   return {

@@ -15,7 +15,7 @@ import type { Axis, Grouping } from "./grouped_tiling.ts";
 import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
 import { LoadedWeights, StagedWeights, type WeightTexts } from "./grouped_weights.ts";
 import { type LoadNorm, type NormalizedLoads, normalizedLoads } from "./load_norm.ts";
-import { ceilDiv, eachItem, entryPoint, guarded, itemGrid } from "./wgsl.ts";
+import { addProduct, ceilDiv, eachItem, entryPoint, guarded, itemGrid } from "./wgsl.ts";
 
 /** What a gathering kernel computes, and how it is cut. */
 export interface Gather {
@@ -44,7 +44,7 @@ export interface Gather {
   /** Staged: target vec4s that a workgroup owns, whole groups or a part of one. Divides the workgroup's size. */
   readonly together: number;
   readonly workgroupSize: number;
-  /** Multiply-adds are asked for by name: compilers may choose which of two products they round, each kernel otherwise. */
+  /** See `addProduct`. */
   readonly fused: boolean;
   readonly maxWorkgroups: number;
   readonly flops: number;
@@ -236,12 +236,8 @@ function gatherFrom(s: string, gather: Gather, weights: WeightTexts, loads: Norm
               const { declaration, terms } = weights.use(ky * columns.kernel + kx, s, k);
               if (declaration) lines.push(declaration);
               // One statement each: a sum of products would be added to the sum by an addition of its own.
-              const sum = `sum_${b}_${r}_${p}_${k}`, part = (j: number) => `${value}.${grouping.swizzles[j]}`;
-              lines.push(
-                ...terms.map((w, j) =>
-                  fused ? `${sum} = fma(vec4f(${part(j)}), ${w}, ${sum});` : `${sum} += ${part(j)} * ${w};`
-                ),
-              );
+              const sum = `sum_${b}_${r}_${p}_${k}`;
+              lines.push(...terms.map((w, j) => addProduct(sum, `${value}.${grouping.swizzles[j]}`, w, fused)));
             }
           }
         }

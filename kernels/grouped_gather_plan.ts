@@ -4,8 +4,8 @@
  * On a GPU an invocation takes one vec4 of channels and one tile of a few pixels: many invocations matter most. On a CPU
  * (Mesa's llvmpipe) eight invocations are the lanes of a vector register, a vec4 loaded or stored costs as much as
  * several 4x4 products, and long texts compile slowly; so every small tile is weighed, and the one that costs least by that
- * measure is taken. Nothing is shared between invocations: neighbouring lanes own neighbouring channels, so a load brings
- * them all values of their own, and subgroup broadcasts would have nothing to save.
+ * measure is taken. Nothing is shared between invocations there: neighbouring lanes own neighbouring channels, so a load
+ * brings them all values of their own, and subgroup broadcasts would have nothing to save.
  */
 
 import { type ConvGeometry, convOutput } from "./conv_geometry.ts";
@@ -62,8 +62,7 @@ export function gatherPlans(
   const byRule = pixelsByRule(geometry, grouping, transposed);
   const gpu = (pixels: number) => gpuCut(geometry, grouping, transposed, pixels);
   const direct = caps.software ? softwareCut(geometry, grouping, transposed) : gpu(byRule);
-  // Taps that reach nothing from any tile vanish, so tiles differ at the borders: where a sum has two products there, as with
-  // one or two channels a group, compilers may contract it otherwise, to other bits.
+  // Groups of one or two channels have few weights.
   const sizes = grouping.swizzles.length < 4 ? [] : [byRule, ...GPU_PIXELS.filter((pixels) => pixels !== byRule)];
   const staged = sizes.flatMap((pixels) => stagedCut(gpu(pixels), grouping, transposed, caps) ?? []);
   const kind = ({ weights }: Cut) => weights === "staged" ? "staged" : "direct";
@@ -97,7 +96,7 @@ function pixelsByRule({ stride }: ConvGeometry, { inPerGroup }: Grouping, transp
 
 /**
  * Whether weights are staged: where they are turned, in groups of several vec4s. By measurement on an H100 ResNeXt-50's input
- * gradients with 8 and 16 channels a group then take 42 to 82 % of the time; its forward passes would take 95 to 110 %.
+ * gradients with 8 and 16 channels a group then take 42 to 82 % of the time in float32; forward passes 95 to 110 %.
  */
 function stagesByRule({ inPerGroup }: Grouping, transposed: boolean): boolean {
   return transposed && inPerGroup >= 2;

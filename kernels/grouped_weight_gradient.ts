@@ -74,7 +74,7 @@ function directDispatches(
       ...sizes(geometry, grouping, to),
     },
     source: directSource({
-      ...{ rows, columns, grouping, taps, outs, workgroupSize, loads },
+      ...{ rows, columns, grouping, taps, outs, workgroupSize, loads, fused: !caps.software },
       output: to.output,
       bias: part > 0 ? undefined : to.bias,
     }),

@@ -4,10 +4,12 @@ import { positions } from "./grouped_gather.ts";
 import { canMiss, isRagged, range, sources } from "./grouped_tiling.ts";
 import { type GradientSums, gradientSums } from "./grouped_weight_gradient_sums.ts";
 import type { NormalizedLoads } from "./load_norm.ts";
-import { eachItem, guarded } from "./wgsl.ts";
+import { addProduct, eachItem, guarded } from "./wgsl.ts";
 
 interface Kernel extends GradientSums {
   readonly workgroupSize: number;
+  /** See `addProduct`. */
+  readonly fused: boolean;
   readonly loads: NormalizedLoads;
 }
 
@@ -33,7 +35,7 @@ ${eachItem(workgroupSize)}
 }
 
 /** One tile: its `dy`, then each row of `x` with all that it contributes to. */
-function tileBody({ rows, columns, grouping, taps, outs, loads, bias }: Kernel): string {
+function tileBody({ rows, columns, grouping, taps, outs, fused, loads, bias }: Kernel): string {
   const lines = [
     `let tile_column = ${columns.tiles === 1 ? "0u" : `tile % ${columns.tiles}u`};`,
     `let tile_row = ${rows.tiles === 1 ? "0u" : `(tile / ${columns.tiles}u) % ${rows.tiles}u`};`,
@@ -76,7 +78,7 @@ function tileBody({ rows, columns, grouping, taps, outs, loads, bias }: Kernel):
         for (const { offset: p, tap: kx } of column.uses) {
           for (const k of range(outs)) {
             grouping.swizzles.forEach((swizzle, j) =>
-              lines.push(`sum_${ky}_${kx}_${j}_${k} += ${value}.${swizzle} * d_${r}_${p}_${k};`)
+              lines.push(addProduct(`sum_${ky}_${kx}_${j}_${k}`, `${value}.${swizzle}`, `d_${r}_${p}_${k}`, fused))
             );
           }
         }

@@ -12,7 +12,7 @@ import { type Axis, blocksTogether, canMiss, type Grouping, isRagged, reachableT
 import { range, sources } from "./grouped_tiling.ts";
 import { type GradientSums, gradientSums } from "./grouped_weight_gradient_sums.ts";
 import type { NormalizedLoads } from "./load_norm.ts";
-import { ceilDiv, entryPoint, guarded, unroll } from "./wgsl.ts";
+import { addProduct, ceilDiv, entryPoint, guarded, unroll } from "./wgsl.ts";
 
 /** What a workgroup owns: vec4s of output channels, of input channels of their groups, and shares of the pixels. */
 export interface StagedBlock {
@@ -169,7 +169,9 @@ ${entryPoint(pairs * shares)}
       xColumns.flatMap((column, x) => {
         const uses = row.uses.flatMap(({ tap: ky }) => column.uses.map(({ offset: p, tap: kx }) => ({ ky, kx, p })));
         const products = uses.flatMap(({ ky, kx, p }) =>
-          grouping.swizzles.map((swizzle, j) => `sum_${ky}_${kx}_${j}_0 += x_${y}_${x}.${swizzle} * d_${p};`)
+          grouping.swizzles.map((swizzle, j) =>
+            addProduct(`sum_${ky}_${kx}_${j}_0`, `x_${y}_${x}.${swizzle}`, `d_${p}`, true)
+          )
         );
         return [`let x_${y}_${x} = tile_x[x_line][${y * xColumns.length + x}u];`, ...products];
       })

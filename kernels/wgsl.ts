@@ -49,3 +49,13 @@ export function eachItem(workgroupSize: number): string {
   let item = workgroup_index * ${workgroupSize}u + local;
   if (item >= ITEMS) { return; }`;
 }
+
+/**
+ * WGSL that adds a product to a sum of vec4s.
+ *
+ * @param fused By `fma`, as on GPUs: of two products that begin a sum compilers may else choose which one they round, and
+ * kernels that are cut otherwise come to other bits.
+ */
+export function addProduct(sum: string, factor: string, vector: string, fused: boolean): string {
+  return fused ? `${sum} = fma(vec4f(${factor}), ${vector}, ${sum});` : `${sum} += ${factor} * ${vector};`;
+}

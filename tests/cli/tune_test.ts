@@ -1,9 +1,11 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl, join, toFileUrl } from "@std/path";
 import { mergeTunings } from "../../bench/ship_tunings.ts";
-import { readTunings, shippedTunings, type Tunings, tuningsText } from "../../cli/tuning.ts";
+import { readTunings, shippedTunings, tuneFor, type Tunings, tuningsText } from "../../cli/tuning.ts";
+import { openDevice } from "../../kernels/device.ts";
+import { resnext50 } from "../../nn/resnext.ts";
 import config from "../../deno.json" with { type: "json" };
-import { withFolder } from "../support.ts";
+import { gpuTest, withFolder } from "../support.ts";
 import { narrowCheckpoint, resnext } from "./support.ts";
 import { encodeCheckpoint } from "../../nn/checkpoint.ts";
 
@@ -186,4 +188,15 @@ Deno.test("train measures what is not known and says so, but not when it is to b
     assertMatch(large.stderr, /^error: Cannot run batches of 512: [^\n]*\n$/);
     assertEquals(await measured("large"), 0);
   });
+});
+
+gpuTest("a device that cannot bind a batch uses what it knows all the same: a smaller batch may follow", async () => {
+  const device = await openDevice();
+  const module = resnext50({ layers: [1], channels: [16], cardinality: 2 });
+  const { maxBindingBytes } = device.capabilities, pixels = Math.floor(maxBindingBytes / 16) + 1;
+  const input = { n: 1, c: 3, h: 1, w: pixels };
+  const { trials, tooLarge } = await tuneFor(device, module, [input], { mode: "full", wholeOnly: true });
+  assertEquals(trials, []);
+  assert(tooLarge > 0 && device.capabilities.tuning);
+  device.close();
 });

@@ -105,12 +105,13 @@ for (const [name, settings] of Object.entries(CASES)) {
   });
 }
 
-gpuTest("a GPU's gathers leave no compiler the choice which of two products it rounds", (device) => {
+gpuTest("a GPU's grouped kernels leave no compiler the choice which of two products it rounds", (device) => {
   const [x, y, weight] = ["x", "y", "weight"].map((label) => operand(label, 4));
   const shape = geometry({ h: 7, w: 9, groups: 3, width: 8, outWidth: 4 });
   const texts = choicesOf((noting) => {
     groupedForward({ x, weight, y }, shape, noting);
     groupedInputGradient({ dy: y, weight, dx: x }, shape, noting);
+    groupedWeightGradient({ x, dy: y, dweight: weight }, shape, noting);
   }, asGpu(device)).flatMap(({ variants }) =>
     [...variants.values()].flatMap((make) => make().map(({ source }) => source))
   );
