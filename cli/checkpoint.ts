@@ -51,7 +51,8 @@ const exportWeights = defineCommand({
   name: "export",
   summary: "Write a checkpoint's weights alone, for PyTorch, or its network as ONNX",
   details: "As safetensors, under PyTorch's names and in its layouts: in Python, " +
-    "model.load_state_dict(safetensors.torch.load_file(OUT)). Of a run with --ema, the moving average.\n\n" +
+    "model.load_state_dict(safetensors.torch.load_file(OUT)). Of a run with --ema, the moving average. resnext50_32x4d and " +
+    "the like are torchvision's; the class of resnext50 and resnext101 is in docs/pytorch.md.\n\n" +
     "As ONNX, where OUT ends in .onnx: opset 17, input `images` [batch, 3, height, width] of normalized pixels, output " +
     "`logits` [batch, classes], for any batch.",
   positionals: [{ name: "file", doc: "The checkpoint" }],
