@@ -59,13 +59,13 @@ async function train(called: TrainInvocation): Promise<number> {
   try {
     const invocation = await withResumeFound(called, report), { options } = invocation;
     const plan = await planTraining(invocation);
-    if (plan.warning) report.warning(plan.warning);
     const { description: { network, settings }, from } = plan;
     const ended = from && endOf(from.description.progress!, settings);
     if (ended) {
       console.error(`Nothing to do: "${options.resume}" ${ended}`);
       return 0;
     }
+    if (plan.warning) report.warning(plan.warning);
     const out = options.out ?? (options.resume && dirname(options.resume));
     const folder = out
       ? await RunFolder.open(out, options.resume)

@@ -32,7 +32,7 @@ import { tuneOption } from "./tuning.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
 import { augmentOptions, recipeSettings, scheduleOptions } from "./recipe_options.ts";
-import { type ConfigOptions, findRun } from "./run_files.ts";
+import { type ConfigOptions, findRun, type RunConfig } from "./run_files.ts";
 import { givenOptions, isLengthened, optionsOfRun, recordedConfig } from "./run_options.ts";
 import { safetyOptions } from "./train_safety.ts";
 import { refuseRunFolder } from "./weights_input.ts";
@@ -191,7 +191,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     ? undefined
     : await readNetworkFile(options.weights, chosenArch(invocation));
   const imageSize = options.imageSize ?? weights?.description.input?.image_size ?? standard.imageSize;
-  const quiet = options.json;
+  const quiet = options.quiet || options.json;
   const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir, imageSize, valSplit, strict, seed, quiet },
     ...{ flip: options.flip || !given.has("flip"), workers: options.workers },
@@ -291,8 +291,8 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   const { train_limit: trainLimit, test_limit: testLimit } = settings;
   const dataset = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, PATH);
   const data = await loadDataset(dataset, {
-    ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict, quiet: options.json },
-    ...{ imageSize: input.image_size, resizeSize: input.resize_size },
+    ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict },
+    ...{ quiet: options.quiet || options.json, imageSize: input.image_size, resizeSize: input.resize_size },
     ...{ valSplit: settings.val_split, seed: settings.seed },
     ...{ flip: settings.augment?.flip, workers: options.workers },
   });
@@ -321,7 +321,16 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
     parameters: describedNetwork(network).parameterCount,
     foundDataset: false,
     batchSizeChosen: true,
+    warning: begun && otherImages(begun, data, dataset),
   };
+}
+
+/** What is to be said where a run's images are not as many as it recorded, as where a folder's content has changed. */
+function otherImages(begun: Partial<RunConfig>, { train, test }: TrainingData, dataset: string): string | undefined {
+  const { train_images: trained = train.count, test_images: tested = test.count } = begun;
+  if (trained === train.count && tested === test.count) return undefined;
+  return `The run trained on ${trained} images and tested on ${tested}, ${dataset} has ${train.count} and ${test.count} ` +
+    "now: what follows is another run's";
 }
 
 /** A folder of pictures is looked at before it counts as another one. */

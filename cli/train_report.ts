@@ -6,7 +6,7 @@ import type { EpochMetrics, RunSettings } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { autoBatchText } from "./auto_batch.ts";
 import { groupDigits } from "./columns.ts";
-import { datasetTitle } from "./dataset.ts";
+import { datasetTitle, isPictures } from "./dataset.ts";
 import { commandLine, dataDirWords } from "./invocation.ts";
 import { printLine } from "./print.ts";
 import { bestEpoch } from "./run_files.ts";
@@ -81,6 +81,8 @@ export class TextReport implements TrainReport {
     const { description: { network, input, settings }, data, from } = plan;
     const size = `${input.image_size}x${input.image_size}`;
     const title = datasetTitle(settings.dataset);
+    // Of the others the title tells it.
+    const classes = isPictures(settings.dataset) ? `, of ${data.classNames.length} classes` : "";
     const optimizer = [
       `lr ${settings.lr}`,
       `momentum ${settings.momentum}${settings.nesterov ? " (Nesterov)" : ""}`,
@@ -91,7 +93,7 @@ export class TextReport implements TrainReport {
     ];
     if (plan.foundDataset) this.#say(`${title} has been downloaded: this is the notebook's job.`);
     const rows = [
-      ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on`],
+      ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on${classes}`],
       ["Network", `${network.arch}, ${groupDigits(plan.parameters)} parameters, input ${size}`],
       ...(plan.weights?.notes.map((note) => ["Weights", note]) ?? []),
       ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),

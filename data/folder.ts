@@ -1,6 +1,6 @@
 /**
  * A folder of pictures as a data set: `train/CLASS/*` and `val/CLASS/*`, or `CLASS/*` with a part split off for testing;
- * to test alone, `val/CLASS/*` or `CLASS/*`.
+ * to test alone, `val/CLASS/*` or `CLASS/*`. `Train` and `VAL` count as well.
  * Pictures are decoded once, into a cache in the data directory; training sees random crops of them.
  */
 
@@ -201,19 +201,19 @@ interface Listing {
 
 async function list(folder: string, { valSplit, seed = 0, trainLimit }: FolderOptions): Promise<Listing> {
   const inside = await foldersIn(folder);
-  const testFolder = TEST.find((name) => inside.includes(name)), hasTrain = inside.includes(TRAIN);
+  const { train: trainFolder, test: testFolder } = partsOf(inside);
   const testOnly = trainLimit === 0;
-  if (hasTrain && testFolder && valSplit !== undefined) {
+  if (trainFolder && testFolder && valSplit !== undefined) {
     throw new UserError(
-      `Cannot split ${folder}: it has ${TRAIN} and ${testFolder} already; leave out --val-split`,
+      `Cannot split ${folder}: it has ${trainFolder} and ${testFolder} already; leave out --val-split`,
       { exitCode: 2 },
     );
   }
-  if (testFolder && (hasTrain || (testOnly && valSplit === undefined))) {
-    return await listParts(folder, hasTrain ? TRAIN : undefined, testFolder, testOnly);
+  if (testFolder && (trainFolder || (testOnly && valSplit === undefined))) {
+    return await listParts(folder, trainFolder, testFolder, testOnly);
   }
-  const root = hasTrain && inside.length === 1 ? TRAIN : "";
-  if (valSplit === undefined && testOnly && !hasTrain) {
+  const root = trainFolder && inside.length === 1 ? trainFolder : "";
+  if (valSplit === undefined && testOnly && !trainFolder) {
     return { classNames: someClasses(folder, inside), train: [], test: await labelled(folder, root, inside) };
   }
   if (valSplit === undefined) {
@@ -223,6 +223,13 @@ async function list(folder: string, { valSplit, seed = 0, trainLimit }: FolderOp
     );
   }
   const classNames = someClasses(folder, await foldersIn(join(folder, root)));
+  if (classNames.every(isPart)) {
+    throw new UserError(
+      `Cannot split ${join(folder, root)}: ${classNames.join(" and ")} are names of parts, not of classes; ` +
+        `name the parts ${TRAIN} and val and leave out --val-split, or give the folder that holds the classes`,
+      { exitCode: 2 },
+    );
+  }
   const all = await labelled(folder, root, classNames);
   const train: Labelled[] = [], test: Labelled[] = [];
   for (const label of classNames.keys()) {
@@ -238,6 +245,24 @@ async function list(folder: string, { valSplit, seed = 0, trainLimit }: FolderOp
     );
   }
   return { classNames, train, test };
+}
+
+/** Whether a name is one of a part's, in whatever case. */
+function isPart(name: string): boolean {
+  return [TRAIN, ...TEST].includes(name.toLowerCase());
+}
+
+/**
+ * The parts among a folder's folders, by their exact names or else in another case. One in another case that is neither
+ * beside its counterpart nor among parts alone is a class: trains are pictured, too.
+ */
+function partsOf(inside: readonly string[]): { readonly train?: string; readonly test?: string } {
+  const exact = (names: readonly string[]) => names.find((name) => inside.includes(name));
+  const similar = (names: readonly string[]) =>
+    names.map((name) => inside.find((each) => each.toLowerCase() === name)).find((each) => each !== undefined);
+  const train = exact([TRAIN]) ?? similar([TRAIN]), test = exact(TEST) ?? similar(TEST);
+  if ((train && test) || inside.every(isPart)) return { train, test };
+  return { train: exact([TRAIN]), test: exact(TEST) };
 }
 
 /** A folder that is split already: `train` has all of the classes, or alone, `test`. */

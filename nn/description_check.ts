@@ -107,6 +107,7 @@ const EPOCH_LINE: Fields = {
 const RUN: Fields = {
   ...{ parameters: count, device: text, software: optional(flag), version: text, started: text },
   ...{ options: optional(isRecord), lengthened: optional(flag), train_images: optional(count) },
+  test_images: optional(count),
 };
 
 const DESCRIPTION: Fields = {

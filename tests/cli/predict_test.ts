@@ -61,7 +61,7 @@ Deno.test("a folder of pictures is learned, its pictures named; weights go on to
     const out = join(folder, "run");
     const trained = await resnext(["train", ...dataset, ...NARROW, ...run, "--epochs", "4", "--out", out]);
     assertEquals(trained.code, 0, trained.stderr);
-    assertMatch(trained.stdout, /^Images {4}pictures of .*pictures: 24 to train on, 8 to test on$/m);
+    assertMatch(trained.stdout, /^Images {4}pictures of .*pictures: 24 to train on, 8 to test on, of 2 classes$/m);
     assertMatch(trained.stdout, /^Skipped {3}1 picture that cannot be read/m);
     assertMatch(
       trained.stdout,

@@ -1,4 +1,4 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { readArguments } from "../../cli/command.ts";
 import { configArguments } from "../../cli/config.ts";
@@ -247,5 +247,59 @@ Deno.test("a run goes on with a folder that has moved, if it is of the same clas
     const config = { ...narrowCheckpoint().description, settings, ...RECORDED, train_images: 3 };
     await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
     await assertRejects(() => resume(["a", "b"]), UserError, "has 2 images to train on, the run was begun with 3");
+  });
+});
+
+Deno.test("a run that goes on with other pictures than it recorded is warned of", async () => {
+  await withFolder(async (folder) => {
+    const dataset = `folder:${await writePictures(folder, "pictures")}`;
+    const settings = { ...narrowCheckpoint().description.settings!, dataset };
+    const resume = `--resume=${await writeNarrow(folder, "last.safetensors", { class_names: ["a", "b"], settings })}`;
+    const warned = async () => {
+      const { data, warning } = await plan([resume, `--data-dir=${folder}`, "--json"]);
+      (data as unknown as FolderDataset).close();
+      return warning;
+    };
+    const record = (counts: Record<string, unknown>) => {
+      const config = { ...narrowCheckpoint().description, settings, ...RECORDED, ...counts };
+      return Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(config));
+    };
+    assertEquals(await warned(), undefined, "nothing is recorded");
+    for (const counts of [{}, { train_images: 2, test_images: 1 }, { train_images: 42, test_images: "15" }]) {
+      await record(counts);
+      assertEquals(await warned(), undefined);
+    }
+    const now = `${dataset} has 2 and 1 now: what follows is another run's`;
+    await record({ train_images: 42, test_images: 15 });
+    assertEquals(await warned(), `The run trained on 42 images and tested on 15, ${now}`);
+    await record({ train_images: 2, test_images: 15 });
+    assertEquals(await warned(), `The run trained on 2 images and tested on 15, ${now}`);
+  });
+});
+
+Deno.test("--quiet and --json decode pictures silently, in a run that goes on too", async () => {
+  await withFolder(async (folder) => {
+    const dataset = `folder:${await writePictures(folder, "pictures")}`;
+    const settings = { ...narrowCheckpoint().description.settings!, dataset };
+    const last = await writeNarrow(folder, "last.safetensors", { class_names: ["a", "b"], settings });
+    const said = async (...args: string[]) => {
+      let text = "";
+      const { writeSync } = Deno.stderr;
+      Deno.stderr.writeSync = (bytes) => {
+        text += new TextDecoder().decode(bytes);
+        return bytes.length;
+      };
+      try {
+        const { data } = await plan([...args, `--data-dir=${await Deno.makeTempDir({ dir: folder })}`, "--workers=1"]);
+        (data as unknown as FolderDataset).close();
+      } finally {
+        Deno.stderr.writeSync = writeSync;
+      }
+      return text;
+    };
+    for (const args of [[`--dataset=${dataset}`, "--image-size=24", ...NARROW], [`--resume=${last}`]]) {
+      assertStringIncludes(await said(...args), "Decoding pictures");
+      for (const flag of ["--quiet", "--json"]) assertEquals(await said(...args, flag), "", `${args[0]} ${flag}`);
+    }
   });
 });

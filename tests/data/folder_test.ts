@@ -167,6 +167,37 @@ Deno.test("what only tests needs no pictures to train on, and leaves theirs alon
   });
 });
 
+Deno.test("parts are found in whatever case, exact names first, and are no classes", async () => {
+  for (const [train, test] of [["Train/", "Test/"], ["TRAIN/", "VALID/"], ["train/", "Val/"]]) {
+    await withPictures(async (path, read) => {
+      await write(join(path, "Meta/1.png"), await plain(0, 0, 0));
+      const set = await read();
+      assertEquals([set.classNames, set.train.count, set.test.count], [["dark", "light"], 8, 4]);
+      assert(set.test.files!.every((file) => file.startsWith(test)));
+      assertEquals((await read({ trainLimit: 0 })).test.count, 4);
+      await assertRejects(() => read({ valSplit: 0.5 }), UserError, `it has ${train.slice(0, -1)} and`);
+    }, { parts: [[train, 4], [test, 2]] });
+  }
+  await withPictures(async (path, read) => {
+    assertEquals((await read()).test.count, 6, "test, whatever Val holds");
+    await Deno.remove(join(path, "train"), { recursive: true });
+    await assertRejects(() => read({ valSplit: 0.5 }), UserError, "Val and test are names of parts, not of classes");
+    await Deno.remove(join(path, "test"), { recursive: true });
+    assertEquals((await read({ trainLimit: 0 })).test.count, 4, "Val alone");
+    await Deno.rename(join(path, "Val"), join(path, "Train"));
+    assertEquals((await read({ valSplit: 0.5 })).classNames, ["dark", "light"]);
+  }, { parts: [["train/", 4], ["Val/", 2], ["test/", 3]] });
+});
+
+Deno.test("a class may be called Train", async () => {
+  await withPictures(async (path, read) => {
+    for (const name of ["1", "2"]) await write(join(path, "Train", `${name}.png`), await plain(9, 0, 0));
+    const classes = ["Train", "dark", "light"];
+    assertEquals((await read({ valSplit: 0.5 })).classNames, classes);
+    assertEquals((await read({ trainLimit: 0 })).classNames, classes);
+  }, { parts: [["", 2]] });
+});
+
 Deno.test("a class without a picture to train on is refused by name; pictures that no decoder takes are told", async () => {
   await withPictures(async (path, read) => {
     await write(join(path, "train/third/1.bmp"), noise(100, 1));
