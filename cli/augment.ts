@@ -8,6 +8,7 @@ import type { BatchSource } from "../nn/batch_source.ts";
 import { DeviceImages, ImageSource } from "../nn/image_source.ts";
 import { type TrainBatch, trainBatch } from "../nn/epoch_batches.ts";
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
+import { counted } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import {
@@ -76,7 +77,7 @@ export const augmentCommand = defineCommand({
       await writeNewFile(out, await png(sheet.rgba, sheet.width, sheet.height), { force });
       const { count, crop } = data.train;
       const done = [crop && "random crops", settings && augmentText(settings)].filter(Boolean).join(", ");
-      console.log(`Wrote ${out}: ${count} images, each as it is and in ${epochs} epochs (${done})`);
+      console.log(`Wrote ${out}: ${count} images, each as it is and in ${counted(epochs, "epoch")} (${done})`);
     } finally {
       device.close();
     }
@@ -92,7 +93,7 @@ function checkRoom(images: number, { imageSize, epochs }: SheetOptions, { maxBin
   const most = Math.floor(Math.min(binding, MOST_PIXELS / (pixels * (epochs + 1))));
   if (images <= most) return;
   throw usageError(
-    `Cannot make a sheet of ${images} images of ${imageSize}x${imageSize} pixels in ${epochs} epochs: ` +
+    `Cannot make a sheet of ${images} images of ${imageSize}x${imageSize} pixels in ${counted(epochs, "epoch")}: ` +
       `${most === 0 ? "not one fits" : `${most} fit at most`}; choose fewer or smaller ones`,
     PATH,
   );

@@ -18,7 +18,7 @@ import { encodeSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { checkpointJson, checkpointText, weightsJson, weightsText } from "./checkpoint_report.ts";
 import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
-import { readCheckpoint, readFile, writeNewFile } from "./files.ts";
+import { checkOtherFile, readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
 import { pictureInput } from "./picture_input.ts";
@@ -67,6 +67,7 @@ const exportWeights = defineCommand({
     "checkpoint export runs/first/best.safetensors --to network.onnx --fold",
   ],
   run: async ({ args: { file }, options, given }) => {
+    await checkOtherFile(options.to, file);
     const checkpoint = await readCheckpoint(file), { description } = checkpoint;
     const state = testedState(checkpoint), averaged = checkpoint.average ? " of the weights' moving average" : "";
     if (/\.onnx$/i.test(options.to)) {
@@ -116,7 +117,7 @@ const importWeights = defineCommand({
       otherwise: "what the shapes tell",
       doc: "Its network",
     },
-    to: { type: "string", required: true, placeholder: "FILE", doc: "The checkpoint to write" },
+    to: { type: "string", required: true, placeholder: "FILE", doc: "The checkpoint to write: .safetensors" },
     numClasses: { type: "integer", min: 1, otherwise: "what fc.weight has", doc: "Classes" },
     ...networkOptions,
     cardinality: { type: "integer", min: 1, otherwise: "what layer1.0.conv2.weight has", doc: "Groups" },
@@ -140,6 +141,10 @@ const importWeights = defineCommand({
     "checkpoint import weights.safetensors --arch resnext50 --layers 1,1,1,1 --to imported.safetensors",
   ],
   run: async ({ args: { file }, options }) => {
+    if (!/\.safetensors$/i.test(options.to)) {
+      throw usageError(`Option --to must end in .safetensors, not as "${options.to}" does`, IMPORT);
+    }
+    await checkOtherFile(options.to, file);
     if (await isCheckpoint(file)) {
       throw new UserError(
         `Cannot import "${file}": it is a checkpoint already; \`checkpoint export\` takes its weights`,
@@ -152,6 +157,7 @@ const importWeights = defineCommand({
     if (arch === undefined && size) throw usageError(`Option --${flagName(size)} needs --arch`, IMPORT);
     const network = arch === undefined ? recognise(tensors, file) : chosenNetwork(arch, options, tensors);
     const state = fittedState(describedNetwork(network), tensors);
+    checkFinite(state, file);
     const told = weightsDescription(file, weights, network), input = told.input ?? inputOf(network);
     const description = {
       network,

@@ -26,6 +26,11 @@ export function groupDigits(count: number): string {
   return count.toLocaleString("en-US");
 }
 
+/** A count with its noun: `1 epoch`, `3 epochs`. */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 /** A count in short: `4.23 G`, `25.0 M`, `128`. */
 export function shortCount(count: number): string {
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {

@@ -42,6 +42,14 @@ export async function checkNewFile(path: string, { force }: { readonly force: bo
   throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
 }
 
+/** @throws {UserError} where what is to be written would take the place of what it is made of, by whatever name. */
+export async function checkOtherFile(path: string, from: string): Promise<void> {
+  // What is not there is no file's other name, and is told where it is read.
+  const [target, source] = await Promise.all([path, from].map((each) => Deno.realPath(each).catch(() => undefined)));
+  if (target === undefined || target !== source) return;
+  throw new UserError(`Cannot write "${path}": it is the file that is read; choose another file`);
+}
+
 /** Writes a new file; over an old one only when `force` is set. @throws {UserError} */
 export async function writeNewFile(
   path: string,

@@ -3,6 +3,7 @@
 import { type AugmentSettings, checkAugment, isAugmented } from "../nn/augment.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
 import { checkSchedule, type ScheduleKind, SCHEDULES, type ScheduleSettings } from "../nn/schedule.ts";
+import { counted } from "./columns.ts";
 import { isPictures, type RunDefaults } from "./dataset.ts";
 import { flagName, type OptionSpecs, readNumbers, usageError } from "./command.ts";
 
@@ -127,7 +128,10 @@ export function recipeSettings(
   if (scheduled || milestones) checkSchedule(schedule, epochs);
   // Later ones may be meant for when the run is made longer.
   if (milestones && milestones[0] >= epochs) {
-    throw usageError(`Option --milestones has no use in ${epochs} epochs: the first must be below that`, path);
+    throw usageError(
+      `Option --milestones has no use in ${counted(epochs, "epoch")}: the first must be below that`,
+      path,
+    );
   }
   const chosen = augmentSettings(options);
   const augment = standard.flip && given.has("flip") && !options.flip ? { ...chosen, flip: false } : chosen;
@@ -181,7 +185,7 @@ export function scheduleText(schedule: ScheduleSettings | undefined): string {
     kind,
     milestones && `x ${gamma ?? 0.1} after epochs ${milestones.join(", ")}`,
     by === "step" && "by step",
-    warmup > 0 && `after warm-up of ${warmup} epoch${warmup === 1 ? "" : "s"}`,
+    warmup > 0 && `after warm-up of ${counted(warmup, "epoch")}`,
   ].filter(Boolean).join(" ");
 }
 

@@ -7,12 +7,14 @@ import { shouldStop } from "../nn/schedule.ts";
 import { DivergedError, type TrainEvent } from "../nn/train_events.ts";
 import { Trainer } from "../nn/trainer.ts";
 import { BatchSizeError } from "../nn/batch_size.ts";
+import { counted } from "./columns.ts";
 import { defineCommand } from "./command.ts";
 import { datasetFileName } from "./dataset.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectoryIfAny } from "../data/directory.ts";
+import { exists } from "./files.ts";
 import { GarbageCollector } from "./garbage.ts";
 import { usualBatches } from "../nn/run_memory.ts";
 import { withAutoBatch } from "./auto_batch.ts";
@@ -86,7 +88,7 @@ async function train(called: TrainInvocation): Promise<number> {
 
 /** Why a run has nothing left to do; undefined where it has. */
 function endOf({ epoch, history }: RunProgress, { epochs, patience }: RunSettings): string | undefined {
-  if (epoch >= epochs) return `has done ${epoch} epochs; go on with --epochs N, more than these`;
+  if (epoch >= epochs) return `has done ${counted(epoch, "epoch")}; go on with --epochs N, more than these`;
   if (patience === undefined || !shouldStop(history, patience)) return undefined;
   return `stopped after epoch ${epoch}, without a better one for ${patience}; go on with --patience N`;
 }
@@ -175,7 +177,9 @@ async function trainInto(
         return interruptible.came!.exitCode;
       }
       const seconds = (performance.now() - started) / 1000;
-      report.end({ seconds, history: trainer.history, last: folder.last, best: folder.best });
+      // Of a run that was gone on with elsewhere, the best checkpoint may not have come along.
+      const best = await exists(folder.best) ? folder.best : undefined;
+      report.end({ seconds, history: trainer.history, last: folder.last, best });
       return 0;
     } catch (error) {
       if (error instanceof DivergedError) throw diverged(error, folder, safety);

@@ -93,7 +93,7 @@ export class JsonReport implements TrainReport {
 
   end({ seconds, history, last, best }: RunEnd): void {
     const { epoch, test_acc } = bestEpoch(history)!;
-    this.#print("end", { seconds, last, best, best_epoch: epoch, best_test_acc: test_acc });
+    this.#print("end", { seconds, last, best: best ?? null, best_epoch: epoch, best_test_acc: test_acc });
   }
 
   close(): void {}

@@ -5,7 +5,7 @@ import type { Device } from "../kernels/device.ts";
 import type { EpochMetrics, RunSettings } from "../nn/checkpoint.ts";
 import type { TrainEvent } from "../nn/train_events.ts";
 import { autoBatchText } from "./auto_batch.ts";
-import { groupDigits } from "./columns.ts";
+import { counted, groupDigits } from "./columns.ts";
 import { datasetTitle, isPictures } from "./dataset.ts";
 import { commandLine, dataDirWords } from "./invocation.ts";
 import { printLine } from "./print.ts";
@@ -26,7 +26,8 @@ export interface RunEnd {
   readonly seconds: number;
   readonly history: readonly EpochMetrics[];
   readonly last: string;
-  readonly best: string;
+  /** Absent where it is not there: the best epoch was before the run was gone on with in another folder. */
+  readonly best?: string;
 }
 
 /** Tells what happens. */
@@ -252,14 +253,15 @@ export class TextReport implements TrainReport {
     this.#say(`  ${commandLine("train", "--resume", last, ...dataDirWords(this.#plan.dataDir))}`);
   }
 
-  end({ seconds, history, best }: RunEnd): void {
+  end({ seconds, history, last, best }: RunEnd): void {
     const top = bestEpoch(history)!;
     this.#say(
       `Done in ${formatDuration(seconds)}; best test accuracy ${top.test_acc.toFixed(4)} in epoch ${top.epoch}.`,
     );
     const place = dataDirWords(this.#plan.dataDir);
-    this.#say(`See its classes with: ${commandLine("eval", best, ...place)}`);
-    this.#say(`A page of it, with curves and pictures: ${commandLine("report", dirname(best), ...place)}`);
+    const whose = best === undefined ? "the last epoch's" : "its";
+    this.#say(`See ${whose} classes with: ${commandLine("eval", best ?? last, ...place)}`);
+    this.#say(`A page of it, with curves and pictures: ${commandLine("report", dirname(last), ...place)}`);
   }
 
   close(): void {
@@ -289,10 +291,6 @@ function batchesText({ batch_size, accumulate = 1, precision = "f32" }: RunSetti
     accumulate > 1 && `${accumulate} batches a step`,
     precision !== "f32" && precision,
   ].filter(Boolean).join(", ");
-}
-
-function counted(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** Losses that the display's curve is drawn of. */

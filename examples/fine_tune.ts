@@ -28,8 +28,9 @@ if (!out) {
   Deno.exit(2);
 }
 const imageSize = Number(size);
-const split = await Deno.stat(`${pictures}/train`).then(() => undefined, () => 0.2);
-const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, valSplit: split });
+// A folder of classes alone: a fifth of each is for testing.
+const valSplit = await Deno.stat(`${pictures}/train`).then(() => undefined, () => 0.2);
+const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), imageSize, valSplit });
 
 const { tensors } = await readWeightsFile(bytesSource(await Deno.readFile(weights)), weights);
 const classes = data.classNames.length;
@@ -46,6 +47,8 @@ const run: RunDescription = {
     ...{ dataset: `folder:${pictures}`, batch_size: 16, epochs: Number(epochs), lr: 0.01, seed: 0 },
     ...{ momentum: 0.9, weight_decay: 1e-4, nesterov: false, label_smoothing: 0.1 },
     schedule: { kind: "cosine", by: "step" },
+    // `eval` and `train --resume` split the folder as it was split here, by this and the seed.
+    val_split: valSplit,
     frozen: ["stem", "layer1"],
   },
 };

@@ -70,6 +70,7 @@ Deno.test("images that no binding or no sheet holds are refused, with how many i
   };
   await refused(32 * 32 * 16 * 2 - 1, {}, /^Cannot make a sheet of 2 images of 32x32 .*: 1 fit at most; choose fewer/);
   await refused(2 ** 40, { imageSize: 1024, epochs: 127 }, /in 127 epochs: 1 fit at most;/);
+  await refused(2 ** 40, { imageSize: 2 ** 14, epochs: 1 }, / in 1 epoch: /);
   await refused(2 ** 40, { imageSize: 2 ** 14 }, /: not one fits; choose fewer or smaller ones/);
 });
 

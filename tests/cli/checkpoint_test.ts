@@ -72,12 +72,12 @@ Deno.test("weights go out under PyTorch's names and come in again as they were",
     assertEquals(description, { network: { ...NARROW_NETWORK, stem: "imagenet" }, input, class_names });
 
     // What is there stays, unless it is said that it may go.
-    const before = await Deno.readFile(weights);
-    for (const args of [["export", file, "--to", weights], ["import", weights, ...network, "--to", weights]]) {
+    for (const args of [["export", file, "--to", weights], ["import", weights, ...network, "--to", back]]) {
+      const before = await Deno.readFile(args.at(-1)!);
       const refused = await checkpoint(...args);
       assertEquals([refused.code, refused.stdout], [1, ""]);
       assertMatch(refused.stderr, /^error: Cannot write .*: it exists; choose another file or add --force\n$/);
-      assertEquals(await Deno.readFile(weights), before);
+      assertEquals(await Deno.readFile(args.at(-1)!), before);
     }
     assertEquals((await checkpoint("export", file, "--to", weights, "--force")).code, 0);
   });
@@ -120,7 +120,9 @@ Deno.test("pictures are shown to exported and imported weights as to what they c
 
 Deno.test("classes and size of weights that do not tell them are given by options", async () => {
   await withFolder(async (folder) => {
-    const [weights, labels, to] = ["weights.safetensors", "labels.txt", "to"].map((name) => join(folder, name));
+    const [weights, labels, to] = ["weights.safetensors", "labels.txt", "to.safetensors"].map((name) =>
+      join(folder, name)
+    );
     // Another's words under the same names are left alone.
     const metadata = { image_size: "large", mean: "[1]", std: "[]", class_names: "cat, dog" };
     await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata }));
@@ -136,7 +138,7 @@ Deno.test("classes and size of weights that do not tell them are given by option
     const { input, class_names } = await described("--labels", labels, "--image-size", "64");
     assertEquals([input, class_names], [{ image_size: 64, resize_size: 73, ...imagenetStatistics }, names]);
     await Deno.writeTextFile(labels, "one\ntwo");
-    const few = await checkpoint("import", weights, "--to", join(folder, "x"), "--labels", labels);
+    const few = await checkpoint("import", weights, "--to", join(folder, "x.safetensors"), "--labels", labels);
     assertEquals(few.code, 1);
     assertMatch(
       few.stderr,
@@ -162,14 +164,17 @@ Deno.test("verify finds a whole checkpoint, a damaged one, and one whose weights
 
 Deno.test("what cannot be inspected or imported is one line on stderr, and nothing is written", async () => {
   await withFolder(async (folder) => {
-    const file = await writeNarrow(folder), text = join(folder, "text"), to = join(folder, "to");
+    const file = await writeNarrow(folder), text = join(folder, "text");
+    const to = join(folder, "to.safetensors");
     const run = join(folder, "run");
     await Deno.mkdir(run);
     await writeNarrow(run, "best.safetensors");
     const weights = join(folder, "weights.safetensors");
     await Deno.writeTextFile(text, "no tensors here");
     await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
-    const spoilt = await writeSpoilt(folder);
+    const spoilt = await writeSpoilt(folder), spoiltWeights = join(folder, "spoilt_weights.safetensors");
+    const { state: tensors } = await decodeCheckpoint(await Deno.readFile(spoilt), spoilt);
+    await Deno.writeFile(spoiltWeights, encodeSafetensors({ tensors, metadata: {} }));
     const cases: [string[], number, RegExp][] = [
       [["inspect", text], 1, /Cannot read .* as safetensors: its header claims/],
       [["inspect", folder], 1, /it is a folder; name the file in it$/m],
@@ -185,6 +190,8 @@ Deno.test("what cannot be inspected or imported is one line on stderr, and nothi
         /--to must end in \.safetensors or \.onnx, not as ".*x\.pth"/,
       ],
       [["verify", spoilt], 1, /"fc\.bias" in it is NaN or infinite/],
+      [["import", spoiltWeights, "--to", to], 1, /Cannot use ".*": "fc\.bias" in it is NaN or infinite, as after/],
+      [["import", weights, "--to", join(folder, "x.pth")], 2, /--to must end in \.safetensors, not as ".*x\.pth"/],
       [["import", file, "--arch", "resnext50", "--to", to], 1, /it is a checkpoint already/],
       [["import", weights, "--arch", "resnext50", "--to", to], 1, /"layer1.0.conv1.weight" has shape \[4,64,1,1\]/],
       [["import", weights, "--layers", "1,1", "--to", to], 2, /--layers needs --arch/],
@@ -196,6 +203,29 @@ Deno.test("what cannot be inspected or imported is one line on stderr, and nothi
       assertMatch(stderr, message);
       assertMatch(stderr, /^error: [^\n]*\n$/);
     }
-    assertEquals([...Deno.readDirSync(folder)].length, 5);
+    assertEquals([...Deno.readDirSync(folder)].length, 6);
+  });
+});
+
+Deno.test("no checkpoint is replaced by what is made of it, by whatever name", async () => {
+  await withFolder(async (folder) => {
+    const file = await writeNarrow(folder), link = join(folder, "link.safetensors");
+    const weights = join(folder, "weights.safetensors");
+    await Deno.symlink(file, link);
+    await Deno.writeFile(weights, encodeSafetensors({ tensors: narrowCheckpoint().state, metadata: {} }));
+    for (
+      const args of [["export", file, "--to", file], ["export", file, "--to", link], [
+        "import",
+        weights,
+        "--to",
+        weights,
+      ]]
+    ) {
+      const before = await Deno.readFile(args[1]);
+      const { code, stdout, stderr } = await checkpoint(...args, "--force");
+      assertEquals([code, stdout], [1, ""]);
+      assertMatch(stderr, /^error: Cannot write ".*": it is the file that is read; choose another file\n$/);
+      assertEquals(await Deno.readFile(args[1]), before);
+    }
   });
 });

@@ -158,6 +158,7 @@ Deno.test("what is of no use is refused, what may not be meant told", async () =
   const shapes = "--dataset=shapes";
   const cases: [string[], string][] = [
     [["--schedule=multistep", "--milestones=5,9"], "--milestones has no use in 5 epochs: the first must be below that"],
+    [["--schedule=multistep", "--milestones=2", "--epochs=1"], "--milestones has no use in 1 epoch: the first must be"],
     [["--schedule=cosine", "--min-lr=0.5"], "--min-lr must be at most the learning rate, 0.004"],
   ];
   for (const [args, message] of cases) await assertRejects(() => plan([shapes, ...args]), UserError, message);

@@ -53,6 +53,25 @@ Deno.test("train shows what it does, a line an epoch, and keeps the last and the
   });
 });
 
+Deno.test("a run gone on with apart from its best checkpoint ends with the name of one that is there", async () => {
+  await withFolder(async (folder) => {
+    const history = [{ epoch: 1, train_loss: 2.25, test_loss: 2.5, test_acc: 1 }];
+    const progress = { epoch: 1, step: 0, loss_sum: 0, rows: 0, history };
+    const settings = { ...narrowCheckpoint().description.settings!, train_limit: 16, test_limit: 8, epochs: 2 };
+    const last = await writeNarrow(folder, "last.safetensors", { progress, settings });
+    const { code, stdout, stderr } = await resnext(["train", "--resume", last]);
+    assertEquals(code, 0, stderr);
+    assertEquals(names(folder).includes("best.safetensors"), false);
+    assertMatch(stdout, /; best test accuracy 1\.0000 in epoch 1\.\nSee the last epoch's classes with: .*/);
+    assertMatch(stdout, / eval \S+last\.safetensors\b/);
+    assertEquals(stdout.includes("best.safetensors"), false);
+    const json = await resnext(["train", "--resume", last, "--epochs", "3", "--json"]);
+    assertEquals(json.code, 0, json.stderr);
+    const end = JSON.parse(json.stdout.trimEnd().split("\n").at(-1)!);
+    assertEquals([end.type, end.last, end.best, end.best_epoch], ["end", last, null, 1]);
+  });
+});
+
 Deno.test("train --config with what a run wrote of itself ends with the same bits", async () => {
   await withFolder(async (folder) => {
     const [first, second] = [join(folder, "first"), join(folder, "second")];

@@ -80,7 +80,7 @@ Deno.test("inspect shows what a .pth holds; a hostile one is one line, exit 1", 
   assertMatch(shown.stdout, /^layer1\.0\.conv2\.weight +F16 +\[4, 2, 3, 3\] +72$/m);
   await withFolder(async (folder) => {
     for (const form of ["zip", "legacy"]) {
-      const to = join(folder, "to");
+      const to = join(folder, "to.safetensors");
       const args = ["checkpoint", "import", `${fixtures}evil_${form}.pth`, "--arch", "resnext50", "--to", to];
       const { code, stdout, stderr } = await resnext(args);
       assertEquals([code, stdout], [1, ""]);
@@ -92,7 +92,7 @@ Deno.test("inspect shows what a .pth holds; a hostile one is one line, exit 1", 
 
 Deno.test("safetensors of a wrapped network are read as a .pth is, and every command tells what was taken off", async () => {
   await withFolder(async (folder) => {
-    const file = join(folder, "wrapped.safetensors"), to = join(folder, "to");
+    const file = join(folder, "wrapped.safetensors"), to = join(folder, "to.safetensors");
     const plain = join(folder, "plain.safetensors");
     const { state } = narrowCheckpoint();
     const wrapped = new Map([...state].map(([name, tensor]) => [`module._orig_mod.${name}`, tensor]));
@@ -127,7 +127,7 @@ Deno.test("weights of another network, and options of ONNX for other files, are 
     const other = await resnext(["checkpoint", "import", pth, "--arch", "resnext50_32x4d", "--to", to]);
     assertEquals(other.code, 1);
     assertMatch(other.stderr, /^error: [^\n]*\n$/);
-    const file = join(folder, "file");
+    const file = join(folder, "file.safetensors");
     assertEquals((await resnext(["checkpoint", "import", pth, ...SIZES, "--to", file])).code, 0);
     const fold = await resnext(["checkpoint", "export", file, "--to", to, "--fold"]);
     assertEquals(fold.code, 2);
