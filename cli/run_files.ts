@@ -82,7 +82,8 @@ export async function findRun(path: string): Promise<RecordedRun | undefined> {
   if (!config && !description) return undefined;
   let bytes = 0;
   for await (const { name, isFile } of Deno.readDir(path)) {
-    if (isFile) bytes += (await Deno.stat(join(path, name))).size;
+    // One that a run is writing may have got its name by now.
+    if (isFile) bytes += await Deno.stat(join(path, name)).then(({ size }) => size, () => 0);
   }
   const told = await readEpochs(path);
   const saved = description?.progress?.history ?? [];

@@ -107,3 +107,21 @@ Deno.test("what is wrong in a run's files counts as absent, and takes no list wi
     assertEquals((await resnext(["runs", "compare", "bad0", "bad3", "--dir", folder])).code, 0);
   });
 });
+
+Deno.test("a run's folder is read while files in it come and go", async () => {
+  await withFolder(async (folder) => {
+    await writeNarrow(folder);
+    let done = false, written = 0;
+    const writing = (async () => {
+      for (; !done; written++) {
+        const part = join(folder, `.${written % 50}.part`);
+        await Deno.writeTextFile(part, "x".repeat(1000));
+        await Deno.remove(part);
+      }
+    })();
+    for (let i = 0; i < 300; i++) assertEquals((await readRun(folder)).name, basename(folder));
+    done = true;
+    await writing;
+    assertEquals(written > 0, true);
+  });
+});
