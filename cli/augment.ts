@@ -9,7 +9,7 @@ import { DeviceImages, ImageSource } from "../nn/image_source.ts";
 import { type TrainBatch, trainBatch } from "../nn/epoch_batches.ts";
 import { imageInput, type TrainingData } from "../nn/run_description.ts";
 import { counted } from "./columns.ts";
-import { defineCommand, usageError } from "./command.ts";
+import { checkEnding, defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import {
   datasetForms,
@@ -60,7 +60,7 @@ export const augmentCommand = defineCommand({
     if (!settings && !isPictures(name)) {
       throw usageError("Nothing to do: choose what is done to images, such as --flip --crop 4", PATH);
     }
-    if (!/\.png$/i.test(out)) throw usageError(`Option --out must end in .png, not as "${out}" does`, PATH);
+    checkEnding("out", out, [".png"], PATH);
     const imageSize = options.imageSize ?? runDefaults(name)!.imageSize;
     const data = await loadDataset(name, {
       trainLimit: images,

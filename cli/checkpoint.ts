@@ -17,7 +17,7 @@ import { encodeOnnx } from "../nn/onnx.ts";
 import { encodeSafetensors, type TensorData } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { checkpointJson, checkpointText, weightsJson, weightsText } from "./checkpoint_report.ts";
-import { defineCommand, defineGroup, flagName, usageError } from "./command.ts";
+import { checkEnding, defineCommand, defineGroup, flagName, usageError } from "./command.ts";
 import { checkOtherFile, readCheckpoint, readFile, writeNewFile } from "./files.ts";
 import { architectureNames, networkDescription, networkOptions, type NetworkOptionValues } from "./network_options.ts";
 import { checkFinite } from "./network_file.ts";
@@ -86,9 +86,7 @@ const exportWeights = defineCommand({
       );
       return;
     }
-    if (!/\.safetensors$/i.test(options.to)) {
-      throw usageError(`Option --to must end in .safetensors or .onnx, not as "${options.to}" does`, EXPORT);
-    }
+    checkEnding("to", options.to, [".safetensors", ".onnx"], EXPORT);
     for (const key of ["fold", "imageSize"] as const) {
       if (given.has(key)) throw usageError(`Option --${flagName(key)} is of ONNX alone: end --to in .onnx`, EXPORT);
     }
@@ -141,9 +139,7 @@ const importWeights = defineCommand({
     "checkpoint import weights.safetensors --arch resnext50 --layers 1,1,1,1 --to imported.safetensors",
   ],
   run: async ({ args: { file }, options }) => {
-    if (!/\.safetensors$/i.test(options.to)) {
-      throw usageError(`Option --to must end in .safetensors, not as "${options.to}" does`, IMPORT);
-    }
+    checkEnding("to", options.to, [".safetensors"], IMPORT);
     await checkOtherFile(options.to, file);
     if (await isCheckpoint(file)) {
       throw new UserError(

@@ -7,8 +7,7 @@ export function plain(text: string): string {
 
 /**
  * Lines of cells side by side, two spaces between; the first row is the head. Cells of a column that is listed in `left`
- * begin at one place, the others end at one. Cells are
- * made plain.
+ * begin at one place, the others end at one. Cells are made plain.
  */
 export function columns(
   cells: readonly (readonly string[])[],

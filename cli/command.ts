@@ -174,6 +174,12 @@ export function usageError(message: string, path: string): UserError {
   return new UserError(`${message} (see ${path} --help)`, { exitCode: 2 });
 }
 
+/** @throws {UserError} where the file that an option names has none of some endings. */
+export function checkEnding(key: string, name: string, endings: readonly string[], path: string): void {
+  if (endings.some((ending) => name.toLowerCase().endsWith(ending))) return;
+  throw usageError(`Option --${flagName(key)} must end in ${endings.join(" or ")}, not as "${name}" does`, path);
+}
+
 /** `batchSize` is `batch-size`. */
 export function flagName(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);

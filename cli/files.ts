@@ -1,5 +1,6 @@
 /** Files that a user names: read and written with failures told in words. */
 
+import { resolve } from "@std/path";
 import { checkReadable, touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
@@ -44,10 +45,16 @@ export async function checkNewFile(path: string, { force }: { readonly force: bo
 
 /** @throws {UserError} where what is to be written would take the place of what it is made of, by whatever name. */
 export async function checkOtherFile(path: string, from: string): Promise<void> {
-  // What is not there is no file's other name, and is told where it is read.
-  const [target, source] = await Promise.all([path, from].map((each) => Deno.realPath(each).catch(() => undefined)));
-  if (target === undefined || target !== source) return;
+  // What is not there is told where it is read.
+  const there = await Deno.stat(path).then(() => true, () => false);
+  if (!there || !await sameFile(path, from)) return;
   throw new UserError(`Cannot write "${path}": it is the file that is read; choose another file`);
+}
+
+/** Whether two paths lead to one file, or would. */
+export async function sameFile(a: string, b: string): Promise<boolean> {
+  const real = (path: string) => Deno.realPath(path).catch(() => resolve(path));
+  return await real(a) === await real(b);
 }
 
 /** Writes a new file; over an old one only when `force` is set. @throws {UserError} */

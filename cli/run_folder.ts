@@ -3,10 +3,10 @@
  * No other run's checkpoint is overwritten, nor one that is further than what is gone on from.
  */
 
-import { dirname, join, resolve } from "@std/path";
+import { dirname, join } from "@std/path";
 import { touching } from "../data/files.ts";
 import { HeldLock } from "../data/lock.ts";
-import { exists, readCheckpoint } from "./files.ts";
+import { exists, readCheckpoint, sameFile } from "./files.ts";
 import { type Checkpoint, encodeCheckpoint, type RunProgress } from "../nn/checkpoint.ts";
 import { removeUnfinished, saveFile } from "../nn/checkpoint_file.ts";
 import { UserError } from "../kernels/user_error.ts";
@@ -181,9 +181,4 @@ async function progressOf(file: string): Promise<RunProgress | undefined> {
 
 function isFurther(a: RunProgress, b: RunProgress): boolean {
   return a.epoch > b.epoch || (a.epoch === b.epoch && a.step > b.step);
-}
-
-async function sameFile(a: string, b: string): Promise<boolean> {
-  const real = (path: string) => Deno.realPath(path).catch(() => resolve(path));
-  return await real(a) === await real(b);
 }

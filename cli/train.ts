@@ -23,7 +23,7 @@ import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
 import { RunRecorder } from "./run_recorder.ts";
 import { TensorBoardReport } from "./tensorboard_report.ts";
-import { planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
+import { isSilent, planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
 import { JsonReport } from "./train_json_report.ts";
 import { TextReport, type TrainReport } from "./train_report.ts";
 import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, Saver } from "./train_safety.ts";
@@ -73,7 +73,7 @@ async function train(called: TrainInvocation): Promise<number> {
       ? await RunFolder.open(out, options.resume)
       : await RunFolder.create(network.arch, datasetFileName(settings.dataset));
     try {
-      const tune = { mode: options.tune, directory: dataDirectoryIfAny(options.dataDir), quiet: quiet || json };
+      const tune = { mode: options.tune, directory: dataDirectoryIfAny(options.dataDir), quiet: isSilent(options) };
       return await trainInto(folder, plan, options, report, tune);
     } catch (error) {
       await folder.removeIfEmpty();

@@ -140,6 +140,11 @@ export const trainOptions = {
 /** What the user called `train` with. */
 export type TrainInvocation = Invocation<typeof trainOptions, []>;
 
+/** Whether what comes before the run takes its time without a word. */
+export function isSilent({ quiet, json }: Pick<TrainInvocation["options"], "quiet" | "json">): boolean {
+  return quiet || json;
+}
+
 /** What is to be done. */
 export interface TrainPlan {
   readonly description: RunDescription;
@@ -191,7 +196,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     ? undefined
     : await readNetworkFile(options.weights, chosenArch(invocation));
   const imageSize = options.imageSize ?? weights?.description.input?.image_size ?? standard.imageSize;
-  const quiet = options.quiet || options.json;
+  const quiet = isSilent(options);
   const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir, imageSize, valSplit, strict, seed, quiet },
     ...{ flip: options.flip || !given.has("flip"), workers: options.workers },
@@ -292,7 +297,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   const dataset = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, PATH);
   const data = await loadDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict },
-    ...{ quiet: options.quiet || options.json, imageSize: input.image_size, resizeSize: input.resize_size },
+    ...{ quiet: isSilent(options), imageSize: input.image_size, resizeSize: input.resize_size },
     ...{ valSplit: settings.val_split, seed: settings.seed },
     ...{ flip: settings.augment?.flip, workers: options.workers },
   });

@@ -259,8 +259,8 @@ function sharedSums({ rowSums }: Gemm, chunk: number, { terms, rows }: ChunkRows
 
 /**
  * The variants, the best guess first: the largest tile that lies mostly inside the result and makes enough workgroups, the
- * sums being cut into `pieces`. By measurement on an H100, 8x2 is the fastest where it is both,
- * but for input gradients with sums of 64 and 128, where 8x1 is quicker by up to 6 %.
+ * sums being cut into `pieces`. By measurement on an H100, 8x2 is the fastest where it is both, but for input gradients with
+ * sums of 64 and 128, where 8x1 is quicker by up to 6 %.
  */
 export function sharedVariants({ m, n }: Gemm, pieces: number): GemmVariant[] {
   const inside = (size: GemmVariant) =>
