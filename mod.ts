@@ -30,16 +30,8 @@
  * @module
  */
 
-export {
-  type Capabilities,
-  Device,
-  DeviceLostError,
-  type DeviceOptions,
-  NoAdapterError,
-  openDevice,
-  OutOfMemoryError,
-  type Suspect,
-} from "./kernels/device.ts";
+export { type Capabilities, Device, DeviceLostError, OutOfMemoryError, type Suspect } from "./kernels/device.ts";
+export { type DeviceOptions, NoAdapterError, openDevice } from "./kernels/open_device.ts";
 export {
   type Binding,
   type Dispatch,

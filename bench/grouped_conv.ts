@@ -7,7 +7,8 @@
  */
 
 import { convFilter, convFlops, type ConvGeometry, convOutput } from "../kernels/conv_geometry.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { groupedForward, groupedInputGradient, groupedWeightGradient } from "../kernels/grouped_conv.ts";
 import { storedElements, storedFilterElements } from "../kernels/layout.ts";

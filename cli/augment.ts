@@ -1,6 +1,7 @@
 /** `resnext augment`: a sheet of augmented images, to be looked at. */
 
-import { type Capabilities, type Device, openDevice } from "../kernels/device.ts";
+import type { Capabilities, Device } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import type { Operand } from "../kernels/dispatch.ts";
 import { type Placement, Program } from "../kernels/program.ts";
 import { AugmentedSource, type AugmentSettings, type Normalization } from "../nn/augment.ts";

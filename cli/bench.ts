@@ -16,7 +16,7 @@ import {
 } from "../bench/report.ts";
 import { type Result, saveResults } from "../bench/results.ts";
 import { type Mode, openWorkload, stepsFor, throughput, type Workload } from "../bench/throughput.ts";
-import { openDevice } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import { ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { defineCommand, flagName, usageError } from "./command.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";

@@ -1,7 +1,8 @@
 /** A network on the device that names what is on pictures: what `predict` and `serve` have in common. */
 
 import { type PictureTransform, testTransform } from "../data/pictures/transform.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
 import { Classifier } from "../nn/classifier.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";

@@ -1,6 +1,6 @@
 /** `resnext eval`: what a checkpoint's network, or weights, make of a test set. */
 
-import { openDevice } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";

@@ -2,7 +2,8 @@
 
 import { join } from "@std/path";
 import config from "../deno.json" with { type: "json" };
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, testedState } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";

@@ -1,7 +1,8 @@
 /** `resnext train`: trains a network, shows it, and keeps checkpoints. */
 
 import { dirname } from "@std/path";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import type { Checkpoint, RunProgress, RunSettings } from "../nn/checkpoint.ts";
 import { shouldStop } from "../nn/schedule.ts";
 import { DivergedError, type TrainEvent } from "../nn/train_events.ts";

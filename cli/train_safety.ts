@@ -1,6 +1,7 @@
 /** What guards a run: options of `train`, checkpoints that the disk may refuse, a device that may be lost. */
 
-import { type Device, DeviceLostError, openDevice } from "../kernels/device.ts";
+import { type Device, DeviceLostError } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { Checkpoint } from "../nn/checkpoint.ts";
 import { DivergedError } from "../nn/train_events.ts";

@@ -1,6 +1,6 @@
 /** `resnext tune`: measures the variants of a network's heavy kernels on this adapter, and shows what was tried. */
 
-import { openDevice } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import type { Trial } from "../kernels/tuner.ts";
 import { dataDirectory } from "../data/directory.ts";
 import { defineCommand } from "./command.ts";

@@ -1,8 +1,5 @@
 /**
- * The GPU: one adapter opened with all that it gives, its pipelines kept, its errors carrying names.
- *
- * This is the only file of `kernels/` that asks the host for anything but WebGPU: one environment variable, and whether it is
- * Deno, below.
+ * The GPU: an open device, its limits and memory, its pipelines kept, its errors carrying names.
  */
 
 import type { Dispatch, HalfRounding } from "./dispatch.ts";
@@ -37,108 +34,6 @@ export interface Capabilities {
   readonly tuning?: Tuning;
 }
 
-/** Options of {@linkcode openDevice}. */
-export interface DeviceOptions {
-  /** Ask for the software adapter. Default false. */
-  readonly software?: boolean;
-}
-
-const NO_ADAPTER =
-  "No GPU adapter found. On Linux install a Vulkan driver (`apt-get install mesa-vulkan-drivers` gives a software one); " +
-  "on macOS and Windows a current system has one; in a browser, enable WebGPU";
-
-/** There is no adapter at all. */
-export class NoAdapterError extends UserError {
-  /** Tells it from other errors in a log. */
-  override name = "NoAdapterError";
-  /** Says how to get one. */
-  constructor() {
-    super(NO_ADAPTER);
-  }
-}
-
-/**
- * Opens the default adapter with its own limits, and subgroups and timestamps where it grants them.
- *
- * @throws {NoAdapterError} where there is no adapter.
- * @throws {UserError} where WebGPU is missing, or the adapter does not open.
- *
- * @example
- * ```ts
- * import { openDevice } from "@cardinal/resnext";
- *
- * const device = await openDevice();
- * console.log(device.name, device.capabilities.software ? "(software)" : "");
- * device.close();
- * ```
- */
-export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
-  quietMesa();
-  const gpu = globalThis.navigator?.gpu;
-  if (!gpu) {
-    throw new UserError(
-      (globalThis as { isSecureContext?: boolean }).isSecureContext === false
-        ? "This page gets no WebGPU: browsers give it to pages from https:// and from localhost only"
-        : "This JavaScript runtime has no WebGPU: use Deno 2.9 or newer, or a browser that has it",
-    );
-  }
-  const request = { powerPreference: "high-performance", forceFallbackAdapter: options.software ?? false } as const;
-  let adapter = await gpu.requestAdapter(request);
-  if (!adapter) throw new NoAdapterError();
-  const { limits, info } = adapter;
-  const wanted = {
-    maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
-    maxBufferSize: limits.maxBufferSize,
-    maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
-    maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
-    maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
-    maxComputeWorkgroupSizeY: limits.maxComputeWorkgroupSizeY,
-    maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
-    maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
-    minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
-  };
-  // An adapter may grant subgroups without listing them, so the only way to know is to ask. A refused request uses the
-  // adapter up: each attempt takes a fresh one.
-  const timestamps = adapter.features.has("timestamp-query");
-  const subgroups = "subgroups" as GPUFeatureName;
-  const attempts: GPUFeatureName[][] = timestamps
-    ? [[subgroups, "timestamp-query"], ["timestamp-query"], []]
-    : [[subgroups], []];
-  let failure: unknown;
-  for (const requiredFeatures of attempts) {
-    adapter ??= await gpu.requestAdapter(request);
-    if (!adapter) throw new NoAdapterError();
-    try {
-      const opened = await adapter.requestDevice({ label: "cardinal", requiredFeatures, requiredLimits: wanted });
-      const device = new Device(adapter.info, opened);
-      if ("Deno" in globalThis && !device.capabilities.software) await device.findLargestBuffer();
-      return device;
-    } catch (error) {
-      failure = error;
-      adapter = null;
-    }
-  }
-  const reason = failure instanceof Error ? failure.message : failure;
-  throw new UserError(`Cannot open ${adapterName(info)}: ${reason}`, { cause: failure });
-}
-
-/** What an adapter calls itself. */
-function adapterName({ description, vendor, architecture, device }: GPUAdapterInfo): string {
-  return description || [vendor, architecture, device].filter(Boolean).join(" ") || "GPU";
-}
-
-/** Mesa complains on stderr, once a thread, when this is unset; it is used for windows alone. */
-function quietMesa(): void {
-  const deno = (globalThis as {
-    Deno?: { build: { os: string }; env: { get(k: string): string | undefined; set(k: string, v: string): void } };
-  }).Deno;
-  try {
-    if (deno?.build.os === "linux" && !deno.env.get("XDG_RUNTIME_DIR")) deno.env.set("XDG_RUNTIME_DIR", "/tmp");
-  } catch {
-    // Without permission for the variable the complaint is printed, nothing more.
-  }
-}
-
 /** The device is gone: its driver failed, it was unplugged, or the system took it away. What was on it is lost. */
 export class DeviceLostError extends Error {
   /** Tells it from other errors in a log. */
@@ -159,13 +54,18 @@ export class OutOfMemoryError extends UserError {
   }
 }
 
+/** What an adapter calls itself. */
+export function adapterName({ description, vendor, architecture, device }: GPUAdapterInfo): string {
+  return description || [vendor, architecture, device].filter(Boolean).join(" ") || "GPU";
+}
+
 /** What was submitted last, asked for the kernel at fault when the device complains. */
 export interface Suspect {
   /** The label of the first kernel that the device refuses. */
   culprit(device: Device): Promise<string | undefined>;
 }
 
-/** An open device. Made by {@linkcode openDevice}; {@linkcode Device.close} frees it and all of its buffers. */
+/** An open device. Made by `openDevice`; {@linkcode Device.close} frees it and all of its buffers. */
 export class Device {
   /** The adapter's name, such as `NVIDIA H100`. */
   readonly name: string;
@@ -181,7 +81,7 @@ export class Device {
   #investigated: Promise<void> = Promise.resolve();
   #closed = false;
 
-  /** {@linkcode openDevice} makes one; a device opened elsewhere, with its adapter's info, will do too. */
+  /** `openDevice` makes one; a device opened elsewhere, with its adapter's info, will do too. */
   constructor(info: GPUAdapterInfo, gpu: GPUDevice) {
     this.gpu = gpu;
     this.#readings = new Readings(gpu);

@@ -1,7 +1,8 @@
 /** What the tests share: PyTorch's reference values, the device, and the measure of agreement. */
 
 import { AssertionError } from "@std/assert";
-import { type Capabilities, type Device, openDevice } from "../kernels/device.ts";
+import type { Capabilities, Device } from "../kernels/device.ts";
+import { openDevice } from "../kernels/open_device.ts";
 import { parseSafetensors, type Safetensors, toFloat32 } from "../nn/safetensors.ts";
 
 /** Reads `tests/goldens/NAME.safetensors`; its README tells what each case holds. */

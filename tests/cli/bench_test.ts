@@ -8,7 +8,7 @@ import { idleText } from "../../bench/report.ts";
 import { fileName } from "../../bench/results.ts";
 import { columns } from "../../cli/columns.ts";
 import { openWorkload } from "../../bench/throughput.ts";
-import { openDevice } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { type Dispatch, operand, read } from "../../kernels/dispatch.ts";
 import { ResNeXt, resnext } from "../../nn/resnext.ts";
 import { withFolder } from "../support.ts";

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { fromFileUrl, join, toFileUrl } from "@std/path";
 import { mergeTunings } from "../../bench/ship_tunings.ts";
 import { readTunings, shippedTunings, tuneFor, type Tunings, tuningsText } from "../../cli/tuning.ts";
-import { openDevice } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import config from "../../deno.json" with { type: "json" };
 import { gpuTest, withFolder } from "../support.ts";

@@ -1,7 +1,8 @@
 /** What the device says when things go wrong. Each test opens a device of its own, and loses it. */
 
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { type Device, DeviceLostError, directives, openDevice, OutOfMemoryError } from "../../kernels/device.ts";
+import { type Device, DeviceLostError, directives, OutOfMemoryError } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { type Dispatch, type Operand, operand, read, write } from "../../kernels/dispatch.ts";
 import { Program, runOnce } from "../../kernels/program.ts";
 import { UserError } from "../../kernels/user_error.ts";

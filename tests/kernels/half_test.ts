@@ -14,7 +14,8 @@ import { batchNormBackward, needsOutput } from "../../kernels/batch_norm_backwar
 import { cast, prepareHalves } from "../../kernels/cast.ts";
 import { convFilter, type ConvGeometry, convOutput } from "../../kernels/conv_geometry.ts";
 import { convKernels } from "../../kernels/conv2d.ts";
-import { type Capabilities, type Device, openDevice } from "../../kernels/device.ts";
+import type { Capabilities, Device } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { type Dispatch, type Operand, operand } from "../../kernels/dispatch.ts";
 import { add, relu, reluBackward } from "../../kernels/elementwise.ts";
 import { findNonFinite } from "../../kernels/finite.ts";

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { openDevice } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { relu } from "../../kernels/elementwise.ts";
 import { Program } from "../../kernels/program.ts";

@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { DeviceLostError, openDevice } from "../../kernels/device.ts";
+import { DeviceLostError } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
 import { Classifier, type ClassifierOptions, rank } from "../../nn/classifier.ts";
 import { DeviceImages, ImageSource } from "../../nn/image_source.ts";

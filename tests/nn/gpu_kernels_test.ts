@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { type Device, openDevice } from "../../kernels/device.ts";
+import type { Device } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import type { ElementType } from "../../kernels/dispatch.ts";
 import { type Choice, ForcedVariant, type Tuning } from "../../kernels/tuning.ts";
 import { FloatSource } from "../../nn/batch_source.ts";

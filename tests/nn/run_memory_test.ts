@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
-import { openDevice } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { BatchSizeError } from "../../nn/batch_size.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
-import { type Device, DeviceLostError, openDevice } from "../../kernels/device.ts";
+import { type Device, DeviceLostError } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import { write } from "../../kernels/dispatch.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";

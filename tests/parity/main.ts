@@ -1,7 +1,7 @@
 /** `deno task parity DIR`: compares this project's kernels and networks with PyTorch's values. */
 
 import { parseArgs } from "@std/cli";
-import { openDevice } from "../../kernels/device.ts";
+import { openDevice } from "../../kernels/open_device.ts";
 import type { ElementType } from "../../kernels/dispatch.ts";
 import { ForcedVariant } from "../../kernels/tuning.ts";
 import { UserError } from "../../kernels/user_error.ts";
