@@ -158,7 +158,7 @@ export {
   type RunSettings,
   testedState,
 } from "./nn/checkpoint.ts";
-export { recognise } from "./nn/recognise.ts";
+export { recognise, type RecogniseOptions } from "./nn/recognise.ts";
 export { type FineTuning, fineTuning } from "./nn/fine_tune.ts";
 export type { LossScaleState } from "./kernels/loss_scale.ts";
 export type { StatePlaces } from "./nn/lowering.ts";

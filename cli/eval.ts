@@ -75,7 +75,8 @@ export const evalCommand = defineCommand({
     "eval resnext50_32x4d-1a0047aa.pth --dataset folder:imagenet/val",
   ],
   run: async ({ args: { network: file }, options }) => {
-    const networkFile = await readNetworkFile(file, options.arch), { description, state, averaged } = networkFile;
+    const networkFile = await readNetworkFile(file, { arch: options.arch }),
+      { description, state, averaged } = networkFile;
     tellNotes(networkFile.notes);
     const { settings } = description;
     const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
