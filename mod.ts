@@ -98,14 +98,8 @@ export type { HalfWeights, Matrices } from "./nn/half_weights.ts";
 export type { LossScale } from "./nn/loss_scale.ts";
 export { Network } from "./nn/network.ts";
 export { Arena, type Assignment, Plan, type SlabPlace } from "./nn/plan.ts";
-export {
-  type OptimizerChunk,
-  type StateDict,
-  type TrainingOptions,
-  type WeightBuffer,
-  Weights,
-  type WeightsOptions,
-} from "./nn/weights.ts";
+export type { OptimizerChunk, TrainingOptions } from "./nn/training_memory.ts";
+export { type StateDict, type WeightBuffer, Weights, type WeightsOptions } from "./nn/weights.ts";
 export { type EvalStep, evalStep, type EvalStepOptions, type Evaluation } from "./nn/eval_step.ts";
 export { type Around, RING_SLOTS, type RingStep, type Step, type StepResult } from "./nn/step.ts";
 export {
@@ -156,7 +150,7 @@ export {
   type RunSettings,
   testedState,
 } from "./nn/checkpoint.ts";
-export { recognise } from "./nn/recognise.ts";
+export { recognise, type RecogniseOptions } from "./nn/recognise.ts";
 export { type FineTuning, fineTuning } from "./nn/fine_tune.ts";
 export type { LossScaleState } from "./kernels/loss_scale.ts";
 export type { StatePlaces } from "./nn/lowering.ts";

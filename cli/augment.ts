@@ -34,7 +34,8 @@ export const augmentCommand = defineCommand({
   details:
     "A row is an image: first as it is, then as the network would see it, an epoch each. Options of augmentation are " +
     "those of `train`. A folder's pictures are cropped at random, and mirrored unless --no-flip, as always in " +
-    "`train`.",
+    "`train`.\n\n" +
+    "--config takes the config.json of a run, too, and shows what that run trains on, but for what other options say.",
   options: {
     dataset: {
       type: "string",
@@ -53,13 +54,24 @@ export const augmentCommand = defineCommand({
     dataDir: dataDirOption,
     force: { type: "boolean", doc: "Overwrite the file" },
   },
-  examples: ["augment --flip --crop 4 --cutout 8", "augment --dataset cifar10 --mixup 0.2 --cutmix 1 --out mixed.png"],
+  examples: [
+    "augment --flip --crop 4 --cutout 8",
+    "augment --dataset cifar10 --mixup 0.2 --cutmix 1 --out mixed.png",
+    "augment --config runs/first/config.json",
+  ],
   config: true,
+  fromRuns: [
+    "dataset",
+    "valSplit",
+    "imageSize",
+    "seed",
+    ...Object.keys(augmentOptions) as (keyof typeof augmentOptions)[],
+  ],
   run: async ({ options, given }) => {
     const settings = augmentSettings(options);
     const name = readDatasetName(options.dataset, PATH), { images, epochs, seed, out, force, valSplit } = options;
     if (!settings && !isPictures(name)) {
-      throw usageError("Nothing to do: choose what is done to images, such as --flip --crop 4", PATH);
+      throw usageError("Nothing is done to the images: choose what, such as --flip --crop 4", PATH);
     }
     checkEnding("out", out, [".png"], PATH);
     const imageSize = options.imageSize ?? runDefaults(name)!.imageSize;

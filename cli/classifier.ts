@@ -59,7 +59,7 @@ export async function readClassifier(
   { arch, imageSize, resizeSize, precision }: OptionValues<typeof classifierOptions>,
   command: string,
 ): Promise<ClassifierFile> {
-  const network = await readNetworkFile(path, arch);
+  const network = await readNetworkFile(path, { arch });
   tellNotes(network.notes);
   const input = chosenInput(network, imageSize, resizeSize, command);
   return { network, input, transform: testTransform(input.image_size, input.resize_size), precision };

@@ -104,8 +104,8 @@ export interface CommandSpec<O extends OptionSpecs, P extends readonly Positiona
   readonly options?: O;
   /** Options may come from `--config FILE.json` too. */
   readonly config?: boolean;
-  /** Such a file may be what a run wrote of itself. */
-  readonly repeatsRuns?: boolean;
+  /** Such a file may be what a run wrote of itself: all of its options are taken, or those of these keys. */
+  readonly fromRuns?: "all" | readonly (keyof O & string)[];
   /** Command lines, without the program's name, that the help shows. */
   readonly examples: readonly string[];
   /** Does the work. A number is the exit code; nothing is 0. */
@@ -122,7 +122,7 @@ export interface Command {
   readonly options: OptionSpecs;
   /** Whether options may come from `--config FILE.json` too: who calls it reads the file. */
   readonly config: boolean;
-  readonly repeatsRuns: boolean;
+  readonly fromRuns?: "all" | readonly string[];
   readonly examples: readonly string[];
   /** Reads the arguments and does the work. `path` is how the user called it, such as `resnext train`. */
   execute(args: readonly string[], path: string): Promise<number>;
@@ -143,7 +143,7 @@ export function defineCommand<
 >(
   spec: CommandSpec<O, P>,
 ): Command {
-  const { name, summary, details, examples, config = false, repeatsRuns = false } = spec;
+  const { name, summary, details, examples, config = false, fromRuns } = spec;
   const options: OptionSpecs = spec.options ?? {};
   const positionals: readonly PositionalSpec[] = spec.positionals ?? [];
   return {
@@ -154,7 +154,7 @@ export function defineCommand<
     positionals,
     options,
     config,
-    repeatsRuns,
+    fromRuns,
     examples,
     execute: async (args, path) => {
       const read = readArguments({ options, positionals }, args, path);

@@ -16,7 +16,7 @@ const SCHEMA_KEY = "$schema";
 const MOST_BYTES = 1_000_000;
 
 /** What of a command its config files need. */
-type Configured = Pick<Command, "options"> & Partial<Pick<Command, "repeatsRuns">>;
+type Configured = Pick<Command, "options"> & Partial<Pick<Command, "fromRuns">>;
 
 /**
  * Puts a config file's values before the arguments, so that these win, and takes `--config` out.
@@ -48,7 +48,7 @@ export async function withConfig(args: readonly string[], command: Configured, p
 export function configArguments(
   text: string,
   file: string,
-  { options, repeatsRuns }: Configured,
+  { options, fromRuns }: Configured,
   warn = (message: string) => console.error(`warning: ${file}: ${message}`),
 ): string[] {
   const refuse = (why: string): never => {
@@ -56,7 +56,7 @@ export function configArguments(
   };
   // Windows' editors begin a file with a mark of its byte order.
   const written = parseObject(text.replace(/^\uFEFF/, ""), refuse);
-  const values = isOfRun(written) ? optionsOf(written, repeatsRuns, refuse, warn) : written;
+  const values = isOfRun(written) ? optionsOf(written, fromRuns, refuse, warn) : written;
   const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
   return Object.entries(values).flatMap(([key, value]) => {
     if (key === SCHEMA_KEY) return [];
@@ -78,17 +78,25 @@ function isOfRun(values: Record<string, unknown>): boolean {
   return Boolean(values.network && values.settings);
 }
 
-/** The options that do a run again. */
+/** The options that do a run again, or those of them that a command takes. */
 function optionsOf(
-  { options, lengthened }: Record<string, unknown>,
-  repeatsRuns: boolean | undefined,
+  { options, lengthened, input }: Record<string, unknown>,
+  fromRuns: Configured["fromRuns"],
   refuse: (why: string) => never,
   warn: (message: string) => void,
 ): Record<string, unknown> {
-  if (!repeatsRuns) return refuse("it is what a run wrote of itself, and holds no options of this command");
+  if (!fromRuns) return refuse("it is what a run wrote of itself, and holds no options of this command");
   if (typeof options !== "object" || options === null || Array.isArray(options)) {
     return refuse(
       "it is what a run wrote of itself, and lacks the options that the run was begun with; give them anew",
+    );
+  }
+  if (fromRuns !== "all") {
+    // The size may be that of the run's first weights.
+    const all = { "image-size": (input as Record<string, unknown> | undefined)?.image_size, ...options };
+    const flags = fromRuns.map(flagName);
+    return Object.fromEntries(
+      Object.entries(all).filter(([flag, value]) => flags.includes(flag) && value !== undefined),
     );
   }
   if (lengthened === true) {

@@ -5,12 +5,13 @@ import { UserError } from "../kernels/user_error.ts";
 import type { CheckpointDescription } from "../nn/checkpoint.ts";
 import { describedNetwork, fittedState } from "../nn/described_network.ts";
 import { Evaluator } from "../nn/evaluator.ts";
+import { judge, type Judgement } from "../nn/judge.ts";
 import { Network } from "../nn/network.ts";
 import { imageInput } from "../nn/run_description.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { chosenInput, classifierOptions } from "./classifier.ts";
 import { plain } from "./columns.ts";
-import { defineCommand, usageError } from "./command.ts";
+import { checkEnding, defineCommand, usageError } from "./command.ts";
 import { dataDirOption } from "./invocation.ts";
 import {
   datasetForms,
@@ -22,7 +23,9 @@ import {
   valSplitOption,
   workersOption,
 } from "./dataset.ts";
+import { PREDICTIONS_ENDINGS, predictionsText } from "./eval_predictions.ts";
 import { evaluationJson, evaluationText } from "./eval_report.ts";
+import { checkNewFile, checkOtherFile, writeNewFile } from "./files.ts";
 import { Interruptible } from "./interrupt.ts";
 import { readNetworkFile } from "./network_file.ts";
 import { runPrecisionOption } from "./precision.ts";
@@ -40,7 +43,9 @@ export const evalCommand = defineCommand({
     "The network and how images are prepared come from the checkpoint, the images from its data set's test set. Weights " +
     "need a --dataset. A folder of pictures needs only what is tested: PATH/val/CLASS/* or PATH/CLASS/*; for ImageNet's " +
     "weights the classes are named by WordNet's numbers, such as n01440764. Of a run with --ema, the moving " +
-    "average is tested, as the run did.",
+    "average is tested, as the run did.\n\n" +
+    "--predictions writes a line an image: its number, its file, its class, the class it is most taken for, and the " +
+    "probability of each.",
   positionals: [{ name: "network", doc: "A checkpoint, or weights: safetensors or PyTorch's .pth" }],
   options: {
     dataset: {
@@ -67,15 +72,31 @@ export const evalCommand = defineCommand({
     testLimit: { type: "integer", min: 1, otherwise: "as many as the run's", doc: "Images to test on, the first ones" },
     precision: runPrecisionOption,
     tune: knownTuneOption,
+    predictions: {
+      type: "string",
+      placeholder: "FILE",
+      otherwise: "none",
+      doc: "Write what each image is taken for: .csv, or .jsonl for JSON a line",
+    },
+    force: { type: "boolean", doc: "Overwrite the file of --predictions" },
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
   examples: [
     "eval runs/first/best.safetensors",
     "eval imported.safetensors --dataset cifar10 --test-limit 1000",
+    "eval runs/first/best.safetensors --predictions predictions.csv",
     "eval resnext50_32x4d-1a0047aa.pth --dataset folder:imagenet/val",
   ],
   run: async ({ args: { network: file }, options }) => {
-    const networkFile = await readNetworkFile(file, options.arch), { description, state, averaged } = networkFile;
+    const { predictions, force } = options;
+    if (predictions !== undefined) {
+      checkEnding("predictions", predictions, PREDICTIONS_ENDINGS, PATH);
+      await checkOtherFile(predictions, file);
+      // Told before minutes of testing.
+      await checkNewFile(predictions, { force });
+    }
+    const networkFile = await readNetworkFile(file, { arch: options.arch }),
+      { description, state, averaged } = networkFile;
     tellNotes(networkFile.notes);
     const { settings } = description;
     const name = options.dataset === undefined ? settings?.dataset : readDatasetName(options.dataset, PATH);
@@ -118,9 +139,11 @@ export const evalCommand = defineCommand({
       const network = await Network.create(device, module);
       network.loadStateDict(fittedState(module, state));
       const precision = options.precision ?? settings?.precision ?? "f32", shown = imageInput(data, input, data.test);
-      const evaluator = await Evaluator.create(network, data.test, shown, batchSize, { precision });
+      const { signal } = interruptible, judgements: Judgement[] = [];
+      const pass = predictions === undefined
+        ? (await Evaluator.create(network, data.test, shown, batchSize, { precision })).pass(signal)
+        : keeping(judgements, judge(network, data.test, shown, batchSize, { precision, signal }));
       const started = performance.now();
-      const pass = evaluator.pass(interruptible.signal);
       for (;;) {
         const { done, value } = await pass.next();
         if (!done) {
@@ -144,6 +167,10 @@ export const evalCommand = defineCommand({
             ? JSON.stringify(evaluationJson(subject, value, data.classNames))
             : evaluationText(subject, value, data.classNames),
         );
+        if (predictions === undefined) return 0;
+        const text = predictionsText(predictions, judgements, { classNames: data.classNames, files: data.test.files });
+        await writeNewFile(predictions, new TextEncoder().encode(text), { force });
+        if (!options.json) console.log(`\nWrote what each image is taken for to ${predictions}`);
         return 0;
       }
     } finally {
@@ -152,6 +179,19 @@ export const evalCommand = defineCommand({
     }
   },
 });
+
+/** A pass that keeps what it is told of each image, and tells how many that are. */
+async function* keeping<Result>(
+  judgements: Judgement[],
+  pass: AsyncGenerator<Judgement[], Result, void>,
+): AsyncGenerator<number, Result, void> {
+  for (;;) {
+    const { done, value } = await pass.next();
+    if (done) return value;
+    judgements.push(...value);
+    yield judgements.length;
+  }
+}
 
 /** How the folders of ImageNet's classes are named; sorted, they are in the order of its labels. */
 const WORDNET = /^n\d{8}$/;

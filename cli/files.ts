@@ -1,6 +1,6 @@
 /** Files that a user names: read and written with failures told in words. */
 
-import { resolve } from "@std/path";
+import { dirname, resolve } from "@std/path";
 import { checkReadable, touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
@@ -37,8 +37,9 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
   );
 }
 
-/** @throws {UserError} where a file is there, unless `force` is set. */
+/** @throws {UserError} where a file is there, unless `force` is set, and where there is no folder for it. */
 export async function checkNewFile(path: string, { force }: { readonly force: boolean }): Promise<void> {
+  await touching(`write "${path}"`, () => Deno.stat(dirname(path)));
   if (force || !await exists(path)) return;
   throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
 }

@@ -2,15 +2,15 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import { type CheckpointDescription, decodeCheckpoint, testedState } from "../nn/checkpoint.ts";
-import { recognise } from "../nn/recognise.ts";
+import { isHeadless } from "../nn/fine_tune.ts";
+import { classesOf, recognise } from "../nn/recognise.ts";
 import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { firstNonFinite } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
-import { imagenetStatistics } from "../data/folder.ts";
 import { readFile } from "./files.ts";
 import { isCheckpoint, readWeights } from "./weights_input.ts";
-import { weightsDescription } from "./weights_metadata.ts";
+import { assumedInput, weightsDescription } from "./weights_metadata.ts";
 
 /** What a file tells of a network; weights alone tell no settings and no progress. */
 export interface NetworkFile {
@@ -23,14 +23,21 @@ export interface NetworkFile {
   readonly notes: readonly string[];
 }
 
+/** What the user says of a network's file, and what it is for. */
+export interface NetworkFileOptions {
+  /** What the network is. */
+  readonly arch?: Architecture;
+  /** It gets a new head: one without a head will do. */
+  readonly forFineTuning?: boolean;
+}
+
 /**
  * Reads a checkpoint, safetensors or PyTorch's file. Weights of a thousand classes are taken for ImageNet's.
  *
- * @param arch What the user says that the network is.
  * @throws {UserError} for other files, damaged ones, weights that are not finite, and networks that are not known.
  */
-export async function readNetworkFile(path: string, arch?: Architecture): Promise<NetworkFile> {
-  const file = await readAny(path, arch);
+export async function readNetworkFile(path: string, options: NetworkFileOptions = {}): Promise<NetworkFile> {
+  const file = await readAny(path, options);
   checkFinite(file.state, path);
   return file;
 }
@@ -43,7 +50,16 @@ export function checkFinite(state: StateDict, path: string): void {
   }
 }
 
-async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> {
+/** @throws {UserError} for weights of a network without its head: it names no class. */
+export function checkHead(state: StateDict, path: string): void {
+  if (!isHeadless(state)) return;
+  throw new UserError(
+    `Cannot use "${path}": it has no "fc.weight", by which a network names classes; ` +
+      "`train --weights` gives such a one a new head",
+  );
+}
+
+async function readAny(path: string, { arch, forFineTuning = false }: NetworkFileOptions): Promise<NetworkFile> {
   if (await isCheckpoint(path)) {
     const checkpoint = await decodeCheckpoint(await readFile(path), path), { description } = checkpoint;
     if (arch !== undefined && arch !== description.network.arch) {
@@ -56,21 +72,18 @@ async function readAny(path: string, arch?: Architecture): Promise<NetworkFile> 
     return { description: known(description), state, averaged, notes: [] };
   }
   const weights = await readWeights(path), { tensors, notes } = weights;
-  const network = arch === undefined ? recognise(tensors, path) : {
+  const network = arch === undefined ? recognise(tensors, path, { headless: true }) : {
     arch,
-    num_classes: tensors.get("fc.weight")?.shape[0] ?? (ARCHITECTURES[arch] as ResNeXtOptions).numClasses ?? 10,
+    num_classes: classesOf(tensors, arch),
     cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
   };
+  if (!forFineTuning) checkHead(tensors, path);
   const description = known({ network, ...weightsDescription(path, weights, network) });
   return { description, state: tensors, averaged: false, notes };
 }
 
-/** What goes without saying of weights of a thousand classes. */
+/** With what goes without saying of weights of a thousand classes. */
 function known(description: CheckpointDescription): CheckpointDescription {
-  if (description.network.num_classes !== imagenetLabels.length) return description;
-  return {
-    input: { image_size: 224, ...imagenetStatistics },
-    class_names: imagenetLabels,
-    ...description,
-  };
+  const input = assumedInput(description.network);
+  return input ? { input, class_names: imagenetLabels, ...description } : description;
 }

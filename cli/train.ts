@@ -43,7 +43,7 @@ export const trainCommand = defineCommand({
     checkpoint, warning, stopping, stopped, interrupted or end.`,
   options: trainOptions,
   config: true,
-  repeatsRuns: true,
+  fromRuns: "all",
   examples: [
     "train",
     "train --dataset cifar10 --image-size 32 --batch-size 128 --epochs 30 --out runs/small",

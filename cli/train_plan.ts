@@ -56,7 +56,7 @@ export const trainOptions = {
     type: "string",
     placeholder: "FILE",
     otherwise: "drawn by the seed",
-    doc: "First weights: a checkpoint, safetensors, .pth; another number of classes gets a new head",
+    doc: "First weights: a checkpoint, safetensors, .pth; no head, or one of other classes, gets a new one",
   },
   numClasses: { type: "integer", min: 1, otherwise: "the data set's", doc: "Classes; must be the data set's" },
   freeze: {
@@ -194,7 +194,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
   const { trainLimit = standard.trainLimit, testLimit = standard.testLimit, dataDir, valSplit, strict, seed } = options;
   const weights = options.weights === undefined
     ? undefined
-    : await readNetworkFile(options.weights, chosenArch(invocation));
+    : await readNetworkFile(options.weights, { arch: chosenArch(invocation), forFineTuning: true });
   const imageSize = options.imageSize ?? weights?.description.input?.image_size ?? standard.imageSize;
   const quiet = isSilent(options);
   const data = await loadDataset(dataset, {
@@ -265,9 +265,12 @@ function chosenArch({ options, given }: TrainInvocation): Architecture | undefin
 /** Fits weights to the network, and says which head they get. */
 function firstWeights(file: string, { description, state, averaged, notes }: NetworkFile, network: NetworkDescription) {
   const { state: fitted, replacedClasses } = fineTuning(describedNetwork(network), state);
+  const { num_classes: classes } = network;
   const head = replacedClasses === undefined
     ? "with their head"
-    : `with a new head: fc had ${replacedClasses} classes, has ${network.num_classes}`;
+    : replacedClasses === 0
+    ? `with a new head: there was no fc, now it has ${classes} classes`
+    : `with a new head: fc had ${replacedClasses} classes, has ${classes}`;
   const checkpoint: Checkpoint = { description: { ...description, network, progress: undefined }, state: fitted };
   const from = averaged ? "the moving average of " : "";
   return { checkpoint, notes: [`${from}${file}, ${network.arch}, ${head}`, ...notes] };

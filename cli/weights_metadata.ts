@@ -5,6 +5,7 @@ import type { CheckpointDescription, InputDescription, NetworkDescription } from
 import { wrongInDescription } from "../nn/description_check.ts";
 import { parseStrictJson } from "../nn/json.ts";
 import { imagenetStatistics } from "../data/folder.ts";
+import { imagenetLabels } from "../data/imagenet_labels.ts";
 import { publishedAs } from "../nn/networks.ts";
 import type { WeightsFile } from "../nn/weights_file.ts";
 import { pictureInput } from "./picture_input.ts";
@@ -22,16 +23,30 @@ export function weightsMetadata(description: CheckpointDescription): Record<stri
   );
 }
 
-/** What a file of weights tells of it, by its metadata or by its name, where that is of published weights. */
+/**
+ * What a file of weights tells of it: by its metadata, by its name, where that is of published weights, or by its classes,
+ * see {@linkcode assumedInput}.
+ */
 export function weightsDescription(
   path: string,
   { metadata }: Pick<WeightsFile, "metadata">,
-  { num_classes }: NetworkDescription,
+  network: NetworkDescription,
 ): WeightsDescription {
-  const told = readMetadata(metadata, num_classes), published = publishedAs(basename(path));
-  if (told.input || !published) return told;
+  const told = readMetadata(metadata, network.num_classes);
+  const input = told.input ?? publishedInput(path) ?? assumedInput(network);
+  return { ...told, ...(input && { input }) };
+}
+
+/** How pictures are prepared for a network that does not tell: of a thousand classes as for ImageNet's, usually. */
+export function assumedInput({ num_classes }: NetworkDescription): InputDescription | undefined {
+  return num_classes === imagenetLabels.length ? { image_size: 224, ...imagenetStatistics } : undefined;
+}
+
+function publishedInput(path: string): InputDescription | undefined {
+  const published = publishedAs(basename(path));
+  if (!published) return undefined;
   const { imageSize: image_size, resizeSize: resize_size } = published;
-  return { ...told, input: { image_size, resize_size, ...imagenetStatistics } };
+  return { image_size, resize_size, ...imagenetStatistics };
 }
 
 /** Others may mean something else by these names: what is of another form is left out. */

@@ -34,7 +34,7 @@ const data = await readFolder({ path: pictures, dataDirectory: dataDirectory(), 
 
 const { tensors } = await readWeightsFile(bytesSource(await Deno.readFile(weights)), weights);
 const classes = data.classNames.length;
-const network: NetworkDescription = { ...recognise(tensors, weights), num_classes: classes };
+const network: NetworkDescription = { ...recognise(tensors, weights, { headless: true }), num_classes: classes };
 const { state, replacedClasses } = fineTuning(describedNetwork(network), tensors);
 console.log(
   `${network.arch}, ${data.train.count} pictures of ${classes} classes; the head was for ${replacedClasses ?? classes}`,

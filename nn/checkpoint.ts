@@ -164,6 +164,9 @@ export function testedState({ state, average }: Pick<Checkpoint, "state" | "aver
 const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.", LOSS_SCALE = "optimizer.loss_scale.";
 const FORMAT = 1;
 
+/** What is said where a file is not as it was written. */
+const DAMAGED = "the file is damaged: copy it again, or use another checkpoint of its run";
+
 /**
  * The bytes of a checkpoint's file.
  *
@@ -220,7 +223,7 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
   }
   const description = parseDescription(metadata.resnext, refuse);
   if (metadata.sha256 !== await digest(metadata.resnext, tensors)) {
-    refuse("its data do not match its checksum; the file is damaged");
+    refuse(`its data do not match its checksum; ${DAMAGED}`);
   }
   const state = new Map<string, TensorData>(), momenta = new Map<string, TensorData>();
   const average = new Map<string, TensorData>(), scale = new Map<string, TensorData>();
@@ -274,16 +277,22 @@ function parseDescription(json: string, refuse: (why: string) => never): Checkpo
   try {
     value = parseStrictJson(json) as Record<string, unknown>;
   } catch (error) {
-    return refuse(`its description ${(error as Error).message}`);
+    return refuse(`its description ${(error as Error).message}; ${DAMAGED}`);
   }
-  if (typeof value !== "object" || value === null) refuse("its description is not a JSON object");
+  if (typeof value !== "object" || value === null) refuse(`its description is not a JSON object; ${DAMAGED}`);
   if (value.format !== FORMAT) {
     refuse(`it is of format ${quoted(value.format)}, this version reads ${FORMAT}; use a newer version`);
   }
   const wrong = wrongInDescription(value);
-  if (wrong) refuse(`its description has no valid "${wrong.path}"`);
+  if (wrong) {
+    refuse(
+      `its description has no valid "${wrong.path}": it is ${
+        wrong.value === undefined ? "missing" : quoted(wrong.value)
+      }`,
+    );
+  }
   const { format: _, ...fields } = value, description = fields as unknown as CheckpointDescription;
   const { epoch, history } = description.progress ?? { epoch: 0, history: [] };
-  if (history.length !== epoch) refuse(`its run is said to be after epoch ${epoch}, but to tell of ${history.length}`);
+  if (history.length !== epoch) refuse(`its run is after epoch ${epoch}, but tells of ${history.length}`);
   return description;
 }

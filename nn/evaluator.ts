@@ -8,7 +8,7 @@ import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
 import { imageName, NonFiniteError } from "./non_finite.ts";
 import { checkSettings, SIZE } from "./number_check.ts";
 import { Lifetime } from "./lifetime.ts";
-import { QUEUED_BYTES, RING_SLOTS } from "./step.ts";
+import { QUEUED_BYTES, RING_SLOTS, type StepResult } from "./step.ts";
 import { Turns } from "./turns.ts";
 
 /** What a network makes of a set of images. */
@@ -102,7 +102,8 @@ export class Evaluator {
     const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
     // Twice as many are in the queue: while results are read, further steps run (`trainer.ts` tells why).
     const longest = Math.max(1, Math.min(RING_SLOTS / 2, Math.floor(QUEUED_BYTES / Math.max(1, step.batchBytes))));
-    let lossSum = 0, correct = 0, top5 = 0, done = 0, queueLength = 1;
+    const totals = new Totals();
+    let done = 0, queueLength = 1;
     let reading: Promise<Evaluation> | undefined;
     let since = performance.now();
     try {
@@ -113,21 +114,12 @@ export class Evaluator {
         if (reading) {
           const { results, predictions } = await reading;
           reading = undefined;
-          for (const result of results) {
-            lossSum += result.lossSum;
-            correct += result.correct;
-            top5 += result.top5;
-          }
+          totals.add(results);
           for (const prediction of predictions) {
             if (prediction === NO_CLASS) throw new NonFiniteError(`judge ${imageName(set, done)}`);
             confusion[set.labels[done++]][prediction]++;
           }
-          if (!Number.isFinite(lossSum)) {
-            throw new NonFiniteError(
-              "judge the set",
-              "its loss is not finite; use other weights: these may be damaged",
-            );
-          }
+          totals.check();
           if (signal?.aborted) return undefined;
           yield done;
           // Reading costs time, waiting costs patience: about half a second's work in one go.
@@ -147,13 +139,7 @@ export class Evaluator {
       if (step.pending > 0) await step.collect().catch(() => {});
       this.#underWay = false;
     }
-    return {
-      images: set.count,
-      loss: lossSum / set.count,
-      top1: correct / set.count,
-      top5: top5 / set.count,
-      confusion,
-    };
+    return { images: set.count, ...totals.means(set.count), confusion };
   }
 
   /** Bytes that the images take on the device: none when they are streamed. */
@@ -165,6 +151,33 @@ export class Evaluator {
   destroy(): void {
     this.#life.end();
     this.#made.destroy();
+  }
+}
+
+/** @internal What steps of one pass came to, summed. */
+export class Totals {
+  #lossSum = 0;
+  #correct = 0;
+  #top5 = 0;
+
+  /** Adds the results of further steps. */
+  add(results: readonly StepResult[]): void {
+    for (const { lossSum, correct, top5 } of results) {
+      this.#lossSum += lossSum;
+      this.#correct += correct;
+      this.#top5 += top5;
+    }
+  }
+
+  /** @throws {NonFiniteError} where the loss is not finite, though each image's logits are. */
+  check(): void {
+    if (Number.isFinite(this.#lossSum)) return;
+    throw new NonFiniteError("judge the set", "its loss is not finite; use other weights: these may be damaged");
+  }
+
+  /** Of so many images. */
+  means(images: number): Pick<EvaluationReport, "loss" | "top1" | "top5"> {
+    return { loss: this.#lossSum / images, top1: this.#correct / images, top5: this.#top5 / images };
   }
 }
 

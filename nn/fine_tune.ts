@@ -1,4 +1,4 @@
-/** Weights of one task as the beginning of another: all of them but the head, where that is of another size. */
+/** Weights of one task as the beginning of another: all of them but the head, where that is of another size or missing. */
 
 import { fittedState } from "./described_network.ts";
 import type { Module } from "./module.ts";
@@ -6,13 +6,18 @@ import { Counter } from "./state.ts";
 import type { StateDict } from "./weights.ts";
 
 /** The last layer, which says the classes. */
-const HEAD = ["fc.weight", "fc.bias"];
+export const HEAD: readonly string[] = ["fc.weight", "fc.bias"];
+
+/** Whether weights are a network's without its head, as timm saves one of `num_classes=0`. */
+export function isHeadless(state: StateDict): boolean {
+  return !HEAD.some((name) => state.has(name));
+}
 
 /** Weights to begin with. */
 export interface FineTuning {
   /** What is taken over; a replaced head is left out. */
   readonly state: StateDict;
-  /** Classes of the head that is replaced; undefined where it is kept. */
+  /** Classes of the head that is replaced, 0 where there was none; undefined where it is kept. */
   readonly replacedClasses?: number;
 }
 
@@ -37,7 +42,8 @@ export function fineTuning(module: Module, tensors: StateDict): FineTuning {
   const wanted = new Map([...module.stateEntries()].flatMap(([name, entry]) => {
     return entry instanceof Counter ? [] : [[name, entry.shape] as const];
   }));
-  const own = tensors.get(HEAD[0])?.shape ?? [], next = wanted.get(HEAD[0]) ?? [];
+  const next = wanted.get(HEAD[0]) ?? [], headless = next.length > 0 && isHeadless(tensors);
+  const own = headless ? [0, next[1]] : tensors.get(HEAD[0])?.shape ?? [];
   const replaced = own.length === 2 && own[1] === next[1] && own[0] !== next[0];
   if (!replaced) return { state: fittedState(module, tensors) };
   const state = new Map(tensors);
@@ -45,7 +51,7 @@ export function fineTuning(module: Module, tensors: StateDict): FineTuning {
   for (const name of HEAD) {
     const shape = wanted.get(name)!;
     const bytes = new Uint8Array(shape.reduce((product, size) => product * size, 4));
-    if (tensors.has(name)) state.set(name, { dtype: "F32", shape, bytes });
+    if (headless || tensors.has(name)) state.set(name, { dtype: "F32", shape, bytes });
   }
   const fitted = new Map(fittedState(module, state));
   for (const name of HEAD) fitted.delete(name);

@@ -67,7 +67,7 @@ export function lossScaleOf(
     return tensor ? scalarOf(tensor) : NaN;
   });
   const state = { scale, goodSteps };
-  return isLossScale(state) ? state : refuse("its loss scale is none");
+  return isLossScale(state) ? state : refuse("its loss scale is no power of two that GradScaler reaches");
 }
 
 function isLossScale({ scale, goodSteps }: LossScaleState): boolean {

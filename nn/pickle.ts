@@ -40,9 +40,17 @@ export class PickleError extends Error {
 /** The bytes end before the pickle does. */
 export class PickleTruncated extends PickleError {
   constructor() {
-    super("it is cut short");
+    super("it is cut short; copy or download it again");
   }
 }
+
+/** The bytes are none that anybody can have meant. */
+export function damaged(what: string): PickleError {
+  return new PickleError(`it is damaged: ${what}; copy or download it again`);
+}
+
+/** What to do with a pickle of what is not known here. */
+const SAVE_STATE = "save model.state_dict() by torch.save";
 
 /** What a pickle may name, and what its persistent references mean. */
 export interface PickleWorld {
@@ -110,7 +118,7 @@ class Machine {
       case 0x80: { // PROTO
         const protocol = this.#bytes[this.#take(1)];
         if (protocol < 2 || protocol > 5) {
-          throw new PickleError(`it is a pickle of protocol ${protocol}, 2 to 5 are known`);
+          throw new PickleError(`it is a pickle of protocol ${protocol}, 2 to 5 are known; ${SAVE_STATE}`);
         }
         return;
       }
@@ -238,7 +246,7 @@ class Machine {
         this.#pop();
         const built = this.#peek();
         if (built instanceof Map || built instanceof Opaque) return;
-        throw new PickleError("it sets attributes of what has none: refused");
+        throw malformed("sets attributes of what has none");
       }
       case 0x51: // BINPERSID
         return void this.#stack.push(this.#world.persistent(this.#pop()));
@@ -246,7 +254,8 @@ class Machine {
         this.#global(this.#line(), this.#line());
         break;
     }
-    throw new PickleError(`it holds the pickle instruction 0x${code.toString(16).padStart(2, "0")}: refused`);
+    const shown = `0x${code.toString(16).padStart(2, "0")}`;
+    throw new PickleError(`it holds the pickle instruction ${shown}: refused; ${SAVE_STATE}`);
   }
 
   /** Where the next `count` bytes begin, which are passed. */
@@ -283,7 +292,7 @@ class Machine {
 
   /** Two's complement, little-endian. */
   #integer(length: number): number | bigint {
-    if (length > MAX_INTEGER_BYTES) throw new PickleError(`it holds an integer of ${length} bytes: refused`);
+    if (length > MAX_INTEGER_BYTES) throw malformed(`holds an integer of ${length} bytes`);
     const start = this.#take(length);
     let value = 0n;
     for (let i = length - 1; i >= 0; i--) value = value << 8n | BigInt(this.#bytes[start + i]);
@@ -297,7 +306,9 @@ class Machine {
     if (!isHarmful(module, name)) return new Opaque(full);
     const shown = shownName(full);
     const common = /^(posix|nt)\./.test(shown) ? ` (${shown.replace(/^\w+/, "os")})` : "";
-    throw new PickleError(`it wants to call ${shown}${common}: refused, and nothing of it was run`);
+    throw new PickleError(
+      `it wants to call ${shown}${common}: refused, and nothing of it was run; do not open it in Python`,
+    );
   }
 
   #pop(): PickleValue {
@@ -345,7 +356,7 @@ class Machine {
 function called(callee: PickleValue, args: PickleValue): PickleValue {
   if (callee instanceof Opaque) return callee;
   if (!(callee instanceof Global) || !(args instanceof Tuple)) throw malformed("calls what is no function");
-  if (!callee.call) throw new PickleError(`it wants to call ${callee.name}: refused`);
+  if (!callee.call) throw malformed(`calls ${callee.name}, which is no function`);
   return callee.call(args.items);
 }
 
@@ -355,7 +366,7 @@ export function shownName(name: string): string {
 }
 
 function malformed(what: string): PickleError {
-  return new PickleError(`it is damaged: its pickle ${what}`);
+  return damaged(`its pickle ${what}`);
 }
 
 function fill(dict: Map<PickleValue, PickleValue>, items: readonly PickleValue[]): Map<PickleValue, PickleValue> {

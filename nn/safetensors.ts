@@ -80,12 +80,30 @@ export const HEADER_LENGTH_BYTES = 8;
  * @throws {UserError} when a file of `fileBytes` cannot have such a header.
  */
 export function safetensorsHeaderEnd(head: Uint8Array, fileBytes: number, name = "input"): number {
-  if (head.length < HEADER_LENGTH_BYTES) throw refusal(name, `${head.length} bytes are too few for a header`);
-  const length = new DataView(head.buffer, head.byteOffset, head.byteLength).getBigUint64(0, true);
-  if (length > MAX_HEADER_BYTES || Number(length) > fileBytes - HEADER_LENGTH_BYTES) {
-    throw refusal(name, `its header claims ${length} bytes, the file has ${fileBytes}`);
+  if (head.length < HEADER_LENGTH_BYTES) {
+    throw refusal(name, `its ${head.length} bytes are too few for a header; ${AGAIN}`);
   }
-  return HEADER_LENGTH_BYTES + Number(length);
+  const length = new DataView(head.buffer, head.byteOffset, head.byteLength).getBigUint64(0, true);
+  if (length <= MAX_HEADER_BYTES && Number(length) <= fileBytes - HEADER_LENGTH_BYTES) {
+    return HEADER_LENGTH_BYTES + Number(length);
+  }
+  const cut = `its header claims ${length} bytes, the file has ${fileBytes}: it is cut short; ${AGAIN}`;
+  const strange = "it is of another kind, or damaged; safetensors and files of torch.save are read";
+  throw refusal(name, otherKind(head) ?? (length > MAX_HEADER_BYTES ? strange : cut));
+}
+
+/** What helps where a file is not whole. */
+const AGAIN = "copy, download or save it again";
+
+/** What a file is that is often taken for one of weights, by its first bytes, and what to do. */
+function otherKind(head: Uint8Array): string | undefined {
+  const start = new TextDecoder().decode(head.subarray(0, HEADER_LENGTH_BYTES));
+  if (start === "version ") return "it is what Git LFS keeps in the file's place; `git lfs pull` fetches the file";
+  if (/^\s*</.test(start)) return "it is a web page; download the file itself";
+  if (head[0] === 0x1f && head[1] === 0x8b) return "it is compressed by gzip; unpack it first";
+  if (head[0] === 0x80 && head[1] >= 2 && head[1] <= 5) {
+    return "it is a pickle, but none of torch.save's; save model.state_dict() by torch.save";
+  }
 }
 
 /**
@@ -95,7 +113,7 @@ export function safetensorsHeaderEnd(head: Uint8Array, fileBytes: number, name =
  */
 export function parseSafetensorsHeader(head: Uint8Array, fileBytes: number, name = "input"): SafetensorsHeader {
   const refuse = (why: string): never => {
-    throw refusal(name, why);
+    throw refusal(name, `${why}; ${AGAIN}`);
   };
   const start = head.length, available = fileBytes - start;
   const header = parseHeader(head.subarray(HEADER_LENGTH_BYTES), refuse);
@@ -169,7 +187,9 @@ export function wrongInTensor(
     readonly bytes: { readonly length: number };
   },
 ): string | undefined {
-  if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) return `has unknown dtype ${quoted(dtype)}`;
+  if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
+    return `has unknown dtype ${quoted(dtype)}: known are ${Object.keys(BYTES).join(", ")}`;
+  }
   if (!Array.isArray(shape) || !shape.every(isSize)) return "has no valid shape";
   const wanted = shape.reduce((product, size) => product * size, BYTES[dtype as Dtype]);
   if (wanted !== bytes.length) return `of shape ${quoted(shape)} needs ${wanted} bytes and has ${bytes.length}`;

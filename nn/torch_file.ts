@@ -10,6 +10,7 @@ import { UserError } from "../kernels/user_error.ts";
 import type { ByteSource } from "./byte_source.ts";
 import { quoted } from "./json.ts";
 import {
+  damaged,
   Global,
   Opaque,
   PickleError,
@@ -20,7 +21,8 @@ import {
   shownName,
   Tuple,
 } from "./pickle.ts";
-import type { Dtype, TensorData } from "./safetensors.ts";
+import type { TensorData } from "./safetensors.ts";
+import { loadViews, Storage, STORAGES, View } from "./torch_tensor.ts";
 import { readZipDirectory, readZipEntry, type ZipEntry, ZipError } from "./zip_directory.ts";
 
 /** What a file of PyTorch's holds. */
@@ -31,43 +33,13 @@ export interface TorchFile {
   readonly notes: readonly string[];
 }
 
-/** Storage types by their names, with the element type as safetensors calls it and its bytes. */
-const STORAGES: Readonly<Record<string, readonly [Dtype, number]>> = {
-  DoubleStorage: ["F64", 8],
-  FloatStorage: ["F32", 4],
-  HalfStorage: ["F16", 2],
-  BFloat16Storage: ["BF16", 2],
-  LongStorage: ["I64", 8],
-  IntStorage: ["I32", 4],
-  ShortStorage: ["I16", 2],
-  CharStorage: ["I8", 1],
-  ByteStorage: ["U8", 1],
-  BoolStorage: ["BOOL", 1],
-};
-
 const DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"];
+
+/** What to do with numbers in another order. */
+const LITTLE_ENDIAN = "save it again on a machine that is little-endian";
 
 /** A pickle of weights is small: names and sizes. */
 const MAX_PICKLE_BYTES = 256 * 2 ** 20;
-
-/** A stretch of elements that tensors look at. */
-class Storage {
-  constructor(readonly dtype: Dtype, readonly itemBytes: number, readonly key: string, readonly elements: number) {}
-}
-
-/** A tensor as the pickle tells it. */
-class View {
-  constructor(
-    readonly storage: Storage,
-    readonly offset: number,
-    readonly shape: readonly number[],
-    readonly strides: readonly number[],
-  ) {}
-
-  get elements(): number {
-    return this.shape.reduce((product, size) => product * size, 1);
-  }
-}
 
 /** Whether bytes begin as a file of `torch.save` does. */
 export function isTorchFile(head: Uint8Array): boolean {
@@ -89,7 +61,7 @@ export async function readTorchFile(source: ByteSource, name: string): Promise<T
     const head = await source.read(0, Math.min(source.size, LEGACY_HEAD.length));
     const { value, load } = isZip(head) ? await readArchive(source) : await readLegacy(source);
     const { views, notes } = findState(value);
-    return { tensors: await materialize(views, load, source.size), notes };
+    return { tensors: await loadViews(views, load, source.size), notes };
   } catch (error) {
     if (!(error instanceof PickleError || error instanceof ZipError)) throw error;
     throw new UserError(`Cannot read "${name}" as PyTorch's: ${error.message}`, { cause: error });
@@ -109,18 +81,29 @@ interface Loaded {
 async function readArchive(source: ByteSource): Promise<Loaded> {
   const entries = await readZipDirectory(source);
   const pickles = [...entries.keys()].filter((name) => /(^|\/)data\.pkl$/.test(name));
-  if (pickles.length !== 1) throw new ZipError(`it has ${pickles.length} entries data.pkl, PyTorch's files have one`);
+  if (pickles.length !== 1) {
+    throw new ZipError(
+      `it is a zip archive, but none of torch.save's: it has ${pickles.length} entries data.pkl, not one; ` +
+        "unpack it and name the file in it",
+    );
+  }
   const prefix = pickles[0].slice(0, -"data.pkl".length);
   const entry = entries.get(pickles[0])!;
-  if (entry.size > MAX_PICKLE_BYTES) throw new PickleError(`its pickle claims ${entry.size} bytes`);
+  if (entry.size > MAX_PICKLE_BYTES) {
+    throw new PickleError(
+      `its pickle of ${entry.size} bytes is larger than any of weights: save model.state_dict() alone`,
+    );
+  }
   const order = entries.get(`${prefix}byteorder`);
   if (order && order.size <= 16) {
     const text = new TextDecoder().decode(await readZipEntry(source, order));
-    if (text !== "little") throw new PickleError(`its numbers are ${quoted(text)}-endian, little is known`);
+    if (text !== "little") {
+      throw new PickleError(`its numbers are ${quoted(text)}-endian, little is known; ${LITTLE_ENDIAN}`);
+    }
   }
   const storageOf = (key: string): ZipEntry => {
     const found = entries.get(`${prefix}data/${key}`);
-    if (!found) throw new PickleError(`it is damaged: its storage ${quoted(key)} is missing`);
+    if (!found) throw damaged(`its storage ${quoted(key)} is missing`);
     return found;
   };
   const { value } = readPickle(await readZipEntry(source, entry), world());
@@ -129,7 +112,7 @@ async function readArchive(source: ByteSource): Promise<Loaded> {
     load: async (storage) => {
       const found = storageOf(storage.key);
       if (found.size !== storage.elements * storage.itemBytes) {
-        throw new PickleError(`it is damaged: its storage ${quoted(storage.key)} has ${found.size} bytes`);
+        throw damaged(`its storage ${quoted(storage.key)} has ${found.size} bytes`);
       }
       return await readZipEntry(source, found);
     },
@@ -150,20 +133,22 @@ async function readLegacy(source: ByteSource): Promise<Loaded> {
         at = end;
         return value;
       };
-      if (next() !== 0x1950a86a20f9469cfc6cn) throw new PickleError("it is none of PyTorch's files");
+      if (next() !== 0x1950a86a20f9469cfc6cn) throw damaged("it does not begin as torch.save's files do");
       const version = next(), system = next();
-      if (version !== 1001) throw new PickleError("it is of an unknown version of PyTorch's old form");
+      if (version !== 1001) {
+        throw new PickleError("it is of an unknown version of PyTorch's old form: save it again by a newer PyTorch");
+      }
       if (!(system instanceof Map) || system.get("little_endian") !== true) {
-        throw new PickleError("its numbers are not little-endian");
+        throw new PickleError(`its numbers are not little-endian; ${LITTLE_ENDIAN}`);
       }
       const value = next(), keys = next();
-      if (!Array.isArray(keys)) throw new PickleError("it is damaged: it does not list its storages");
+      if (!Array.isArray(keys)) throw damaged("it does not list its storages");
       const places = await placeStorages(source, at, keys, storages);
       return {
         value,
         load: async ({ key, elements, itemBytes }) => {
           const offset = places.get(key);
-          if (offset === undefined) throw new PickleError(`it is damaged: its storage ${quoted(key)} is missing`);
+          if (offset === undefined) throw damaged(`its storage ${quoted(key)} is missing`);
           return await source.read(offset, elements * itemBytes);
         },
       };
@@ -184,12 +169,16 @@ async function placeStorages(
   let at = start;
   for (const key of keys) {
     const storage = typeof key === "string" ? storages.get(key) : undefined;
-    if (!storage) throw new PickleError("it lists a storage that is of no tensor known here");
+    if (!storage) {
+      throw new PickleError(
+        "it lists a storage that is of no tensor known here, such as a quantized one: save it again without that",
+      );
+    }
     if (at + 8 > source.size) throw new PickleTruncated();
     const count = await source.read(at, 8);
     const elements = new DataView(count.buffer, count.byteOffset, 8).getBigInt64(0, true);
     if (elements !== BigInt(storage.elements)) {
-      throw new PickleError(`it is damaged: a storage of ${storage.elements} elements says it has ${elements}`);
+      throw damaged(`a storage of ${storage.elements} elements says it has ${elements}`);
     }
     places.set(storage.key, at + 8);
     at += 8 + storage.elements * storage.itemBytes;
@@ -211,7 +200,9 @@ function world(storages = new Map<string, Storage>()): PickleWorld {
   let copied = 0;
   const spend = (items: readonly PickleValue[]) => {
     copied += items.length;
-    if (copied > MAX_COPIED) throw new PickleError("it copies its lists over and over: refused");
+    if (copied > MAX_COPIED) {
+      throw new PickleError("it copies its lists over and over, as no file of torch.save's does: refused");
+    }
     return items;
   };
   const allow = (name: string, call?: Global["call"]) => void globals.set(name, new Global(name, call));
@@ -224,7 +215,7 @@ function world(storages = new Map<string, Storage>()): PickleWorld {
   for (const name of ["_rebuild_parameter", "_rebuild_parameter_with_state"]) {
     allow(`torch._utils.${name}`, ([tensor]) => {
       if (tensor instanceof View || tensor instanceof Opaque) return tensor;
-      throw new PickleError("it is damaged: a parameter is no tensor");
+      throw damaged("a parameter is no tensor");
     });
   }
   return {
@@ -233,15 +224,17 @@ function world(storages = new Map<string, Storage>()): PickleWorld {
       const [what, type, key, , elements, part] = id instanceof Tuple ? id.items : [];
       // "module" is the old form's way to name a class.
       if (type instanceof Opaque && (what === "module" || what === "storage")) return type;
-      if (what !== "storage") throw new PickleError("it refers to what is no storage");
+      if (what !== "storage") throw damaged("it refers to what is no storage");
       const kind = type instanceof Global ? STORAGES[type.name.slice("torch.".length)] : undefined;
       if (!kind || typeof key !== "string" || !isCount(elements)) {
-        throw new PickleError("it is damaged: it refers to no valid storage");
+        throw damaged("it refers to no valid storage");
       }
-      if (part !== undefined && part !== null) throw new PickleError("its storages are parts of others: save it anew");
+      if (part !== undefined && part !== null) {
+        throw new PickleError("its storages are parts of others: save it again by a newer PyTorch");
+      }
       const before = storages.get(key);
       if (before && (before.dtype !== kind[0] || before.elements !== elements)) {
-        throw new PickleError(`it is damaged: it tells two sizes of the storage ${quoted(key)}`);
+        throw damaged(`it tells two sizes of the storage ${quoted(key)}`);
       }
       const storage = before ?? new Storage(...kind, key, elements);
       storages.set(key, storage);
@@ -254,7 +247,7 @@ function orderedDict(pairs: readonly PickleValue[]): PickleValue {
   const dict = new Map<PickleValue, PickleValue>();
   for (const pair of pairs) {
     const [key, value] = sequence(pair);
-    if (key === undefined || value === undefined) throw new PickleError("it is damaged: a dict's item is no pair");
+    if (key === undefined || value === undefined) throw damaged("a dict's item is no pair");
     dict.set(key, value);
   }
   return dict;
@@ -266,11 +259,11 @@ function view([storage, offset, shape, strides]: readonly PickleValue[]): View |
   if (
     !(storage instanceof Storage) || !isCount(offset) || sizes.length > 16 || sizes.length !== steps.length ||
     !sizes.every(isCount) || !steps.every(isCount)
-  ) throw new PickleError("it is damaged: a tensor has no valid size");
+  ) throw damaged("a tensor has no valid size");
   const made = new View(storage, offset, sizes, steps);
   const last = sizes.reduce((sum, size, axis) => sum + (size - 1) * steps[axis], offset);
   if (made.elements > 0 && !(last < storage.elements)) {
-    throw new PickleError(`it is damaged: a tensor reaches to element ${last} of a storage of ${storage.elements}`);
+    throw damaged(`a tensor reaches to element ${last} of a storage of ${storage.elements}`);
   }
   return made;
 }
@@ -278,7 +271,7 @@ function view([storage, offset, shape, strides]: readonly PickleValue[]): View |
 function sequence(value: PickleValue | undefined): readonly PickleValue[] {
   if (value instanceof Tuple) return value.items;
   if (Array.isArray(value)) return value;
-  throw new PickleError("it is damaged: a tuple is missing");
+  throw damaged("a tuple is missing");
 }
 
 function isCount(value: PickleValue | undefined): value is number {
@@ -286,7 +279,7 @@ function isCount(value: PickleValue | undefined): value is number {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Tensors
+// Where the state is
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** Under which names training scripts keep the average of the weights: timm's and torchvision's. */
@@ -312,10 +305,19 @@ function findState(value: PickleValue): { views: Map<string, View>; notes: strin
     }
     // Such as quantized, sparse and complex ones.
     const strange = [...found instanceof Map ? found.values() : []].find(isUnknownTensor);
-    if (strange) throw new PickleError(`it holds a tensor of ${shownName(strange.name)}, which is not known`);
+    if (strange) {
+      throw new PickleError(
+        `it holds a tensor of ${
+          shownName(strange.name)
+        }, which is not known: save dense tensors of numbers, not quantized`,
+      );
+    }
   }
   const names = WRAPPERS.slice(AVERAGES.length).slice(0, 3).map((key) => `"${key}"`).join(", ");
-  throw new PickleError(`it holds no state_dict, neither itself nor as ${names}, ...: save model.state_dict()`);
+  const keys = [...wrapped.keys()].filter((key) => typeof key === "string");
+  const shown = [...keys.slice(0, 5).map((key) => quoted(key)), ...(keys.length > 5 ? ["..."] : [])].join(", ");
+  const has = keys.length > 0 ? `, but ${shown}` : "";
+  throw new PickleError(`it holds no state_dict, neither itself nor as ${names}, ...${has}: save model.state_dict()`);
 }
 
 function isUnknownTensor(value: PickleValue): value is Opaque {
@@ -325,50 +327,4 @@ function isUnknownTensor(value: PickleValue): value is Opaque {
 function isState(value: PickleValue | undefined): value is Map<string, View> {
   return value instanceof Map && value.size > 0 &&
     [...value].every(([key, item]) => typeof key === "string" && item instanceof View);
-}
-
-async function materialize(
-  views: ReadonlyMap<string, View>,
-  load: Loaded["load"],
-  fileBytes: number,
-): Promise<Map<string, TensorData>> {
-  // A tensor with a stride of zero may be larger than any file: a file may ask for somewhat more than it is, not more.
-  let wanted = 0;
-  for (const view of views.values()) wanted += view.elements * view.storage.itemBytes;
-  if (!(wanted <= 16 * fileBytes + 2 ** 24)) {
-    throw new PickleError(`its tensors would take ${wanted} bytes, the file has ${fileBytes}: refused`);
-  }
-  const loaded = new Map<string, Uint8Array<ArrayBuffer>>();
-  const tensors = new Map<string, TensorData>();
-  for (const [name, view] of views) {
-    const { storage, shape } = view;
-    const bytes = loaded.get(storage.key) ?? await load(storage);
-    loaded.set(storage.key, bytes);
-    tensors.set(name, { dtype: storage.dtype, shape, bytes: rowMajor(view, bytes) });
-  }
-  return tensors;
-}
-
-/** The view's elements in order; where they lie so already, without a copy. */
-function rowMajor({ storage, offset, shape, strides, elements }: View, bytes: Uint8Array<ArrayBuffer>) {
-  const { itemBytes } = storage;
-  let step = 1, contiguous = true;
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    if (shape[axis] !== 1 && strides[axis] !== step) contiguous = false;
-    step *= shape[axis];
-  }
-  if (contiguous || elements === 0) return bytes.subarray(offset * itemBytes, (offset + elements) * itemBytes);
-  const out = new Uint8Array(elements * itemBytes);
-  const index = shape.map(() => 0);
-  let from = offset;
-  for (let to = 0; to < elements; to++) {
-    for (let b = 0; b < itemBytes; b++) out[to * itemBytes + b] = bytes[from * itemBytes + b];
-    for (let axis = shape.length - 1; axis >= 0; axis--) {
-      from += strides[axis];
-      if (++index[axis] < shape[axis]) break;
-      from -= strides[axis] * shape[axis];
-      index[axis] = 0;
-    }
-  }
-  return out;
 }

@@ -17,7 +17,8 @@ import { Counter, Parameter } from "./state.ts";
 import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, StepBuffers } from "./step.ts";
 import { trainingDispatches } from "./step_dispatches.ts";
 import { updateDispatches, type UpdateSettings } from "./update.ts";
-import type { SummedAs, Weights } from "./weights.ts";
+import type { SummedAs } from "./training_memory.ts";
+import type { Weights } from "./weights.ts";
 
 /** What steps that train are compiled with. */
 export interface TrainingStepOptions {

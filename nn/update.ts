@@ -6,7 +6,7 @@ import { gradNorm } from "../kernels/grad_norm.ts";
 import { unscale, updateLossScale } from "../kernels/loss_scale.ts";
 import { sgd } from "../kernels/sgd.ts";
 import { AMOUNT, checkSettings } from "./number_check.ts";
-import type { OptimizerChunk } from "./weights.ts";
+import type { OptimizerChunk } from "./training_memory.ts";
 
 /** PyTorch's SGD. */
 export interface SgdSettings {

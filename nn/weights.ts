@@ -1,12 +1,11 @@
 /**
- * A module's state on a device. All parameters stand side by side in one buffer, all gradients and all momenta in two
- * more of the same layout, so that an optimizer passes over them at once. Running statistics are a fourth; sums of several
- * batches' gradients a fifth, where they are wanted; copies in half precision are for steps in `f16`. What a module holds
- * under several names has one place, and all its names in the `state_dict`, as in PyTorch.
+ * A module's state on a device. All parameters stand side by side in one buffer, all running statistics in another. What a
+ * module holds under several names has one place, and all its names in the `state_dict`, as in PyTorch. Beside the state
+ * stands what steps need and ask for: `training_memory.ts`, `half_weights.ts`, `loss_scale.ts`.
  */
 
 import type { Device } from "../kernels/device.ts";
-import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
+import { type Operand, operand } from "../kernels/dispatch.ts";
 import { FIRST_LOSS_SCALE, type LossScaleState } from "../kernels/loss_scale.ts";
 import type { Placement } from "../kernels/program.ts";
 import { Random } from "../kernels/random.ts";
@@ -18,43 +17,12 @@ import type { Module } from "./module.ts";
 import { float32Tensor, int64Scalar, scalarOf, type TensorData, toFloat32 } from "./safetensors.ts";
 import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
 import { checkNames } from "./state_check.ts";
+import { type OptimizerChunk, type SummedAs, TrainingMemory, type TrainingOptions } from "./training_memory.ts";
 import { Turns } from "./turns.ts";
 import { ALIGNMENT, layOut, type WeightLayout } from "./weight_layout.ts";
 
 /** Tensors by name, as PyTorch's `state_dict()`. */
 export type StateDict = ReadonlyMap<string, TensorData>;
-
-/** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
-export interface OptimizerChunk {
-  /** Floats of each of the operands. */
-  readonly elements: number;
-  /** The first so many belong to weights of convolutions and linear layers, the others to batch norm and biases. */
-  readonly matrixElements: number;
-  /** Of the network. */
-  readonly parameters: Operand;
-  /** Of the loss by the parameters. */
-  readonly gradients: Operand;
-  /** Of several batches' gradients, where {@linkcode TrainingOptions.accumulate} asks for them. */
-  readonly sums?: Operand;
-  /** SGD's. */
-  readonly momentum: Operand;
-}
-
-/** What {@linkcode Weights.prepareTraining} makes room for. */
-export interface TrainingOptions {
-  /** Parameters that stay as they are. Default none. */
-  readonly frozen?: (parameter: Parameter) => boolean;
-  /** Whether gradients of several batches are summed. Default false. */
-  readonly accumulate?: boolean;
-}
-
-/** @internal How gradients are summed: an update by the sums is for the same. */
-export interface SummedAs {
-  /** In `f16` the gradients of a scaled loss. */
-  readonly precision: ElementType;
-  /** What has no gradient. */
-  readonly frozen: ReadonlySet<Parameter>;
-}
 
 /** A buffer that holds a part of the state. */
 export interface WeightBuffer {
@@ -81,17 +49,13 @@ export class Weights implements StatePlaces {
   readonly #names: readonly (readonly [name: string, entry: StateEntry])[];
   readonly #counts = new Map<Counter, number>();
   readonly #operands = new Map<Parameter | StateBuffer, Operand>();
-  readonly #gradients = new Map<Parameter, Operand>();
   readonly #places = new Map<Operand, Placement>();
   readonly #parameters: GPUBuffer;
   readonly #statistics: GPUBuffer;
-  readonly #matrixBytes: number;
-  readonly #alignment: number;
+  readonly #layout: WeightLayout;
   readonly #preparing = new Turns();
   readonly #life: Lifetime;
-  #training: { gradients: GPUBuffer; momentum: GPUBuffer } | undefined;
-  #sums: GPUBuffer | undefined;
-  #summedAs: SummedAs | undefined;
+  #training: TrainingMemory | undefined;
   #halves: HalfWeights | undefined;
   #lossScale: LossScale | undefined;
 
@@ -102,12 +66,11 @@ export class Weights implements StatePlaces {
     statistics: GPUBuffer,
     layout: WeightLayout,
   ) {
-    this.#alignment = layout.alignment;
     this.#device = device;
+    this.#layout = layout;
     this.#life = new Lifetime("the network", [device]);
     this.#parameters = parameters;
     this.#statistics = statistics;
-    this.#matrixBytes = layout.matrixBytes;
     this.#entries = layout.entries.map(({ name, entry, offset }) => {
       const place = operand(name, entry.storedElements);
       this.#operands.set(entry, place);
@@ -152,10 +115,7 @@ export class Weights implements StatePlaces {
     }
     this.#resetCounts();
     this.#lossScale?.write(FIRST_LOSS_SCALE);
-    if (!this.#training) return;
-    const encoder = this.#device.gpu.createCommandEncoder();
-    encoder.clearBuffer(this.#training.momentum);
-    this.#device.submit(encoder);
+    this.#training?.clearMomentum();
   }
 
   #resetCounts(): void {
@@ -185,7 +145,7 @@ export class Weights implements StatePlaces {
 
   /** Where a parameter's gradient goes; {@linkcode prepareTraining} first. */
   gradient(parameter: Parameter): Operand {
-    const found = this.#gradients.get(parameter);
+    const found = this.#training?.gradient(parameter);
     if (!found) throw new Error("Cannot train: the gradients have no memory yet");
     return found;
   }
@@ -210,8 +170,7 @@ export class Weights implements StatePlaces {
 
   /** Bytes on the device. */
   get bytes(): number {
-    const { gradients, momentum } = this.#training ?? {};
-    const buffers = [this.#parameters, this.#statistics, gradients, momentum, this.#sums, this.#halves?.buffer];
+    const buffers = [this.#parameters, this.#statistics, ...this.#training?.buffers ?? [], this.#halves?.buffer];
     return buffers.reduce((sum, buffer) => sum + (buffer?.size ?? 0), 0);
   }
 
@@ -221,10 +180,8 @@ export class Weights implements StatePlaces {
    */
   prepareTraining(options: TrainingOptions = {}): Promise<readonly OptimizerChunk[]> {
     return this.#prepare(async () => {
-      const { gradients, momentum } = this.#training ??= await this.#makeRoom();
-      const { frozen = () => false, accumulate = false } = options;
-      if (accumulate) this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size);
-      return this.#chunks(frozen, gradients, momentum, accumulate ? this.#sums : undefined);
+      this.#training ??= await TrainingMemory.create(this.#device, this.#layout, this.#parameters, this.#places);
+      return await this.#training.chunks(options);
     });
   }
 
@@ -236,41 +193,13 @@ export class Weights implements StatePlaces {
     });
   }
 
-  #chunks(
-    frozen: (parameter: Parameter) => boolean,
-    gradients: GPUBuffer,
-    momentum: GPUBuffer,
-    sums: GPUBuffer | undefined,
-  ): OptimizerChunk[] {
-    const chunks: OptimizerChunk[] = [];
-    const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
-    for (const { start, end } of this.#stretches(frozen)) {
-      for (let offset = start; offset < end; offset += most) {
-        const elements = Math.min(most, end - offset) / 4;
-        const piece = (label: string, buffer: GPUBuffer) => {
-          const place = operand(label, elements);
-          this.#places.set(place, { buffer, offset });
-          return place;
-        };
-        chunks.push({
-          elements,
-          matrixElements: Math.min(Math.max(this.#matrixBytes - offset, 0) / 4, elements),
-          parameters: piece("parameters", this.#parameters),
-          gradients: piece("gradients", gradients),
-          ...(sums && { sums: piece("gradient sums", sums) }),
-          momentum: piece("momentum", momentum),
-        });
-      }
-    }
-    return chunks;
-  }
-
   /** @internal Makes room for copies in half precision, once. */
   prepareHalves(): Promise<HalfWeights> {
+    const { matrixBytes: bytes, alignment } = this.#layout;
     const entries = this.#entries.flatMap(({ name, entry, offset }) =>
       entry instanceof Parameter && entry.shape.length > 1 ? [{ name, entry, offset }] : []
     );
-    const matrices = { buffer: this.#parameters, bytes: this.#matrixBytes, alignment: this.#alignment, entries };
+    const matrices = { buffer: this.#parameters, bytes, alignment, entries };
     return this.#prepare(async () => this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places));
   }
 
@@ -291,57 +220,14 @@ export class Weights implements StatePlaces {
     return await this.#lossScale?.read();
   }
 
-  /** The bytes of the parameters that learn, neighbours as one stretch. */
-  #stretches(frozen: (parameter: Parameter) => boolean): { start: number; end: number }[] {
-    const parameters = this.#entries.filter(({ entry }) => entry instanceof Parameter);
-    if (!parameters.some(({ entry }) => frozen(entry as Parameter))) return [{ start: 0, end: this.#parameters.size }];
-    const stretches: { start: number; end: number }[] = [];
-    parameters.sort((a, b) => a.offset - b.offset);
-    for (const [index, { entry, offset }] of parameters.entries()) {
-      if (frozen(entry as Parameter)) continue;
-      const end = parameters[index + 1]?.offset ?? this.#parameters.size;
-      const last = stretches.at(-1);
-      if (last?.end === offset) last.end = end;
-      else stretches.push({ start: offset, end });
-    }
-    return stretches;
-  }
-
-  async #makeRoom(): Promise<{ gradients: GPUBuffer; momentum: GPUBuffer }> {
-    const { size: byteLength } = this.#parameters;
-    const [gradients, momentum] = await this.#device.buffers([
-      { label: "gradients", byteLength },
-      { label: "momentum", byteLength },
-    ]);
-    for (const { entry, offset } of this.#entries) {
-      if (!(entry instanceof Parameter)) continue;
-      const place = operand("gradient", entry.storedElements);
-      this.#gradients.set(entry, place);
-      this.#places.set(place, { buffer: gradients, offset });
-    }
-    return { gradients, momentum };
-  }
-
   /** @internal Encodes that sums of gradients begin anew. */
   clearSums(encoder: GPUCommandEncoder, as: SummedAs): void {
-    if (this.#sums) encoder.clearBuffer(this.#sums);
-    this.#summedAs = as;
+    this.#training?.clearSums(encoder, as);
   }
 
   /** @internal Refuses to add to the sums, or to follow them, otherwise than they were begun. @throws {RangeError} */
   checkSums(as: SummedAs): void {
-    const sums = this.#summedAs ??= as, { precision, frozen } = as;
-    if (sums.precision !== precision) {
-      throw new RangeError(
-        `Cannot go on in ${precision} from sums of gradients in ${sums.precision}: make all steps alike`,
-      );
-    }
-    if (sums.frozen.size !== frozen.size || ![...frozen].every((parameter) => sums.frozen.has(parameter))) {
-      throw new RangeError(
-        `Cannot go on from sums of gradients with other parameters frozen, ${sums.frozen.size} instead of ${frozen.size}: ` +
-          "make all steps alike",
-      );
-    }
+    this.#training?.checkSums(as);
   }
 
   /**
@@ -443,8 +329,7 @@ export class Weights implements StatePlaces {
   /** Frees the device's memory. */
   destroy(): void {
     this.#life.end();
-    const { gradients, momentum } = this.#training ?? {};
-    this.#device.free(this.#parameters, this.#statistics, gradients, momentum, this.#sums);
+    this.#device.free(this.#parameters, this.#statistics, ...this.#training?.buffers ?? []);
     this.#device.free(this.#halves?.buffer, this.#lossScale?.buffer);
   }
 }

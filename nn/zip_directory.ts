@@ -15,6 +15,8 @@ export interface ZipEntry {
   readonly crc32: number;
   /** Of its local header. */
   readonly offset: number;
+  /** Such an entry is not read. */
+  readonly compressed: boolean;
 }
 
 /** Why an archive is not read. The message continues `Cannot read FILE: `. */
@@ -22,23 +24,27 @@ export class ZipError extends Error {
   override name = "ZipError";
 }
 
+function damaged(what: string): ZipError {
+  return new ZipError(`it is cut short or damaged: ${what}; copy or download it again`);
+}
+
 const END = 0x06054b50, END64 = 0x06064b50, END64_LOCATOR = 0x07064b50, CENTRAL = 0x02014b50, LOCAL = 0x04034b50;
 const MAX_COMMENT = 65535, MAX_DIRECTORY_BYTES = 64 * 2 ** 20;
 
-/** The entries by name. @throws {ZipError} for what is no archive, damaged, compressed or encrypted. */
+/** The entries by name. @throws {ZipError} for what is no archive, damaged or encrypted. */
 export async function readZipDirectory(source: ByteSource): Promise<Map<string, ZipEntry>> {
   const { offset, size, count } = await findDirectory(source);
-  if (size > MAX_DIRECTORY_BYTES) throw new ZipError(`its directory claims ${size} bytes`);
+  if (size > MAX_DIRECTORY_BYTES) throw damaged(`its directory claims ${size} bytes`);
   const bytes = await read(source, offset, size), view = viewOf(bytes);
   const entries = new Map<string, ZipEntry>();
   let at = 0;
   for (let i = 0; i < count; i++) {
-    if (at + 46 > size || view.getUint32(at, true) !== CENTRAL) throw new ZipError("its directory is damaged");
+    if (at + 46 > size || view.getUint32(at, true) !== CENTRAL) throw damaged("its directory is not whole");
     const flags = view.getUint16(at + 8, true), method = view.getUint16(at + 10, true);
     const nameLength = view.getUint16(at + 28, true), extraLength = view.getUint16(at + 30, true);
     const commentLength = view.getUint16(at + 32, true);
     const end = at + 46 + nameLength + extraLength + commentLength;
-    if (end > size) throw new ZipError("its directory is damaged");
+    if (end > size) throw damaged("its directory is not whole");
     const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + nameLength));
     const extra = bytes.subarray(at + 46 + nameLength, at + 46 + nameLength + extraLength);
     const [entrySize, stored, local] = wide(extra, [
@@ -46,26 +52,33 @@ export async function readZipDirectory(source: ByteSource): Promise<Map<string, 
       view.getUint32(at + 20, true),
       view.getUint32(at + 42, true),
     ]);
-    if (flags & 1) throw new ZipError(`its entry ${quoted(name)} is encrypted`);
-    if (method !== 0 || stored !== entrySize) {
-      throw new ZipError(`its entry ${quoted(name)} is compressed, which PyTorch's are not`);
+    if (flags & 1) {
+      throw new ZipError(
+        `its entry ${quoted(name)} is encrypted, which torch.save's are not; unpack it and name the file in it`,
+      );
     }
-    if (entries.has(name)) throw new ZipError(`it has two entries ${quoted(name)}`);
-    entries.set(name, { name, size: entrySize, crc32: view.getUint32(at + 16, true), offset: local });
+    if (entries.has(name)) throw damaged(`it has two entries ${quoted(name)}`);
+    const compressed = method !== 0 || stored !== entrySize;
+    entries.set(name, { name, size: entrySize, crc32: view.getUint32(at + 16, true), offset: local, compressed });
     at = end;
   }
   return entries;
 }
 
-/** An entry's bytes, checked. @throws {ZipError} where they are not what the directory says. */
+/** An entry's bytes, checked. @throws {ZipError} where they are compressed, or not what the directory says. */
 export async function readZipEntry(source: ByteSource, entry: ZipEntry): Promise<Uint8Array<ArrayBuffer>> {
+  if (entry.compressed) {
+    throw new ZipError(
+      `its entry ${quoted(entry.name)} is compressed, which torch.save's are not; unpack it, or save it again`,
+    );
+  }
   const header = viewOf(await read(source, entry.offset, 30));
   if (header.getUint32(0, true) !== LOCAL) {
-    throw new ZipError(`its entry ${quoted(entry.name)} is not where it should be`);
+    throw damaged(`its entry ${quoted(entry.name)} is not where it should be`);
   }
   const start = entry.offset + 30 + header.getUint16(26, true) + header.getUint16(28, true);
   const bytes = await read(source, start, entry.size);
-  if (crc32(bytes) !== entry.crc32) throw new ZipError(`its entry ${quoted(entry.name)} is damaged (checksum)`);
+  if (crc32(bytes) !== entry.crc32) throw damaged(`its entry ${quoted(entry.name)} does not match its checksum`);
   return bytes;
 }
 
@@ -82,12 +95,12 @@ async function findDirectory(source: ByteSource): Promise<{ offset: number; size
     const isWide = at >= 20 && view.getUint32(at - 20, true) === END64_LOCATOR;
     return isWide ? await wideDirectory(source, number64(view, at - 12)) : found;
   }
-  throw new ZipError("it is cut short: a zip archive's end is missing");
+  throw new ZipError("it is cut short: a zip archive's end is missing; copy or download it again");
 }
 
 async function wideDirectory(source: ByteSource, at: number): Promise<{ offset: number; size: number; count: number }> {
   const view = viewOf(await read(source, at, 56));
-  if (view.getUint32(0, true) !== END64) throw new ZipError("its directory is damaged");
+  if (view.getUint32(0, true) !== END64) throw damaged("its directory is not whole");
   return { count: number64(view, 32), size: number64(view, 40), offset: number64(view, 48) };
 }
 
@@ -99,7 +112,7 @@ function wide(extra: Uint8Array, values: readonly number[]): number[] {
     let next = at + 4;
     return values.map((value) => {
       if (value !== 0xffffffff) return value;
-      if (next + 8 > extra.length) throw new ZipError("its directory is damaged");
+      if (next + 8 > extra.length) throw damaged("its directory is not whole");
       next += 8;
       return number64(view, next - 8);
     });
@@ -109,13 +122,13 @@ function wide(extra: Uint8Array, values: readonly number[]): number[] {
 
 function number64(view: DataView, at: number): number {
   const value = view.getBigUint64(at, true);
-  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new ZipError("its directory is damaged");
+  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw damaged("its directory is not whole");
   return Number(value);
 }
 
 async function read(source: ByteSource, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
   if (offset + length > source.size) {
-    throw new ZipError(`it is cut short or damaged: its directory names byte ${offset + length} of ${source.size}`);
+    throw damaged(`its directory names byte ${offset + length} of ${source.size}`);
   }
   return await source.read(offset, length);
 }

@@ -8,7 +8,7 @@ import type { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { gpuTest, withFolder } from "../support.ts";
 import { EpochBatches } from "../../nn/epoch_batches.ts";
-import { narrowCheckpoint, resnext } from "./support.ts";
+import { NARROW, narrowCheckpoint, resnext } from "./support.ts";
 
 const data = shapes({ train: 2, test: 1, seed: 0 });
 const options = { imageSize: 32, epochs: 2, seed: 3 };
@@ -90,7 +90,7 @@ Deno.test("augment writes a picture, and says what is missing", async () => {
     assertMatch(text.stderr, /^error: Option --out must end in \.png/);
     const nothing = await resnext(["augment", "--out", join(folder, "none.png")]);
     assertEquals(nothing.code, 2);
-    assertMatch(nothing.stderr, /^error: Nothing to do: choose what is done/);
+    assertMatch(nothing.stderr, /^error: Nothing is done to the images: choose what, such as/);
   });
 });
 
@@ -111,5 +111,22 @@ Deno.test("a folder of classes is split as train splits it", async () => {
     assertMatch(stdout, /: 2 images, each as it is and in 9 epochs \(random crops\)\n$/);
     const more = await resnext([...args, "--val-split", "0.5", "--hue", "0.1", "--force"]);
     assertMatch(more.stdout, /\(random crops, hue 0\.1\)\n$/, more.stderr);
+  });
+});
+
+Deno.test("a run's config shows what the run trained on", async () => {
+  await withFolder(async (folder) => {
+    const run = join(folder, "run"), out = (name: string) => join(folder, `${name}.png`);
+    const recipe = ["--cutout", "9", "--flip", "--seed", "3"];
+    const length = ["--epochs", "1", "--train-limit", "8", "--test-limit", "4", "--batch-size", "8", "--out", run];
+    const trained = await resnext(["train", ...NARROW, ...length, ...recipe, "--image-size", "24"]);
+    assertEquals(trained.code, 0, trained.stderr);
+    const sheet = ["augment", "--images", "2", "--epochs", "3"];
+    const shown = await resnext([...sheet, "--config", join(run, "config.json"), "--out", out("run")]);
+    assertEquals([shown.code, shown.stderr], [0, ""]);
+    assertMatch(shown.stdout, /: 2 images, each as it is and in 3 epochs \(flip, cutout 9\)\n$/);
+    const given = await resnext([...sheet, ...recipe, "--image-size", "24", "--out", out("given")]);
+    assertEquals(given.code, 0, given.stderr);
+    assertEquals(await Deno.readFile(out("run")), await Deno.readFile(out("given")));
   });
 });

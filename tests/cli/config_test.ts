@@ -81,7 +81,7 @@ Deno.test("what a run wrote of itself stands for the options that it was begun w
     configArguments(
       JSON.stringify({ ...run, ...more }),
       "config.json",
-      { options, repeatsRuns: true },
+      { options, fromRuns: "all" },
       (message) => warnings.push(message),
     );
   assertEquals(read({ options: { arch: "b", "batch-size": 16, nesterov: true } }), [
@@ -98,6 +98,27 @@ Deno.test("what a run wrote of itself stands for the options that it was begun w
     refused({ options }, "it is what a run wrote of itself, and lacks the options");
   }
   refused({ options: { lrr: 1 } }, 'unknown key "lrr"');
+});
+
+Deno.test("a command that does no run again takes what it knows of a run, which may have its size from elsewhere", () => {
+  const own = {
+    arch: options.arch,
+    lr: options.lr,
+    imageSize: { type: "integer", otherwise: "own", doc: "Size" },
+  } as const;
+  const run = { network: { arch: "b" }, settings: { lr: 1 }, input: { image_size: 24 }, lengthened: true };
+  const read = (written: object, keys: readonly string[]) =>
+    configArguments(
+      JSON.stringify({ ...run, options: written }),
+      "config.json",
+      { options: own, fromRuns: keys },
+      () => {
+        throw new Error("it repeats nothing");
+      },
+    );
+  assertEquals(read({ arch: "b", lr: 2, nesterov: true }, ["arch", "imageSize"]), ["--image-size=24", "--arch=b"]);
+  assertEquals(read({ "image-size": 48 }, ["imageSize"]), ["--image-size=48"]);
+  assertEquals(read({ "image-size": 48 }, ["lr"]), []);
 });
 
 Deno.test("a missing file or name is told", async () => {

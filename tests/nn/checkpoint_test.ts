@@ -54,7 +54,7 @@ Deno.test("weights without a description, other versions and wrong descriptions 
   await assertRejects(() => decode({ resnext: "{" }), UserError, "not JSON");
   await assertRejects(() => decode({ resnext: "null" }), UserError, "not a JSON object");
   await assertRejects(() => decode({ resnext: '{"format":2}' }), UserError, "use a newer version");
-  await assertRejects(() => decode({ resnext: '{"format":1}' }), UserError, 'no valid "network"');
+  await assertRejects(() => decode({ resnext: '{"format":1}' }), UserError, 'no valid "network": it is missing');
   const network = { arch: "resnext50", num_classes: 0, cardinality: 32 };
   const wrong = JSON.stringify({ format: 1, network });
   await assertRejects(() => decode({ resnext: wrong }), UserError, 'no valid "network.num_classes"');
@@ -75,7 +75,7 @@ Deno.test("what no reader takes is not written, either: both refuse it in the sa
   const described = (changes: Partial<Checkpoint["description"]>) => ({ description: { ...description, ...changes } });
   const progress = { epoch: 2, step: 0, loss_sum: 0, rows: 0, history: [] };
   const wrong: [Partial<Checkpoint>, string][] = [
-    [described({ progress }), "after epoch 2, but to tell of 0"],
+    [described({ progress }), "after epoch 2, but tells of 0"],
     [described({ network: { ...network, cardinality: -4 } }), 'no valid "network.cardinality"'],
     [described({ network: { ...network, arch: "mine" } }), 'Unknown architecture "mine"'],
     [
@@ -86,7 +86,7 @@ Deno.test("what no reader takes is not written, either: both refuse it in the sa
     [described({ settings: { ...settings!, lr: Infinity } }), 'no valid "settings.lr"'],
     [{ state: without }, '"fc.bias" is missing'],
     [{ average: without }, '"fc.bias" is missing'],
-    [{ lossScale: { scale: 3, goodSteps: 0 } }, "its loss scale is none"],
+    [{ lossScale: { scale: 3, goodSteps: 0 } }, "its loss scale is no power of two"],
   ];
   for (const [changes, why] of wrong) {
     await assertRejects(() => encodeCheckpoint({ ...good, ...changes }), UserError, why);

@@ -16,8 +16,10 @@ const narrow = () => resnext("resnext50", { layers: [1], channels: [16], cardina
 
 gpuTest("judgements are the softmax of the logits, image by image, a rest of a batch included", async (device) => {
   const network = await Network.create(device, narrow(), { seed: 3 });
-  const judged: Judgement[][] = [];
-  for await (const batch of judge(network, test, input, 8)) judged.push(batch);
+  const judged: Judgement[][] = [], judging = judge(network, test, input, 8);
+  let next = await judging.next();
+  for (; !next.done; next = await judging.next()) judged.push(next.value);
+  assertEquals(next.value, await (await Evaluator.create(network, test, input, 8)).run());
   assertEquals(judged.map(({ length }) => length), [8, 8, 4]);
   const judgements = judged.flat();
   assertEquals(judgements.map(({ image, label }) => [image, label]), [...test.labels].map((label, i) => [i, label]));
@@ -41,10 +43,9 @@ gpuTest("judgements are the softmax of the logits, image by image, a rest of a b
 
   const controller = new AbortController();
   let batches = 0;
-  for await (const _ of judge(network, test, input, 8, { signal: controller.signal })) {
-    if (++batches === 2) controller.abort();
-  }
-  assertEquals(batches, 2);
+  const ended = judge(network, test, input, 8, { signal: controller.signal });
+  for (next = await ended.next(); !next.done; next = await ended.next()) if (++batches === 2) controller.abort();
+  assertEquals([batches, next.value], [2, undefined]);
   network.destroy();
 });
 

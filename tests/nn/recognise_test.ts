@@ -50,6 +50,36 @@ Deno.test("what is no ResNeXt is refused by the file's name", () => {
   assertThrows(() => recognise(new Map(), "some.pth"), UserError, "its tensors are of no ResNeXt");
 });
 
+Deno.test("what is nearly a known network is refused with the first tensor that is not", () => {
+  const description = { arch: "resnext101_64x4d", num_classes: 10, cardinality: 64 };
+  const refused = (change: (state: Map<string, TensorData>) => void, why: string) => {
+    const state = shapesOf(description);
+    change(state);
+    assertThrows(
+      () => recognise(state, "x"),
+      UserError,
+      `no ResNeXt that is known; the nearest is resnext101_64x4d${why}`,
+    );
+  };
+  const one = float32Tensor(new Float32Array(1), [1]);
+  refused((state) => state.set("layer4.2.bn3.bias", one), ', whose "layer4.2.bn3.bias" has shape [2048], not [1]');
+  refused((state) => state.delete("conv1.weight"), ', but "conv1.weight" is missing');
+  refused((state) => state.set("a\x1b[31m", one), ', which has no "a\\u001b[31m"');
+});
+
+Deno.test("a network without its head is recognised where that is asked for, with the classes of its name", () => {
+  for (const [arch, classes] of [["resnext50_32x4d", 1000], ["resnext50", 10]] as const) {
+    const state = shapesOf({ arch, num_classes: 7, cardinality: 32 });
+    state.delete("fc.weight");
+    state.delete("fc.bias");
+    assertEquals(recognise(state, "x", { headless: true }), { arch, num_classes: classes, cardinality: 32 });
+    assertThrows(() => recognise(state, "x"), UserError, `the nearest is ${arch}, but "fc.weight" is missing`);
+  }
+  const halved = shapesOf({ arch: "resnext50", num_classes: 10, cardinality: 32 });
+  halved.delete("fc.bias");
+  assertThrows(() => recognise(halved, "x", { headless: true }), UserError, 'but "fc.bias" is missing');
+});
+
 Deno.test("a head of another size is left out, anything else that does not fit refused", () => {
   const description = { arch: "resnext50", num_classes: 10, cardinality: 2, layers: [1], channels: [16] };
   const tensors = new Map([...describedNetwork(description).stateEntries()].flatMap(([name, entry]) => {
@@ -61,6 +91,13 @@ Deno.test("a head of another size is left out, anything else that does not fit r
   const other = fineTuning(describedNetwork({ ...description, num_classes: 3 }), tensors);
   assertEquals([other.replacedClasses, other.state.has("fc.weight"), other.state.has("fc.bias")], [10, false, false]);
   assertEquals(other.state.get("conv1.weight"), tensors.get("conv1.weight"));
+  const headless = new Map([...tensors].filter(([name]) => !name.startsWith("fc.")));
+  for (const num_classes of [3, 10]) {
+    const { state, replacedClasses } = fineTuning(describedNetwork({ ...description, num_classes }), headless);
+    assertEquals([replacedClasses, state.size], [0, same.state.size - 2]);
+  }
   const wide = describedNetwork({ ...description, channels: [32], num_classes: 3 });
-  assertThrows(() => fineTuning(wide, tensors), UserError, "layer1.0.conv1");
+  for (const state of [tensors, headless]) {
+    assertThrows(() => fineTuning(wide, state), UserError, "layer1.0.conv1");
+  }
 });

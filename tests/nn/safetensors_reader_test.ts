@@ -61,5 +61,7 @@ Deno.test("a thousand damaged files: an error or a whole reading each", async ()
 Deno.test("a header larger than the file is refused before it is read", async () => {
   const bytes = new Uint8Array(16);
   bytes[5] = 1;
-  await assertRejects(() => SafetensorsReader.open(bytesSource(bytes), "file"), UserError, "its header claims");
+  await assertRejects(() => SafetensorsReader.open(bytesSource(bytes), "file"), UserError, "it is of another kind");
+  bytes.set([9, 0, 0, 0, 0, 0]);
+  await assertRejects(() => SafetensorsReader.open(bytesSource(bytes), "file"), UserError, "its header claims 9 bytes");
 });

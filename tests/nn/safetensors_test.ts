@@ -123,11 +123,23 @@ const F32 = (begin: number, end: number, shape: unknown = [(end - begin) / 4]) =
   data_offsets: [begin, end],
 });
 
+const words = (latin: string) => Uint8Array.from(latin, (character) => character.charCodeAt(0));
+
 const REFUSED: [string, Uint8Array<ArrayBuffer>, string][] = [
   ["nothing", new Uint8Array(0), "0 bytes are too few"],
   ["seven bytes", new Uint8Array(7), "7 bytes are too few"],
-  ["a header longer than the file", new Uint8Array([9, 0, 0, 0, 0, 0, 0, 0, 123]), "claims 9 bytes"],
-  ["a header of 2^64 - 1 bytes", new Uint8Array(16).fill(255, 0, 8), "claims 18446744073709551615 bytes"],
+  [
+    "a header longer than the file",
+    new Uint8Array([9, 0, 0, 0, 0, 0, 0, 0, 123]),
+    "claims 9 bytes, the file has 9: it is cut short",
+  ],
+  ["a header of 2^64 - 1 bytes", new Uint8Array(16).fill(255, 0, 8), "it is of another kind, or damaged"],
+  ["a pointer of Git LFS", words("version https://git-lfs.github.com/spec/v1\n"), "`git lfs pull` fetches the file"],
+  ["a web page", words("<!DOCTYPE html>"), "it is a web page; download the file itself"],
+  ["an indented web page", words("\n  <html lang=en>"), "it is a web page"],
+  ["a pickle", words("\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94."), "a pickle, but none of torch.save's"],
+  ["a compressed file", words("\x1f\x8b\x08\0\0\0\0\0\x02\xff"), "compressed by gzip; unpack it first"],
+  ["other words", words("no tensors here"), "it is of another kind, or damaged; safetensors and files of torch.save"],
   ["an empty header", new Uint8Array(8), "not JSON"],
   ["a header that is no JSON", file("{'a': 1}"), "not JSON"],
   ["a header that is no UTF-8", file('"ab"').fill(255, 9, 11), "its header is "],

@@ -1,6 +1,6 @@
 /** Files that Debian's PyTorch 1.13 has saved; `fixtures/torch/make.py` made them. */
 
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
@@ -55,7 +55,7 @@ for (const form of ["zip", "legacy"]) {
     assertEquals(
       error.message,
       `Cannot read "evil_${form}.pth" as PyTorch's: it wants to call posix.system (os.system): refused, and nothing of ` +
-        "it was run",
+        "it was run; do not open it in Python",
     );
   });
 
@@ -124,6 +124,21 @@ Deno.test("tensors of kinds that are not known are passed over beside a state, a
   await assertRejects(() => load("quantized_zip.pth"), UserError, message);
 });
 
+Deno.test("of an archive only what is read must be stored as it is: torch.jit's code is compressed", async () => {
+  const compressed = (entry: string) => {
+    const bytes = bytesOf("f32_zip.pth").slice(), view = new DataView(bytes.buffer);
+    for (let at = 0; at < bytes.length - 46; at++) {
+      if (view.getUint32(at, true) !== 0x02014b50) continue;
+      const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + view.getUint16(at + 28, true)));
+      if (name.endsWith(entry)) view.setUint16(at + 10, 8, true);
+    }
+    return readTorchFile(bytesSource(bytes), "x");
+  };
+  assertEquals((await compressed("/version")).tensors, (await load("f32_zip.pth")).tensors);
+  const message = /data\.pkl" is compressed, which torch\.save's are not; unpack it, or save it again$/;
+  assertMatch((await assertRejects(() => compressed("/data.pkl"), UserError)).message, message);
+});
+
 Deno.test("pickles of protocol 4 are read", async () => {
   const { tensors } = await load("protocol4.pth");
   assertEquals([...new Float32Array(tensors.get("a")!.bytes.slice().buffer)], [1, 1]);
@@ -163,9 +178,17 @@ Deno.test("pickles that import, build, count or remember what they must not are 
   await refusedAs([0x80, 2, 0x58, 0xff, 0xff, 0xff, 0xff, 0x2e], "it is cut short");
   await refusedAs([0x80, 2, 0x68, 9, 0x2e], "remembers value 9, which it never had");
   await refusedAs([0x80, 2, 0x75, 0x2e], "goes back to a mark that is not there");
-  await refusedAs([0x80, 2, ...text("ctorch\nfloat32\n"), 0x29, 0x52, 0x2e], "it wants to call torch.float32: refused");
+  await refusedAs(
+    [0x80, 2, ...text("ctorch\nfloat32\n"), 0x29, 0x52, 0x2e],
+    "its pickle calls torch.float32, which is no function; copy",
+  );
   await refusedAs([0x80, 2, 0x82, 1, 0x2e], "instruction 0x82: refused");
-  await refusedAs([0x80, 2, 0x5d, 0x2e], "it holds no state_dict");
+  await refusedAs(
+    [0x80, 2, 0x5d, 0x2e],
+    'or as "state_dict", "model_state_dict", "model", ...: save model.state_dict()',
+  );
+  const epoch = [0x8c, 5, ...text("epoch"), 0x4b, 3, 0x73, 0x29, 0x4e, 0x73];
+  await refusedAs([0x80, 2, 0x7d, ...epoch, 0x2e], '..., but "epoch": save model.state_dict()');
   await refusedAs([0x80, 2, 0x5d, 0x28, 0x90, 0x2e], "adds to what is no set");
   await refusedAs([0x80, 2, ...text("ctorch\nSize\nca\nb\n"), 0x85, 0x52, 0x2e], "a tuple is missing");
   await refusedAs([0x80, 2, ...text("ctorch\nfloat32\n"), 0x7d, 0x62, 0x2e], "sets attributes of what has none");

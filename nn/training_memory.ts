@@ -1,0 +1,175 @@
+/**
+ * What training needs of a device beside a network's state: gradients, SGD's momenta and, where several batches make a
+ * step, the sums of their gradients. Each is a buffer of the parameters' layout, so that an optimizer passes over all of
+ * them at once.
+ */
+
+import type { Device } from "../kernels/device.ts";
+import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
+import type { Placement } from "../kernels/program.ts";
+import { Parameter } from "./state.ts";
+import { ALIGNMENT, type WeightLayout } from "./weight_layout.ts";
+
+/** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
+export interface OptimizerChunk {
+  /** Floats of each of the operands. */
+  readonly elements: number;
+  /** The first so many belong to weights of convolutions and linear layers, the others to batch norm and biases. */
+  readonly matrixElements: number;
+  /** Of the network. */
+  readonly parameters: Operand;
+  /** Of the loss by the parameters. */
+  readonly gradients: Operand;
+  /** Of several batches' gradients, where {@linkcode TrainingOptions.accumulate} asks for them. */
+  readonly sums?: Operand;
+  /** SGD's. */
+  readonly momentum: Operand;
+}
+
+/** What room is made for. */
+export interface TrainingOptions {
+  /** Parameters that stay as they are. Default none. */
+  readonly frozen?: (parameter: Parameter) => boolean;
+  /** Whether gradients of several batches are summed. Default false. */
+  readonly accumulate?: boolean;
+}
+
+/** @internal How gradients are summed: an update by the sums is for the same. */
+export interface SummedAs {
+  /** In `f16` the gradients of a scaled loss. */
+  readonly precision: ElementType;
+  /** What has no gradient. */
+  readonly frozen: ReadonlySet<Parameter>;
+}
+
+/** Gradients, momenta and sums of gradients on a device. */
+export class TrainingMemory {
+  readonly #device: Device;
+  readonly #layout: WeightLayout;
+  readonly #places: Map<Operand, Placement>;
+  readonly #parameters: GPUBuffer;
+  readonly #operands = new Map<Parameter, Operand>();
+  #sums: GPUBuffer | undefined;
+  #summedAs: SummedAs | undefined;
+
+  private constructor(
+    device: Device,
+    layout: WeightLayout,
+    parameters: GPUBuffer,
+    readonly gradients: GPUBuffer,
+    readonly momentum: GPUBuffer,
+    places: Map<Operand, Placement>,
+  ) {
+    this.#device = device;
+    this.#layout = layout;
+    this.#parameters = parameters;
+    this.#places = places;
+    for (const { entry, offset } of layout.entries) {
+      if (!(entry instanceof Parameter)) continue;
+      const place = operand("gradient", entry.storedElements);
+      this.#operands.set(entry, place);
+      places.set(place, { buffer: gradients, offset });
+    }
+  }
+
+  /**
+   * Makes room for gradients and momenta, which begin at zero.
+   *
+   * @param places Receives the places of all operands.
+   * @throws {UserError} where the device has no room.
+   */
+  static async create(
+    device: Device,
+    layout: WeightLayout,
+    parameters: GPUBuffer,
+    places: Map<Operand, Placement>,
+  ): Promise<TrainingMemory> {
+    const { size: byteLength } = parameters;
+    const [gradients, momentum] = await device.buffers([
+      { label: "gradients", byteLength },
+      { label: "momentum", byteLength },
+    ]);
+    return new TrainingMemory(device, layout, parameters, gradients, momentum, places);
+  }
+
+  /** All of it. */
+  get buffers(): readonly GPUBuffer[] {
+    return [this.gradients, this.momentum, ...(this.#sums ? [this.#sums] : [])];
+  }
+
+  /** Where a parameter's gradient goes. */
+  gradient(parameter: Parameter): Operand | undefined {
+    return this.#operands.get(parameter);
+  }
+
+  /** Forgets the momenta. */
+  clearMomentum(): void {
+    const encoder = this.#device.gpu.createCommandEncoder();
+    encoder.clearBuffer(this.momentum);
+    this.#device.submit(encoder);
+  }
+
+  /** The stretches an optimizer passes over, which are all but those of frozen parameters; room for sums is made once. */
+  async chunks({ frozen = () => false, accumulate = false }: TrainingOptions): Promise<readonly OptimizerChunk[]> {
+    if (accumulate) this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size);
+    const sums = accumulate ? this.#sums : undefined, chunks: OptimizerChunk[] = [];
+    const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
+    for (const { start, end } of this.#stretches(frozen)) {
+      for (let offset = start; offset < end; offset += most) {
+        const elements = Math.min(most, end - offset) / 4;
+        const piece = (label: string, buffer: GPUBuffer) => {
+          const place = operand(label, elements);
+          this.#places.set(place, { buffer, offset });
+          return place;
+        };
+        chunks.push({
+          elements,
+          matrixElements: Math.min(Math.max(this.#layout.matrixBytes - offset, 0) / 4, elements),
+          parameters: piece("parameters", this.#parameters),
+          gradients: piece("gradients", this.gradients),
+          ...(sums && { sums: piece("gradient sums", sums) }),
+          momentum: piece("momentum", this.momentum),
+        });
+      }
+    }
+    return chunks;
+  }
+
+  /** The bytes of the parameters that learn, neighbours as one stretch. */
+  #stretches(frozen: (parameter: Parameter) => boolean): { start: number; end: number }[] {
+    const parameters = this.#layout.entries.filter(({ entry }) => entry instanceof Parameter);
+    if (!parameters.some(({ entry }) => frozen(entry as Parameter))) return [{ start: 0, end: this.#parameters.size }];
+    const stretches: { start: number; end: number }[] = [];
+    parameters.sort((a, b) => a.offset - b.offset);
+    for (const [index, { entry, offset }] of parameters.entries()) {
+      if (frozen(entry as Parameter)) continue;
+      const end = parameters[index + 1]?.offset ?? this.#parameters.size;
+      const last = stretches.at(-1);
+      if (last?.end === offset) last.end = end;
+      else stretches.push({ start: offset, end });
+    }
+    return stretches;
+  }
+
+  /** Encodes that sums of gradients begin anew. */
+  clearSums(encoder: GPUCommandEncoder, as: SummedAs): void {
+    if (this.#sums) encoder.clearBuffer(this.#sums);
+    this.#summedAs = as;
+  }
+
+  /** Refuses to add to the sums, or to follow them, otherwise than they were begun. @throws {RangeError} */
+  checkSums(as: SummedAs): void {
+    const sums = this.#summedAs ??= as, { precision, frozen } = as;
+    if (sums.precision !== precision) {
+      throw new RangeError(
+        `Cannot go on in ${precision} from sums of gradients in ${sums.precision}: make all steps alike`,
+      );
+    }
+    if (sums.frozen.size !== frozen.size || ![...frozen].every((parameter) => sums.frozen.has(parameter))) {
+      throw new RangeError(
+        `Cannot go on from sums of gradients with other parameters frozen, ${sums.frozen.size} instead of ${frozen.size}: ` +
+          "make all steps alike",
+      );
+    }
+  }
+}
