@@ -181,6 +181,8 @@ launcherTest("each command may do what it needs, and no more", async () => {
       [["report", "--no-judge", "a run", "--dir=d"], decoding(`d,a run,${cache}`)],
       [["report", "a run", "--out", "x/y.html"], decoding(`x,${cache}`)],
       [["eval", "drawn.safetensors"], least],
+      [["eval", "x", "--predictions", "d/e.csv"], `--no-prompt --allow-read --allow-write=d ${VARIABLES}`],
+      [["eval", "own.safetensors", "--predictions=e.csv"], decoding(`.,${cache}`)],
       [["eval", "own.safetensors"], decoding(cache)],
       [["eval", "renamed.ckpt"], decoding(cache)],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
