@@ -135,6 +135,47 @@ Deno.test({
   },
 });
 
+/** Lines of a folder's cache that tell a picture. */
+async function decoded(data: string): Promise<number> {
+  const cache = join(data, "pictures"), index = names(cache).find((name) => name.endsWith(".json"));
+  return index === undefined ? 0 : JSON.parse(await Deno.readTextFile(join(cache, index))).entries.length;
+}
+
+Deno.test({
+  name:
+    "a folder is claimed before pictures are decoded; whoever stops the decoding keeps what is done, and no empty run",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const picture = join(folder, "picture.jpg"), COUNT = 4000;
+      await Deno.copyFile(new URL("../fixtures/pictures/landscape.jpg", import.meta.url), picture);
+      for (const name of ["a", "b"]) await Deno.mkdir(join(folder, "pictures", name), { recursive: true });
+      for (let i = 0; i < COUNT; i++) await Deno.link(picture, join(folder, "pictures", i % 2 ? "a" : "b", `${i}.jpg`));
+      const data = join(folder, "data"), out = join(folder, "run"), file = join(folder, "file");
+      await Deno.writeTextFile(file, "");
+      const args = ["train", ...NARROW, "--dataset", `folder:${join(folder, "pictures")}`, "--val-split", "0.1"];
+      const place = ["--data-dir", data, "--workers", "1", "--out"];
+      const taken = await resnext([...args, ...place, file]);
+      assertEquals([taken.code, taken.stdout], [2, ""]);
+      assertMatch(taken.stderr, /^error: Cannot make the folder ".*": it is a file; choose another --out\n$/);
+
+      const process = program([...args, ...place, out]).spawn(), stdout = new Response(process.stdout).text();
+      const stderr = linesUntil(process.stderr, (line) => line.startsWith("Decoding pictures"));
+      await stderr.seen;
+      const other = await resnext([...args, ...place, out]);
+      assertEquals(other.code, 1);
+      assertMatch(other.stderr, /^error: Cannot train into ".*": process \d+ .* has been training into it since/);
+      process.kill("SIGINT");
+      const [{ code }, said] = await Promise.all([process.status, stderr.rest()]);
+      assertEquals([code, await stdout], [130, ""]);
+      assertMatch(said, /\nStopped before the first step; .*\n$/);
+      assertEquals(names(folder).includes("run"), false);
+      const done = await decoded(data);
+      assert(done > 0 && done < COUNT, String(done));
+    });
+  },
+});
+
 /** What a report prints on stdout about a job on a software adapter that takes so many seconds. */
 function estimated(seconds: number, imageSize: number, trainImages: number): string[] {
   const { description: { network, input, settings } } = narrowCheckpoint();
