@@ -209,7 +209,12 @@ launcherTest("each command may do what it needs, and no more", async () => {
         VARIABLES.replace("--allow-sys=hostname,systemMemoryInfo", "--allow-sys"),
       ]),
       [["summary", "resnext50"], least],
-      [["doctor"], least.replace("systemMemoryInfo", "systemMemoryInfo,statfs")],
+      [
+        ["doctor"],
+        `--no-prompt --allow-read --allow-write=${cache},runs ${
+          VARIABLES.replace("systemMemoryInfo", "systemMemoryInfo,statfs")
+        }`,
+      ],
       [["bench"], "-A"],
       [["--help"], least],
     ];
