@@ -14,7 +14,7 @@ import { describedNetwork } from "../nn/described_network.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectoryIfAny } from "../data/directory.ts";
-import { exists } from "./files.ts";
+import { behind, exists } from "./files.ts";
 import { GarbageCollector } from "./garbage.ts";
 import { usualBatches } from "../nn/run_memory.ts";
 import { withAutoBatch } from "./auto_batch.ts";
@@ -99,14 +99,20 @@ function endOf({ epoch, history }: RunProgress, { epochs, patience }: RunSetting
   return `stopped after epoch ${epoch}, without a better one for ${patience}; go on with --patience N`;
 }
 
-/** Puts the checkpoint that `--resume auto` finds in its place. */
+/**
+ * Puts the checkpoint that `--resume auto` finds in its place, and the one that a link leads to: beside that lies the rest
+ * of its run.
+ */
 async function withResumeFound(invocation: TrainInvocation, report: TrainReport): Promise<TrainInvocation> {
-  if (invocation.options.resume !== "auto") return invocation;
-  const resume = await newestOf(invocation.options.out, report);
+  const { options } = invocation;
+  if (options.resume !== "auto") {
+    return { ...invocation, options: { ...options, resume: options.resume && await behind(options.resume) } };
+  }
+  const resume = await newestOf(options.out, report);
   const given = new Set(invocation.given);
   // The first weights are in the checkpoint by now.
   if (resume !== undefined) given.delete("weights");
-  return { ...invocation, options: { ...invocation.options, resume }, given };
+  return { ...invocation, options: { ...options, resume }, given };
 }
 
 /** Prepares the run; where the user chose no batch size and the default, or what was found, does not fit, with a smaller one. */

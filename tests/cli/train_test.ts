@@ -72,6 +72,30 @@ Deno.test("a run gone on with apart from its best checkpoint ends with the name 
   });
 });
 
+Deno.test({
+  name: "a run that a link leads to is gone on with in its own folder, not beside the link",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const run = join(folder, "run"), link = join(folder, "newest.safetensors");
+      await Deno.mkdir(run);
+      const settings = { ...narrowCheckpoint().description.settings!, train_limit: 16, test_limit: 8, epochs: 1 };
+      await Deno.symlink(await writeNarrow(run, "last.safetensors", { settings }), link);
+      const { code, stderr } = await resnext(["train", "--resume", link, "--quiet"]);
+      assertEquals([code, stderr], [0, ""]);
+      assertEquals(names(folder), ["newest.safetensors", "run"]);
+      assertEquals(names(run), ["best.safetensors", "config.json", "last.safetensors", "metrics.jsonl"]);
+      const again = await resnext(["train", "--resume", link]);
+      assertMatch(again.stderr, /^Nothing to do: .* has done 1 epoch; /);
+      await Deno.remove(run, { recursive: true });
+      assertEquals(
+        (await resnext(["train", "--resume", link])).stderr,
+        `error: Cannot read "${link}": no such file or directory\n`,
+      );
+    });
+  },
+});
+
 Deno.test("train --config with what a run wrote of itself ends with the same bits", async () => {
   await withFolder(async (folder) => {
     const [first, second] = [join(folder, "first"), join(folder, "second")];
