@@ -6,7 +6,7 @@ import { shapes } from "../../data/shapes.ts";
 import { TextReport } from "../../cli/train_report.ts";
 import type { Device } from "../../kernels/device.ts";
 import { withFolder } from "../support.ts";
-import { NARROW, narrowCheckpoint, program, resnext, writeNarrow } from "./support.ts";
+import { NARROW, narrowCheckpoint, program, resnext, writeNarrow, writePictures } from "./support.ts";
 
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "48", "--test-limit", "20"];
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
@@ -366,7 +366,7 @@ Deno.test("what cannot be trained is one line on stderr, and leaves nothing", as
 });
 
 Deno.test({
-  name: "without an adapter one line says what to install",
+  name: "without an adapter one line says what to install, before a picture is decoded",
   ignore: Deno.build.os !== "linux",
   fn: async () => {
     await withFolder(async (folder) => {
@@ -375,11 +375,12 @@ Deno.test({
         VK_ICD_FILENAMES: "/nonexistent",
         DENO_WEBGPU_BACKEND: "vulkan",
       };
-      const out = join(folder, "run");
-      const { code, stderr } = await resnext(["train", ...SMALL, "--out", out], environment);
+      const dataset = `folder:${await writePictures(folder, "pictures")}`;
+      const places = ["--dataset", dataset, "--data-dir", join(folder, "data"), "--out", join(folder, "run")];
+      const { code, stderr } = await resnext(["train", ...NARROW, ...places], environment);
       assertEquals(code, 1);
       assertMatch(stderr, /^error: No GPU adapter found\. .*mesa-vulkan-drivers.*\n$/);
-      assertEquals(names(folder), []);
+      assertEquals(names(folder), ["pictures"]);
     });
   },
 });
