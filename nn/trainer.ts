@@ -5,14 +5,12 @@
 
 import type { Device } from "../kernels/device.ts";
 import { UserError } from "../kernels/user_error.ts";
-import { checkAugment } from "./augment.ts";
 import { checkLabels } from "./image_source.ts";
 import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
-import { wrongInDescription } from "./description_check.ts";
+import { checkRun } from "./description_check.ts";
 import { DeviceRun } from "./device_run.ts";
 import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
-import { quoted } from "./json.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { NonFiniteError } from "./non_finite.ts";
@@ -20,7 +18,7 @@ import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
 import { HOPELESS_LOSS_SCALE } from "./loss_scale.ts";
 import { firstNonFinite } from "./safetensors.ts";
-import { checkSchedule, learningRate, shouldStop } from "./schedule.ts";
+import { learningRate, shouldStop } from "./schedule.ts";
 import { diverged, DivergedError, type TrainEvent } from "./train_events.ts";
 import { TrainingClock } from "./training_clock.ts";
 
@@ -130,7 +128,7 @@ export class Trainer {
     from?: Checkpoint,
     options: TrainerOptions = {},
   ): Promise<Trainer> {
-    checkDescription(description);
+    checkRun(description);
     checkData(data, description.network.num_classes);
     const batches = new EpochBatches(data.train, description);
     const made = await DeviceRun.create(device, data, description, batches.sizes, from, options);
@@ -379,16 +377,6 @@ export class Trainer {
     this.#life.end();
     this.#made.destroy();
   }
-}
-
-/** Callers without types may ask for anything. */
-function checkDescription(description: RunDescription): void {
-  const wrong = wrongInDescription({ ...description }, ["network", "input", "settings"]), { settings } = description;
-  if (wrong) {
-    throw new UserError(`Cannot train: "${wrong.path}" cannot be ${quoted(wrong.value)}`, { exitCode: 2 });
-  }
-  if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
-  if (settings.augment) checkAugment(settings.augment);
 }
 
 function checkData({ classNames, train, test }: TrainingData, classes: number): void {
