@@ -24,15 +24,8 @@ import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
 import { RunRecorder } from "./run_recorder.ts";
 import { TensorBoardReport } from "./tensorboard_report.ts";
-import {
-  isSilent,
-  planTraining,
-  type TrainInvocation,
-  trainOptions,
-  type TrainOutline,
-  type TrainPlan,
-  withImages,
-} from "./train_plan.ts";
+import { isSilent, type TrainInvocation, trainOptions } from "./train_options.ts";
+import { planTraining, type TrainOutline, type TrainPlan, withImages } from "./train_plan.ts";
 import { JsonReport } from "./train_json_report.ts";
 import { TextReport, type TrainReport } from "./train_report.ts";
 import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, Saver } from "./train_safety.ts";
