@@ -47,18 +47,19 @@ export type { GradientSums, RowChunks } from "./kernels/row_sums.ts";
 export type { StepSettings } from "./kernels/step_settings.ts";
 export { type Around as AroundProgram, type Placement, Program } from "./kernels/program.ts";
 export { Tuning, type TuningEntries } from "./kernels/tuning.ts";
-export type { Shape } from "./kernels/layout.ts";
+export { each } from "./kernels/elementwise.ts";
+export { type Shape, storedElements } from "./kernels/layout.ts";
 export { UserError } from "./kernels/user_error.ts";
 
 export { Module, Sequential } from "./nn/module.ts";
 export { Counter, type Entry, type Initial, Parameter, StateBuffer, type StateEntry } from "./nn/state.ts";
-export { type Backward, type Loaded, type Lowering, type Node, type Operation, Tensor } from "./nn/tensor.ts";
+export { apply, type Backward, type Loaded, type Lowering, type Node, type Operation, Tensor } from "./nn/tensor.ts";
 export { BatchNorm2d, Conv2d, type Conv2dOptions, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "./nn/layers.ts";
 export { batchNorm, type BatchNormSettings, type BatchNormState } from "./nn/ops/batch_norm.ts";
 export { conv2d, type Conv2dSettings } from "./nn/ops/conv2d.ts";
 export { globalAvgPool, maxPool, type MaxPoolSettings } from "./nn/ops/pool.ts";
 export { relu } from "./nn/ops/relu.ts";
-export { add } from "./nn/ops/sum.ts";
+export { add, addToGradient } from "./nn/ops/sum.ts";
 
 export {
   type Architecture,

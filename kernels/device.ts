@@ -273,7 +273,13 @@ export class Device {
         byteLength,
       );
     }
+    makers.set(buffer, this);
     return buffer;
+  }
+
+  /** Whether another device has made a buffer. Of what none has made by {@linkcode buffer} that is not known. */
+  isForeign(buffer: GPUBuffer): boolean {
+    return (makers.get(buffer) ?? this) !== this;
   }
 
   /**
@@ -365,6 +371,9 @@ export class Device {
 export function directives(code: string, inDeno: boolean): string {
   return !inDeno && /\bsubgroup[A-Z]/.test(code) ? "enable subgroups;\n" : "";
 }
+
+/** Which device has made a buffer: WebGPU does not tell. */
+const makers = new WeakMap<GPUBuffer, Device>();
 
 /** The largest buffer that is tried for: what most GPUs bind at most. */
 const TRIED_BYTES = 2 ** 31;

@@ -2,6 +2,7 @@
 
 import type { Capabilities } from "./device.ts";
 import { type Binding, type Dispatch, type Operand, read, write } from "./dispatch.ts";
+import { padded, type Shape } from "./layout.ts";
 import { ceilDiv, entryPoint, itemGrid, unroll } from "./wgsl.ts";
 
 /**
@@ -57,6 +58,25 @@ export function add(
     load: (k) => `let a${k} = get_a(at${k}); let b${k} = get_b(at${k});`,
     use: (k) => `set_y(at${k}, ${relu ? `relu(a${k} + b${k})` : `a${k} + b${k}`});`,
   }, { elements, flops: elements * (relu ? 2 : 1), caps })];
+}
+
+/**
+ * Makes the padding of an activation's channels zero, whatever is there, a NaN too. There must be some: only the last vec4 of
+ * each pixel is loaded and stored.
+ */
+export function clearPadding(x: Operand, { n, h, w, c }: Shape, caps: Capabilities): Dispatch[] {
+  const pixels = n * h * w;
+  const used = [0, 1, 2, 3].map((lane) => lane < c % 4);
+  return [each("clear_padding", { x: write(x) }, {
+    load: (k) => `let last${k} = at${k} * COLUMNS + COLUMNS - 1u; let x${k} = get_x(last${k});`,
+    use: (k) => `set_x(last${k}, select(vec4f(), x${k}, vec4<bool>(${used.join(", ")})));`,
+  }, {
+    elements: pixels * 4,
+    flops: 0,
+    bytes: pixels * (x.type === "f16" ? 16 : 32),
+    caps,
+    constants: { COLUMNS: padded(c) / 4 },
+  })];
 }
 
 /** A dispatch over all vec4s; an invocation takes a few, a workgroup apart, so that neighbours load neighbours. */

@@ -46,9 +46,7 @@ export interface SgdOperands {
 export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): Dispatch[] {
   const { parameters, gradients, momentumBuffer, settings, lossScale } = operands;
   const { elements, momentum, weightDecay, decayed = elements, nesterov } = spec;
-  if (nesterov && !(momentum > 0)) {
-    throw new UserError(`Cannot use Nesterov's momentum: the momentum is ${momentum}; set one above zero`);
-  }
+  if (nesterov) checkNesterov(momentum);
   if (momentum !== 0 && !momentumBuffer) throw new Error("SGD with momentum needs a momentum buffer");
   const decays = weightDecay !== 0 && decayed > 0;
   const decay = (k: number) =>
@@ -91,4 +89,10 @@ export function sgd(operands: SgdOperands, spec: SgdSpec, caps: Capabilities): D
       bytes: elements * 4 * (buffer ? 5 : 3) + settings.byteLength,
     },
   )];
+}
+
+/** @throws {UserError} for a momentum that is not above zero. */
+export function checkNesterov(momentum: number): void {
+  if (momentum > 0) return;
+  throw new UserError(`Cannot use Nesterov's momentum: the momentum is ${momentum}; set one above zero`);
 }

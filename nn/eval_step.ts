@@ -7,6 +7,7 @@ import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
 import type { Network } from "./network.ts";
 import { Plan } from "./plan.ts";
+import { checkSource } from "./source_check.ts";
 import { RING_SLOTS, Step, StepBuffers, type StepResult } from "./step.ts";
 import { evaluationDispatches } from "./step_dispatches.ts";
 
@@ -64,7 +65,8 @@ export class EvalStep<B> extends Step<B> {
   protected checkRows(): void {}
 
   /**
-   * Logits of the step that ran last, `[batchSize, classes]`. Waits for it.
+   * Logits of the step that ran last, `[batchSize, classes]`. Waits for it. Of a batch of fewer rows the first ones count;
+   * those behind are of what the source held before: cut them off, as `logits.subarray(0, rows * classes)`.
    *
    * @throws {DeviceLostError} where it did not run to its end.
    * @throws {Error} where none has run.
@@ -101,6 +103,7 @@ export class EvalStep<B> extends Step<B> {
  * is told by the first.
  *
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would.
+ * @throws {Error} when the source lies on another device.
  * @throws {RangeError} when the network's output is no row of logits an image, or its layers do not fit the images; for an
  * unknown precision.
  */
@@ -115,6 +118,7 @@ async function evalStepWith<B>(
 ): Promise<EvalStep<B>> {
   const { device, module, weights } = network, caps = device.capabilities;
   const { settings, metrics } = own;
+  checkSource(network, source);
   const { x, labels, mixes, shape: { n: rows } } = source;
   const predictions = operand("predictions", rows);
   const halves = precision === "f16" ? (await weights.prepareHalves()).dispatches(caps) : [];

@@ -1,7 +1,7 @@
 /** A traced network: its nodes in an order in which they can be computed. */
 
 import type { Shape } from "../kernels/layout.ts";
-import type { Module } from "./module.ts";
+import { type Module, outputOf } from "./module.ts";
 import { type Operation, Tensor } from "./tensor.ts";
 
 /** One node of a graph, with the tensor it makes. */
@@ -21,7 +21,7 @@ export interface Graph {
 /** Runs a module on a symbolic input and collects what it did; what the output does not need is left out. */
 export function trace(module: Module, input: Shape): Graph {
   const x = new Tensor(input);
-  const output = module.forward(x);
+  const output = outputOf(module, x);
   const nodes: GraphNode[] = [];
   const done = new Set<Tensor>([x]);
   // Depth first with a stack of our own: a network may be deeper than the call stack.
@@ -35,7 +35,11 @@ export function trace(module: Module, input: Shape): Graph {
     if (!node || done.has(top.tensor)) {
       stack.pop();
     } else if (top.next < node.inputs.length) {
-      stack.push({ tensor: node.inputs[top.next++], next: 0 });
+      const tensor = node.inputs[top.next++];
+      if (!(tensor instanceof Tensor)) {
+        throw new TypeError(`Cannot trace: ${tensor} is an input of operation "${node.operation.name}"; pass tensors`);
+      }
+      stack.push({ tensor, next: 0 });
     } else {
       nodes.push({ ...node, output: top.tensor });
       done.add(top.tensor);

@@ -1,7 +1,8 @@
 /** Layers: modules of one operation, with PyTorch's names and shapes and, but for the first weights, its defaults. */
 
 import { Module } from "./module.ts";
-import { batchNorm, type BatchNormSettings } from "./ops/batch_norm.ts";
+import { checkOptions, checkSettings, COUNT, SIZE, SWITCH } from "./number_check.ts";
+import { BATCH_NORM_SETTINGS, batchNorm, type BatchNormSettings } from "./ops/batch_norm.ts";
 import { conv2d, type Conv2dSettings } from "./ops/conv2d.ts";
 import { globalAvgPool, maxPool, type MaxPoolSettings } from "./ops/pool.ts";
 import { relu } from "./ops/relu.ts";
@@ -35,10 +36,13 @@ export class Conv2d extends Module {
   /**
    * Sizes and settings as PyTorch's.
    *
-   * @throws {RangeError} when `groups` does not divide both channel counts.
+   * @throws {RangeError} when `groups` does not divide both channel counts, or a size is no whole number.
+   * @throws {TypeError} for an option that there is not, such as PyTorch's `dilation`.
    */
   constructor(inChannels: number, outChannels: number, kernelSize: number, options: Conv2dOptions = {}) {
     super();
+    checkSettings("make a Conv2d", { inChannels, outChannels, kernelSize }, SIZE);
+    checkOptions("make a Conv2d", options, { stride: SIZE, padding: COUNT, groups: SIZE, bias: SWITCH });
     const { groups = 1, bias = true } = options;
     if (inChannels % groups !== 0 || outChannels % groups !== 0) {
       throw new RangeError(
@@ -72,9 +76,16 @@ export class BatchNorm2d extends Module {
   readonly num_batches_tracked: Counter;
   readonly #settings: BatchNormSettings;
 
-  /** Settings as PyTorch's. */
+  /**
+   * Settings as PyTorch's; but a momentum is a number, as there is no cumulative average.
+   *
+   * @throws {RangeError} for settings out of bounds.
+   * @throws {TypeError} for a setting that there is not, such as PyTorch's `affine`.
+   */
   constructor(channels: number, settings: BatchNormSettings = {}) {
     super();
+    checkSettings("make a BatchNorm2d", { channels }, SIZE);
+    checkOptions("make a BatchNorm2d", settings, BATCH_NORM_SETTINGS);
     this.weight = new Parameter([channels], { constant: 1 });
     this.bias = new Parameter([channels], { constant: 0 });
     this.running_mean = new StateBuffer([channels], { constant: 0 });
@@ -96,9 +107,14 @@ export class Linear extends Module {
   /** `[outFeatures]`. */
   readonly bias: Parameter;
 
-  /** Sizes as PyTorch's. */
+  /**
+   * Sizes as PyTorch's. There is always a bias.
+   *
+   * @throws {RangeError} for a size that is no positive whole number.
+   */
   constructor(inFeatures: number, outFeatures: number) {
     super();
+    checkSettings("make a Linear", { inFeatures, outFeatures }, SIZE);
     this.weight = new Parameter([outFeatures, inFeatures], { kaimingNormal: { fan_in: inFeatures } });
     this.bias = new Parameter([outFeatures], { constant: 0 });
   }
@@ -128,9 +144,16 @@ export class ReLU extends Module {
 export class MaxPool2d extends Module {
   readonly #settings: MaxPoolSettings;
 
-  /** Settings as PyTorch's. */
+  /**
+   * Settings as PyTorch's, by name.
+   *
+   * @throws {RangeError} for settings that are no whole numbers; whether the window fits shows with the input.
+   * @throws {TypeError} for a setting that there is not, such as PyTorch's `ceil_mode`.
+   */
   constructor(settings: MaxPoolSettings) {
     super();
+    checkOptions("make a MaxPool2d", settings, { kernel: SIZE, stride: SIZE, padding: COUNT });
+    checkSettings("make a MaxPool2d", { kernel: settings.kernel }, SIZE);
     this.#settings = settings;
   }
 

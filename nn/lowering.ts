@@ -3,12 +3,14 @@
 import { accumulate } from "../kernels/accumulate.ts";
 import type { Capabilities } from "../kernels/device.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
-import { storedElements } from "../kernels/layout.ts";
+import { clearPadding } from "../kernels/elementwise.ts";
+import { padded, type Shape, storedElements } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { GradientSums, RowChunks } from "../kernels/row_sums.ts";
 import { type Graph, useCounts } from "./graph.ts";
-import type { Parameter, StateBuffer } from "./state.ts";
-import type { Backward, Loaded, Lowering, Operation, Tensor } from "./tensor.ts";
+import { OperationCheck } from "./operation_check.ts";
+import { Parameter, type StateBuffer } from "./state.ts";
+import type { Backward, Loaded, Lowering, Node, Operation, Tensor } from "./tensor.ts";
 
 /** Where a network's state lies; see `weights.ts`. */
 export interface StatePlaces {
@@ -69,25 +71,35 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
   const lowering: Lowering = {
     caps: options.caps,
     training: options.training,
-    emit: (dispatches) => options.emit(dispatches.map((dispatch) => ({ ...dispatch, group }))),
-    value: (tensor) => known(values, tensor),
+    emit(dispatches) {
+      check.emits(dispatches);
+      options.emit(dispatches.map((dispatch) => ({ ...dispatch, group })));
+    },
+    value(tensor) {
+      check.uses(tensor);
+      return known(values, tensor);
+    },
     load(tensor) {
-      const value = known(values, tensor);
+      const value = lowering.value(tensor);
       return deferred.get(value) ?? { operand: value };
     },
     defer: (y, loaded) => void deferred.set(y, loaded),
     activation: (label, shape) => operand(label, storedElements(shape), precision),
-    state: (entry) => places.state(entry),
-    weight: (parameter) => precision === "f16" ? places.half!(parameter) : places.state(parameter),
+    state(entry) {
+      if (entry instanceof Parameter) check.usesParameter(entry);
+      return places.state(entry);
+    },
+    weight(parameter) {
+      check.usesParameter(parameter);
+      return precision === "f16" ? places.half!(parameter) : places.state(parameter);
+    },
     parameterGradient(parameter) {
       const sums = places.gradient(parameter), elements = parameter.storedElements;
-      if (!learned.has(parameter)) {
-        learned.add(parameter);
-        return sums;
-      }
-      const part = { sums, gradients: operand("gradient.part", elements), elements };
-      parts.push(part);
-      return part.gradients;
+      const gradients = learned.has(parameter) ? operand("gradient.part", elements) : sums;
+      check.asksForGradient(parameter, gradients);
+      if (gradients !== sums) parts.push({ sums, gradients, elements });
+      learned.add(parameter);
+      return gradients;
     },
     needsGradient: (tensor) => learns.has(tensor),
     wantsMoments: (y) => wanted.has(y),
@@ -100,17 +112,32 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
       return found?.norm.statistics === statistics ? found.chunks : undefined;
     },
     addGradient(tensor, produce) {
+      check.addsGradient(tensor);
       const left = missing.get(tensor)! - 1;
       missing.set(tensor, left);
       if (!learns.has(tensor)) return;
       const offer = left === 0 ? offers.get(known(values, tensor)) : undefined;
-      gradients.set(tensor, produce(gradients.get(tensor), offer));
+      const sum = produce(gradients.get(tensor), offer);
+      keepPadding(sum, tensor.shape);
+      gradients.set(tensor, sum);
     },
   };
-  const ways: { output: Tensor; back: Backward }[] = [];
-  let group = 0;
-  for (const { operation, inputs, output } of graph.nodes) {
+  const nameOf = (parameter: Parameter) => places.state(parameter).label;
+  let group = 0, current!: Node, check!: OperationCheck;
+  const begin = (node: Node, pass: "forward" | "backward") => {
     group++;
+    current = node;
+    check = new OperationCheck(node, pass, nameOf);
+  };
+  /** Clears the padding of what the current operation has written, unless it says that this is not needed. */
+  const keepPadding = (written: Operand, shape: Shape) => {
+    if (current.operation.keepsPadding || shape.c === padded(shape.c) || !check.wrote(written)) return;
+    lowering.emit(clearPadding(written, shape, options.caps));
+  };
+  const ways: { node: Node; output: Tensor; back: Backward }[] = [];
+  for (const node of graph.nodes) {
+    const { operation, inputs, output } = node;
+    begin(node, "forward");
     const type = output === graph.output ? "f32" : precision;
     const y = operand(operation.name, storedElements(output.shape), type);
     const frozen = isFrozen({ operation }, options);
@@ -119,10 +146,13 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     const learnsBefore = inputs.some((tensor) => learns.has(tensor));
     if (frozen && learnsBefore) throw new UserError(`Cannot freeze ${operation.name} after layers that learn`);
     const back = operation.forward(frozen ? { ...lowering, training: false } : lowering, inputs, y);
+    if (!deferred.has(y)) check.checkResult(y);
+    keepPadding(y, output.shape);
     values.set(output, y);
     if ((operation.parameters.length > 0 && !frozen) || learnsBefore) {
+      check.checkBackward(back);
       learns.add(output);
-      ways.push({ output, back });
+      ways.push({ node, output, back });
     }
   }
   return {
@@ -130,9 +160,10 @@ export function lower(graph: Graph, input: Operand, places: StatePlaces, options
     backward(outputGradient) {
       gradients.set(graph.output, outputGradient);
       missing.set(graph.output, missing.get(graph.output)! - 1);
-      for (const { output, back } of ways.reverse()) {
-        group++;
+      for (const { node, output, back } of ways.reverse()) {
+        begin(node, "backward");
         back(known(gradients, output));
+        check.checkGradients(lowering.needsGradient);
         for (const part of parts.splice(0)) lowering.emit(accumulate(part, part.elements, options.caps));
       }
       return gradients.get(graph.input);

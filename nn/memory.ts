@@ -8,7 +8,7 @@ import { stepSettingsOperand } from "../kernels/step_settings.ts";
 import type { Module } from "./module.ts";
 import { assign } from "./plan.ts";
 import { Counter, Parameter, type StateBuffer } from "./state.ts";
-import { evaluationDispatches, trainingDispatches } from "./step_dispatches.ts";
+import { evaluationDispatches, trainingDispatches, trainingGraph } from "./step_dispatches.ts";
 
 /** Bytes that a step takes on the device. */
 export interface StepMemory {
@@ -84,7 +84,7 @@ export function stepMemory(
     half: (parameter: Parameter) => halves.get(parameter)!,
   };
   const dispatches = training
-    ? trainingDispatches(module, input, operands, state, { caps, precision }).dispatches
+    ? trainingDispatches(trainingGraph(module, input, { precision }), operands, state, { caps, precision }).dispatches
     : evaluationDispatches(module, input, operands, state, { caps, precision }).dispatches;
   const kept = [...places.values(), ...gradients.values(), ...halves.values()];
   const placed = new Set<Operand>([x, labels, settings, metrics, ...kept]);

@@ -1,7 +1,7 @@
 /** Modules compose as PyTorch's do: a class with layers as fields and a `forward` that reads like the formula. */
 
 import { Counter, Parameter, StateBuffer, type StateEntry } from "./state.ts";
-import type { Tensor } from "./tensor.ts";
+import { Tensor } from "./tensor.ts";
 
 /**
  * A part of a network. Subclasses keep parameters and other modules in fields; a field's name is its name in the
@@ -52,6 +52,18 @@ export abstract class Module {
 }
 
 /**
+ * What a module makes of an input.
+ *
+ * @throws {TypeError} where its `forward` returns no tensor, as where the `return` was forgotten.
+ */
+export function outputOf(module: Module, x: Tensor): Tensor {
+  const output: unknown = module.forward(x);
+  if (output instanceof Tensor) return output;
+  const what = output === undefined ? "nothing" : output instanceof Promise ? "a promise" : `${output}, no tensor`;
+  throw new TypeError(`Cannot use ${module.constructor.name}: its forward returned ${what}; return a tensor`);
+}
+
+/**
  * Modules one after the other, named by their position: `0`, `1`, ...
  *
  * @example
@@ -68,12 +80,20 @@ export class Sequential extends Module {
   /** In the order in which they are applied. */
   constructor(...modules: Module[]) {
     super();
+    const wrong = modules.findIndex((module) => !(module instanceof Module));
+    if (wrong >= 0) {
+      throw new TypeError(
+        `Cannot make a Sequential: argument ${wrong} is no module, but ${
+          Array.isArray(modules[wrong]) ? "an array" : typeof modules[wrong]
+        }; give modules, one an argument`,
+      );
+    }
     this.#modules = modules;
   }
 
   /** `x` through all modules, one after the other. */
   forward(x: Tensor): Tensor {
-    return this.#modules.reduce((value, module) => module.forward(value), x);
+    return this.#modules.reduce((value, module) => outputOf(module, value), x);
   }
 
   /** The modules by their numbers. */

@@ -33,6 +33,10 @@ export interface Allowed {
 
 /** A size. */
 export const SIZE: Allowed = { check: positive, words: "a positive whole number" };
+/** How many, where none is allowed, too. */
+export const COUNT: Allowed = { check: count, words: "a whole number from 0 on" };
+/** Yes or no. */
+export const SWITCH: Allowed = { check: (value) => typeof value === "boolean", words: "true or false" };
 /** A rate or a weight. */
 export const AMOUNT: Allowed = { check: between(0), words: "0 or more and finite" };
 
@@ -46,6 +50,27 @@ export function checkSettings(doing: string, settings: Readonly<Record<string, u
   const wrong = Object.entries(settings).find(([, value]) => !allowed.check(value));
   if (!wrong) return;
   throw new RangeError(`Cannot ${doing} with ${wrong[0]} ${quoted(wrong[1])}: it must be ${allowed.words}`);
+}
+
+/**
+ * Refuses options that there are not and values that an option may not have; what is undefined is not given.
+ *
+ * @param doing As for {@linkcode checkSettings}.
+ * @param allowed All options that there are.
+ * @throws {TypeError} for options that are no object, or where one has an unknown name.
+ * @throws {RangeError} for a value that is not allowed.
+ */
+export function checkOptions(doing: string, options: object, allowed: Readonly<Record<string, Allowed>>): void {
+  const names = Object.keys(allowed).join(", ");
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`Cannot ${doing} with ${quoted(options)}: give an object of ${names}`);
+  }
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(allowed, name)) {
+      throw new TypeError(`Cannot ${doing} with ${name}: there is no such option, only ${names}`);
+    }
+    if (value !== undefined) checkSettings(doing, { [name]: value }, allowed[name]);
+  }
 }
 
 /**

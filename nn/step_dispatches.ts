@@ -30,10 +30,32 @@ export interface StepOperands {
   readonly lossScale?: Operand;
 }
 
-/** Forward pass, loss and backward pass: the parameters' gradients. What updates them is the caller's. */
-export function trainingDispatches(
+/**
+ * What is trained. Refuses what cannot be, before memory is made for it.
+ *
+ * @throws {RangeError} when the module does not fit its input, gives no logits, or for settings out of bounds.
+ */
+export function trainingGraph(
   module: Module,
   input: Shape,
+  { precision, labelSmoothing = 0 }: { readonly precision?: ElementType; readonly labelSmoothing?: number } = {},
+): Graph {
+  checkPrecision(precision);
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
+    throw new RangeError(`Cannot smooth labels by ${labelSmoothing}: from 0 to 1`);
+  }
+  const graph = deferNorms(fuse(trace(module, input)));
+  logitsOf(graph);
+  return graph;
+}
+
+/**
+ * Forward pass, loss and backward pass: the parameters' gradients. What updates them is the caller's.
+ *
+ * @param graph Of {@linkcode trainingGraph}.
+ */
+export function trainingDispatches(
+  graph: Graph,
   { x, ...rest }: StepOperands,
   places: StatePlaces,
   { caps, precision, labelSmoothing = 0, frozen }: {
@@ -45,11 +67,6 @@ export function trainingDispatches(
     readonly frozen?: (parameter: Parameter) => boolean;
   },
 ): { readonly dispatches: Dispatch[]; readonly classes: number } {
-  checkPrecision(precision);
-  if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
-    throw new RangeError(`Cannot smooth labels by ${labelSmoothing}: from 0 to 1`);
-  }
-  const graph = deferNorms(fuse(trace(module, input)));
   const { rows, classes } = logitsOf(graph);
   const dispatches: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void dispatches.push(...more);

@@ -10,13 +10,15 @@ import { UserError } from "../kernels/user_error.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
+import { quoted } from "./json.ts";
 import type { Network } from "./network.ts";
 import { AMOUNT, checkSettings } from "./number_check.ts";
 import { Plan } from "./plan.ts";
 import { Counter, Parameter } from "./state.ts";
 import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, StepBuffers } from "./step.ts";
-import { trainingDispatches } from "./step_dispatches.ts";
-import { updateDispatches, type UpdateSettings } from "./update.ts";
+import { checkSource } from "./source_check.ts";
+import { trainingDispatches, trainingGraph } from "./step_dispatches.ts";
+import { checkUpdate, updateDispatches, type UpdateSettings } from "./update.ts";
 import type { SummedAs } from "./training_memory.ts";
 import type { Weights } from "./weights.ts";
 
@@ -158,8 +160,10 @@ export class UpdateStep extends RingStep {
 /**
  * Compiles a training step: mean softmax cross-entropy, gradients, and PyTorch's SGD.
  *
- * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would; when all parameters
- * are frozen.
+ * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would; when there are no
+ * parameters, or all are frozen.
+ * @throws {Error} when the source lies on another device, or an operation of one's own forgets something, as a gradient.
+ * @throws {TypeError} when `frozen` is no function.
  * @throws {RangeError} when the network's output is no row of logits an image, or its layers do not fit the images; for an
  * unknown precision, label smoothing that is not from 0 to 1, and a momentum, weight decay or `clipGradNorm` that is not 0
  * or more and finite.
@@ -236,22 +240,25 @@ async function compileWith<B>(
 ): Promise<Compiled> {
   const { device, module, weights } = network, caps = device.capabilities;
   const { settings, metrics, norms } = own;
-  const still = weights.parametersNamed(isFrozen ?? (() => false));
+  // First what may be refused, as memory for training, once made, stays the network's.
+  const still = frozenParameters(network, isFrozen);
   const frozen = (parameter: Parameter) => still.has(parameter);
+  if (update) checkUpdate(update);
+  if (gradients) checkSource(network, gradients.source);
+  const graph = gradients && trainingGraph(module, gradients.source.shape, { ...gradients, precision });
   const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
-  if (chunks.length === 0) throw new UserError("Cannot train: all parameters are frozen");
   const half = precision === "f16";
   const lossScale = half ? (await weights.prepareLossScale()).operand : undefined;
   let classes: number | undefined;
   const emitted: Dispatch[] = [];
   const emit = (more: readonly Dispatch[]) => void emitted.push(...more);
-  if (gradients) {
-    const { source, labelSmoothing = 0 } = gradients, { x, labels, mixes, shape } = source;
+  if (gradients && graph) {
+    const { source, labelSmoothing } = gradients, { x, labels, mixes } = source;
     emit(source.dispatches(caps));
     if (half) emit((await weights.prepareHalves()).dispatches(caps));
     const operands = { x, labels, mixes, settings, metrics, lossScale };
     const learning = { caps, precision, labelSmoothing, frozen };
-    const trained = trainingDispatches(module, shape, operands, weights, learning);
+    const trained = trainingDispatches(graph, operands, weights, learning);
     emit(trained.dispatches);
     classes = trained.classes;
     if (!update) emit(chunks.flatMap((chunk) => accumulate({ ...chunk, sums: chunk.sums! }, chunk.elements, caps)));
@@ -277,6 +284,23 @@ async function compileWith<B>(
   if (gradients) await allocate(network, plan, gradients.source.shape, { training: true, precision });
   else await network.arena.add(plan);
   return { plan, own, results, classes, summedAs: { precision, frozen: still } };
+}
+
+/** What stays as it is. Something must learn. */
+function frozenParameters(
+  { weights }: Network,
+  frozen: TrainingStepOptions["frozen"] = () => false,
+): ReadonlySet<Parameter> {
+  if (typeof frozen !== "function") {
+    throw new TypeError(
+      `Cannot freeze ${quoted(frozen)}: give a function that tells by its name whether an entry is frozen, such as ` +
+        '(name) => name.startsWith("layer1.")',
+    );
+  }
+  const all = weights.parametersNamed(() => true), still = weights.parametersNamed(frozen);
+  if (all.size === 0) throw new UserError("Cannot train: the network has no parameters");
+  if (still.size === all.size) throw new UserError("Cannot train: all parameters are frozen");
+  return still;
 }
 
 /** Names of parameters and statistics by where they lie, their halves too, and of what learns by where its gradients do. */

@@ -4,7 +4,7 @@ import type { Capabilities } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { gradNorm } from "../kernels/grad_norm.ts";
 import { unscale, updateLossScale } from "../kernels/loss_scale.ts";
-import { sgd } from "../kernels/sgd.ts";
+import { checkNesterov, sgd } from "../kernels/sgd.ts";
 import { AMOUNT, checkSettings } from "./number_check.ts";
 import type { OptimizerChunk } from "./training_memory.ts";
 
@@ -29,9 +29,22 @@ export interface UpdateSettings {
 }
 
 /**
- * @internal One update of all parameters that learn: by the sums of gradients where the chunks have them.
+ * @internal The optimizer's settings, with the defaults of those that are not given.
  *
  * @throws {RangeError} for settings out of bounds.
+ * @throws {UserError} for Nesterov's momentum without a momentum.
+ */
+export function checkUpdate({ optimizer = {}, clipGradNorm }: UpdateSettings): Required<SgdSettings> {
+  const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
+  checkSettings("update", { momentum, weightDecay, ...(clipGradNorm !== undefined && { clipGradNorm }) }, AMOUNT);
+  if (nesterov) checkNesterov(momentum);
+  return { momentum, weightDecay, decayVectors, nesterov };
+}
+
+/**
+ * @internal One update of all parameters that learn: by the sums of gradients where the chunks have them.
+ *
+ * @throws As {@linkcode checkUpdate}.
  */
 export function updateDispatches(
   chunks: readonly OptimizerChunk[],
@@ -41,11 +54,10 @@ export function updateDispatches(
     /** What the gradients were multiplied by, if they were. */
     readonly lossScale?: Operand;
   },
-  { optimizer = {}, clipGradNorm }: UpdateSettings,
+  update: UpdateSettings,
   caps: Capabilities,
 ): Dispatch[] {
-  const { momentum = 0.9, weightDecay = 0, decayVectors = true, nesterov = false } = optimizer;
-  checkSettings("update", { momentum, weightDecay, ...(clipGradNorm !== undefined && { clipGradNorm }) }, AMOUNT);
+  const { momentum, weightDecay, decayVectors, nesterov } = checkUpdate(update), { clipGradNorm } = update;
   const followed = chunks.map((chunk) => ({ ...chunk, gradients: chunk.sums ?? chunk.gradients }));
   const dispatches: Dispatch[] = [];
   if (lossScale) {

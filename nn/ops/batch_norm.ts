@@ -11,6 +11,7 @@ import { batchNormBackward, needsOutput } from "../../kernels/batch_norm_backwar
 import type { Operand } from "../../kernels/dispatch.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../../kernels/layout.ts";
+import { type Allowed, between, checkOptions } from "../number_check.ts";
 import type { Parameter, StateBuffer } from "../state.ts";
 import { apply, type Backward, type Lowering, type Operation, type Tensor } from "../tensor.ts";
 import { addToGradient } from "./sum.ts";
@@ -31,15 +32,26 @@ export interface BatchNormState {
 export interface BatchNormSettings {
   /** Added to the variance; positive. Default 1e-5. */
   readonly eps?: number;
-  /** The batch's weight in the running statistics. Default 0.1. */
+  /** The batch's weight in the running statistics, from 0 to 1. Default 0.1. */
   readonly momentum?: number;
 }
+
+/** The least float32 that no device takes for 0. */
+const LEAST_EPS = 2 ** -126;
+
+/** What the settings may be. */
+export const BATCH_NORM_SETTINGS = {
+  // The variance of the padding's channels is 0, and they must stay 0.
+  eps: { check: between(LEAST_EPS), words: "positive" },
+  momentum: { check: between(0, 1), words: "a number from 0 to 1, as there is no cumulative average" },
+} as const satisfies Record<string, Allowed>;
 
 /**
  * (x - mean) / sqrt(var + eps) * weight + bias by channel (Ioffe and Szegedy 2015): with the batch's statistics in
  * training, whose running means are kept (variance unbiased, as PyTorch's), with the running ones in evaluation.
  *
- * @throws {RangeError} when a part of the state is not of as many channels, or `eps` is no positive number of float32.
+ * @throws {RangeError} when a part of the state is not of as many channels, `eps` is no positive number of float32, or the
+ * momentum is not from 0 to 1.
  */
 export function batchNorm(x: Tensor, state: BatchNormState, settings: BatchNormSettings = {}): Tensor {
   const { eps = 1e-5, momentum = 0.1 } = settings;
@@ -48,13 +60,9 @@ export function batchNorm(x: Tensor, state: BatchNormState, settings: BatchNormS
     if (elements === x.shape.c) continue;
     throw new RangeError(`Cannot normalize ${x.shape.c} channels: the batch norm's ${name} has ${elements}`);
   }
-  // The variance of the padding's channels is 0, and they must stay 0.
-  if (!(eps >= LEAST_EPS)) throw new RangeError(`Cannot normalize with eps ${eps}: it must be positive`);
+  checkOptions("normalize", settings, BATCH_NORM_SETTINGS);
   return apply(new BatchNormOperation(state, { eps, momentum }), [x], x.shape);
 }
-
-/** The least float32 that no device takes for 0. */
-const LEAST_EPS = 2 ** -126;
 
 /**
  * See {@linkcode batchNorm}. Takes a second input, a residual, to be added to the result; `relu` comes last. Neither is
@@ -63,6 +71,7 @@ const LEAST_EPS = 2 ** -126;
 export class BatchNormOperation implements Operation {
   readonly name: string;
   readonly needsMoments = true;
+  readonly keepsPadding = true;
 
   constructor(
     readonly state: BatchNormState,

@@ -56,6 +56,8 @@ export function conv2d(x: Tensor, weight: Parameter, bias?: Parameter, settings:
 
 /** See {@linkcode conv2d}. */
 export class Conv2dOperation implements Operation {
+  readonly keepsPadding = true;
+
   /** A linear layer is a convolution of one pixel. */
   get name(): string {
     return this.weight.shape.length === 2 ? "linear" : "conv2d";

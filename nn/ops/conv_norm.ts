@@ -16,6 +16,7 @@ export class ConvNormOperation implements Operation {
   /** Buffers that its dispatch binds at most. */
   static readonly bindings = 9;
   readonly name: string;
+  readonly keepsPadding = true;
 
   constructor(readonly conv: Conv2dOperation, readonly norm: BatchNormOperation) {
     this.name = `${conv.name}+${norm.name}`;

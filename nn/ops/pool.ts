@@ -40,6 +40,7 @@ export function maxPool(x: Tensor, { kernel, stride = kernel, padding = 0 }: Max
 export class MaxPoolOperation implements Operation {
   readonly name = "max_pool";
   readonly parameters = [];
+  readonly keepsPadding = true;
 
   constructor(readonly settings: Required<MaxPoolSettings>) {}
 
@@ -71,6 +72,7 @@ export function globalAvgPool(x: Tensor): Tensor {
 export class GlobalAvgPoolOperation implements Operation {
   readonly name = "global_avg_pool";
   readonly parameters = [];
+  readonly keepsPadding = true;
 
   forward(lowering: Lowering, [input]: readonly Tensor[], y: Operand): Backward {
     lowering.emit(globalAveragePool({ x: lowering.value(input), y }, input.shape, lowering.caps));

@@ -15,6 +15,7 @@ export function relu(x: Tensor): Tensor {
 export class ReluOperation implements Operation {
   readonly name = "relu";
   readonly parameters = [];
+  readonly keepsPadding = true;
 
   forward(lowering: Lowering, [input]: readonly Tensor[], y: Operand): Backward {
     const elements = storedElements(input.shape);

@@ -28,6 +28,7 @@ export function describe({ n, c, h, w }: Shape): string {
 export class AddOperation implements Operation {
   readonly name = "add";
   readonly parameters = [];
+  readonly keepsPadding = true;
 
   forward(lowering: Lowering, inputs: readonly Tensor[], y: Operand): Backward {
     const [a, b] = inputs.map((input) => lowering.value(input));

@@ -1,7 +1,8 @@
 import { assertEquals } from "@std/assert";
 import type { Dispatch, Operand } from "../../kernels/dispatch.ts";
 import { operand } from "../../kernels/dispatch.ts";
-import { add, relu, reluBackward } from "../../kernels/elementwise.ts";
+import { add, clearPadding, relu, reluBackward } from "../../kernels/elementwise.ts";
+import { padded, storedElements } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
 import type { Capabilities, Device } from "../../kernels/device.ts";
 import { formula, gpuTest } from "../support.ts";
@@ -68,4 +69,17 @@ gpuTest("ReLU keeps NaN, drops -0 and the infinity below; so does its gradient",
   const dispatches = reluBackward({ y, dy, dx }, 8, device.capabilities);
   const [back] = await runOnce(device, dispatches, new Map([[y, values], [dy, gradients]]), [dx]);
   assertSame(new Float32Array(back), [1, 2, 3, 0, 0, 0, NaN, 0]);
+});
+
+gpuTest("padding is cleared of whatever is there, and nothing else", async (device) => {
+  for (const c of [1, 2, 3, 5, 70, 99]) {
+    const shape = { n: 3, h: 5, w: 7, c }, elements = storedElements(shape);
+    const isPadding = (i: number) => i % padded(c) >= c;
+    const values = formula(elements, c).map((value, i) => isPadding(i) && i % 3 === 0 ? NaN : value);
+    for (const software of [true, false]) {
+      const x = operand("x", elements), caps = { ...device.capabilities, software };
+      const [out] = await runOnce(device, clearPadding(x, shape, caps), new Map([[x, values]]), [x]);
+      assertEquals(new Float32Array(out), values.map((value, i) => isPadding(i) ? 0 : value), `${c} channels`);
+    }
+  }
 });

@@ -302,6 +302,6 @@ Deno.test("a checkpoint's precision and loss scale are checked, and those in flo
   for (const lossScale of [{ scale: 3, goodSteps: 0 }, { scale: NaN, goodSteps: 0 }, { scale: 2, goodSteps: -1 }]) {
     const bytes = await checkpointFile({ ...checkpoint, lossScale });
     const error = await assertRejects(() => decodeCheckpoint(bytes, "x"));
-    assertMatch((error as Error).message, /its loss scale is none/);
+    assertMatch((error as Error).message, /its loss scale is no power of two/);
   }
 });

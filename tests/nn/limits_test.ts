@@ -13,7 +13,7 @@ import type { StatePlaces } from "../../nn/lowering.ts";
 import { TYPICAL_GPU } from "../../nn/memory.ts";
 import type { Module } from "../../nn/module.ts";
 import { type Architecture, resnext } from "../../nn/resnext.ts";
-import { evaluationDispatches, trainingDispatches } from "../../nn/step_dispatches.ts";
+import { evaluationDispatches, trainingDispatches, trainingGraph } from "../../nn/step_dispatches.ts";
 import { updateDispatches } from "../../nn/update.ts";
 
 /** WebGPU's default limits: what every device has. */
@@ -57,7 +57,8 @@ function stepDispatches(module: Module, input: Shape, caps: Capabilities, precis
   const chunk = { elements, matrixElements: elements / 2, parameters, gradients, momentum };
   const optimizer = { momentum: 0.9, weightDecay: 0.1, decayVectors: false, nesterov: true };
   const dispatches = [
-    ...trainingDispatches(module, input, { ...given, mixes, lossScale }, state, { caps, precision }).dispatches,
+    ...trainingDispatches(trainingGraph(module, input), { ...given, mixes, lossScale }, state, { caps, precision })
+      .dispatches,
     ...accumulate({ sums, gradients }, elements, caps),
     ...updateDispatches([chunk], { norms, settings, lossScale }, { optimizer, clipGradNorm: 1 }, caps),
     ...evaluationDispatches(module, input, { ...given, predictions }, state, { caps, precision }).dispatches,

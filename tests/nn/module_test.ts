@@ -3,11 +3,13 @@ import { trace } from "../../nn/graph.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, ReLU } from "../../nn/layers.ts";
 import { stepMemory } from "../../nn/memory.ts";
 import { Module, Sequential } from "../../nn/module.ts";
+import { batchNorm } from "../../nn/ops/batch_norm.ts";
 import { conv2d } from "../../nn/ops/conv2d.ts";
-import { relu } from "../../nn/ops/relu.ts";
+import { maxPool } from "../../nn/ops/pool.ts";
+import { relu, ReluOperation } from "../../nn/ops/relu.ts";
 import { add } from "../../nn/ops/sum.ts";
 import { Parameter } from "../../nn/state.ts";
-import { Tensor } from "../../nn/tensor.ts";
+import { apply, Tensor } from "../../nn/tensor.ts";
 
 const SHAPE = { n: 2, c: 4, h: 9, w: 7 };
 
@@ -79,18 +81,23 @@ Deno.test("layers that do not fit their input say so", () => {
 });
 
 Deno.test("sizes and settings that make no layer are refused", () => {
+  const x = new Tensor(SHAPE), weight = new Parameter([6, 4, 3, 3], { constant: 0 });
   for (const stride of [0, 1.5, -1]) {
-    assertThrows(() => outputOf(new Conv2d(4, 6, 3, { stride })), RangeError, "a stride is a whole number from 1 on");
+    const message = "a stride is a whole number from 1 on";
+    assertThrows(() => conv2d(x, weight, undefined, { stride }), RangeError, message);
+    assertThrows(() => new Conv2d(4, 6, 3, { stride }), RangeError, `stride ${stride}: it must be a positive whole`);
   }
   for (const padding of [-1, 0.5]) {
-    assertThrows(() => outputOf(new Conv2d(4, 6, 3, { padding })), RangeError, "a padding is a whole number");
+    assertThrows(() => conv2d(x, weight, undefined, { padding }), RangeError, "a padding is a whole number");
+    assertThrows(() => new Conv2d(4, 6, 3, { padding }), RangeError, `padding ${padding}: it must be a whole number`);
   }
   for (const make of [() => new Conv2d(4, -6, 3), () => new Conv2d(4, 6, 2.5), () => new Linear(0, 3)]) {
-    assertThrows(make, RangeError, "must be positive whole numbers");
+    assertThrows(make, RangeError, "it must be a positive whole number");
   }
-  assertThrows(() => outputOf(new MaxPool2d({ kernel: 2.5 })), RangeError, "whole numbers");
+  assertThrows(() => maxPool(x, { kernel: 2.5 }), RangeError, "whole numbers");
   for (const eps of [0, -1e-5, 1e-46, NaN]) {
-    assertThrows(() => outputOf(new BatchNorm2d(4, { eps })), RangeError, `eps ${eps}`);
+    assertThrows(() => new BatchNorm2d(4, { eps }), RangeError, `eps ${eps}`);
+    assertThrows(() => batchNorm(x, new BatchNorm2d(4), { eps }), RangeError, `eps ${eps}`);
   }
 });
 
@@ -152,4 +159,59 @@ Deno.test("an output that comes of another tensor is refused", () => {
     }
   }
   assertThrows(() => trace(new Foreign(), SHAPE), Error, "not the input");
+});
+
+Deno.test("a forward that returns no tensor is told by its module, inside others too", () => {
+  class None extends Module {
+    forward(x: Tensor): Tensor {
+      relu(x);
+      return undefined as unknown as Tensor;
+    }
+  }
+  class Later extends Module {
+    forward(x: Tensor): Tensor {
+      return Promise.resolve(x) as unknown as Tensor;
+    }
+  }
+  assertThrows(() => trace(new None(), SHAPE), TypeError, "Cannot use None: its forward returned nothing");
+  const sequence = new Sequential(new None(), new ReLU());
+  assertThrows(() => trace(sequence, SHAPE), TypeError, "Cannot use None: its forward returned nothing");
+  assertThrows(() => trace(new Later(), SHAPE), TypeError, "Cannot use Later: its forward returned a promise");
+  class Lost extends Module {
+    forward(x: Tensor): Tensor {
+      return apply(new ReluOperation(), [undefined as unknown as Tensor], x.shape);
+    }
+  }
+  assertThrows(() => trace(new Lost(), SHAPE), TypeError, 'undefined is an input of operation "relu"');
+});
+
+Deno.test("layers refuse options that they do not have, and values that none may be", () => {
+  // As callers without types would give them, PyTorch's names and habits.
+  // deno-lint-ignore no-explicit-any
+  const any = (value: unknown) => value as any;
+  const refused: [make: () => unknown, error: new (message: string) => Error, message: string][] = [
+    [() => new BatchNorm2d(4, any({ momentum: null })), RangeError, "momentum null: it must be a number from 0 to 1"],
+    [() => new BatchNorm2d(4, { momentum: NaN }), RangeError, "momentum NaN"],
+    [() => new BatchNorm2d(4, { eps: 0 }), RangeError, "Cannot make a BatchNorm2d with eps 0: it must be positive"],
+    [
+      () => new BatchNorm2d(4, any({ affine: false })),
+      TypeError,
+      "affine: there is no such option, only eps, momentum",
+    ],
+    [() => new BatchNorm2d(any(undefined)), RangeError, "channels undefined"],
+    [() => new Conv2d(4, 4, 3, any({ dilation: 2 })), TypeError, "Cannot make a Conv2d with dilation"],
+    [() => new Conv2d(4, 4, 3, any({ padding: "same" })), RangeError, 'padding "same": it must be a whole number'],
+    [() => new Conv2d(4, 4, 3, any({ bias: 0 })), RangeError, "bias 0: it must be true or false"],
+    [() => new Conv2d(4, 4, any([3, 3])), RangeError, "kernelSize [3,3]: it must be a positive whole number"],
+    [() => new Conv2d(4, 4, 3, any(2)), TypeError, "with 2: give an object of stride, padding, groups, bias"],
+    [() => new Linear(4, NaN), RangeError, "Cannot make a Linear with outFeatures NaN"],
+    [() => new MaxPool2d(any(3)), TypeError, "with 3: give an object of kernel, stride, padding"],
+    [() => new MaxPool2d(any({})), RangeError, "Cannot make a MaxPool2d with kernel undefined"],
+    [() => new MaxPool2d(any({ kernel: 3, ceil_mode: true })), TypeError, "ceil_mode: there is no such option"],
+    [() => new Sequential(any([new ReLU()])), TypeError, "argument 0 is no module, but an array"],
+  ];
+  for (const [make, error, message] of refused) assertThrows(make, error, message);
+  // What is undefined is not given.
+  assertEquals(outputOf(new Conv2d(4, 6, 3, { stride: undefined, bias: undefined })), [2, 6, 7, 5]);
+  assertEquals(outputOf(new BatchNorm2d(4, { momentum: 0, eps: undefined })), [2, 4, 9, 7]);
 });

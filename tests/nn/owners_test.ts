@@ -5,7 +5,7 @@ import { TYPICAL_GPU } from "../../nn/memory.ts";
 import { owners } from "../../nn/owners.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { Counter, type Parameter, type StateBuffer } from "../../nn/state.ts";
-import { trainingDispatches } from "../../nn/step_dispatches.ts";
+import { trainingDispatches, trainingGraph } from "../../nn/step_dispatches.ts";
 
 Deno.test("each of a step's dispatches belongs to the layer whose work it does, whether it binds its weights or not", () => {
   const module = resnext50({ layers: [1, 1], channels: [16, 24], cardinality: 2, numClasses: 7 });
@@ -21,7 +21,7 @@ Deno.test("each of a step's dispatches belongs to the layer whose work it does, 
     }
   }
   const [x, labels, settings, metrics] = [storedElements(input), 4, 4, 4].map((size, i) => operand(`${i}`, size));
-  const { dispatches } = trainingDispatches(module, input, { x, labels, settings, metrics }, {
+  const { dispatches } = trainingDispatches(trainingGraph(module, input), { x, labels, settings, metrics }, {
     state: (entry) => places.get(entry)!,
     gradient: (parameter) => gradients.get(parameter)!,
   }, { caps: { ...TYPICAL_GPU, software: true } });
