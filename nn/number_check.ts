@@ -33,6 +33,8 @@ export interface Allowed {
 
 /** A size. */
 export const SIZE: Allowed = { check: positive, words: "a positive whole number" };
+/** How often something was done. */
+export const COUNT: Allowed = { check: count, words: "a whole number from 0 on" };
 /** A rate or a weight. */
 export const AMOUNT: Allowed = { check: between(0), words: "0 or more and finite" };
 
