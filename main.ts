@@ -8,9 +8,11 @@ import config from "./deno.json" with { type: "json" };
 import { commands } from "./cli/commands.ts";
 import { mendConsole } from "./cli/print.ts";
 import { runProgram } from "./cli/program.ts";
+import { preferVulkan } from "./cli/vulkan.ts";
 
 if (import.meta.main) {
   mendConsole();
+  preferVulkan();
   Deno.exit(
     await runProgram({
       name: "resnext",

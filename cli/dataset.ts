@@ -1,14 +1,14 @@
 /** The data sets by name: what a run on each is by default, and how its images are got. */
 
 import type { ScheduleKind } from "../nn/schedule.ts";
-import { hasCifar, readCifar } from "../data/cifar.ts";
+import { type CifarVersion, hasCifar, readCifar } from "../data/cifar.ts";
 import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
 import { type AnyImageSet, type Dataset, limit } from "../data/dataset.ts";
 import { dataDirectory, dataDirectoryIfAny } from "../data/directory.ts";
-import { readFolder } from "../data/folder.ts";
+import { findFolder } from "../data/folder.ts";
 import type { SkippedPicture } from "../data/pictures/cache.ts";
-import { shapes } from "../data/shapes.ts";
+import { shapeNames, shapes, shapesStatistics } from "../data/shapes.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { resolve } from "@std/path";
 import { type OptionSpec, usageError } from "./command.ts";
@@ -62,6 +62,12 @@ export interface LoadedDataset extends Dataset<AnyImageSet> {
   readonly skipped?: readonly SkippedPicture[];
 }
 
+/** A data set whose images have not been read yet, which may take minutes: what is known without them. */
+export interface FoundDataset extends Pick<Dataset, "classNames" | "mean" | "std"> {
+  /** Reads the images. @param signal Stops the decoding of pictures. @throws {UserError} for files missing or damaged. */
+  load(signal?: AbortSignal): Promise<LoadedDataset>;
+}
+
 /** What a run does where the user says nothing else. */
 export interface RunDefaults {
   readonly imageSize: number;
@@ -80,7 +86,7 @@ interface Entry {
   /** What it is, for people. */
   readonly title: string;
   readonly defaults: RunDefaults;
-  readonly load: (request: DatasetRequest) => Promise<LoadedDataset>;
+  readonly find: (request: DatasetRequest) => Promise<FoundDataset>;
 }
 
 /** Of the images drawn; the run's own seed leaves them as they are, so that runs can be compared. */
@@ -97,6 +103,12 @@ function drawable(flag: string, count: number): number {
   });
 }
 
+/** A downloaded data set. It is read in a moment, and so at once. */
+async function findCifar(version: CifarVersion, { dataDir, ...limits }: DatasetRequest): Promise<FoundDataset> {
+  const data = await readCifar(version, dataDirectory(dataDir), limits);
+  return { ...data, load: () => Promise.resolve(data) };
+}
+
 /** The data sets, with the defaults of a run on each. */
 export const DATASETS = {
   shapes: {
@@ -106,23 +118,21 @@ export const DATASETS = {
       ...{ imageSize: 32, batchSize: 16, epochs: 5, lr: 0.004, schedule: "cosine" },
       ...{ trainLimit: 1600, testLimit: 400 },
     },
-    load: ({ trainLimit = 1600, testLimit = 400 }) =>
-      Promise.resolve(shapes({
-        train: drawable("train-limit", trainLimit),
-        test: drawable("test-limit", testLimit),
-        seed: SHAPES_SEED,
-      })),
+    find({ trainLimit = 1600, testLimit = 400 }) {
+      const train = drawable("train-limit", trainLimit), test = drawable("test-limit", testLimit);
+      const load = () => Promise.resolve(shapes({ train, test, seed: SHAPES_SEED }));
+      return Promise.resolve({ classNames: shapeNames, ...shapesStatistics, load });
+    },
   },
   cifar10: {
     title: "CIFAR-10",
     defaults: { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01 },
-    load: ({ trainLimit, testLimit, dataDir }) => readCifar(cifar10, dataDirectory(dataDir), { trainLimit, testLimit }),
+    find: (request) => findCifar(cifar10, request),
   },
   cifar100: {
     title: "CIFAR-100",
     defaults: { imageSize: 224, batchSize: 64, epochs: 10, lr: 0.01 },
-    load: ({ trainLimit, testLimit, dataDir }) =>
-      readCifar(cifar100, dataDirectory(dataDir), { trainLimit, testLimit }),
+    find: (request) => findCifar(cifar100, request),
   },
 } as const satisfies Record<string, Entry>;
 
@@ -184,43 +194,62 @@ export function datasetFileName(name: string): string {
   return name.split(/[\\/]/).at(-1)!.replaceAll(/[^\w.-]+/g, "_") || "pictures";
 }
 
+/** The images. @throws {UserError} as {@linkcode findDataset} and its `load` do. */
+export async function loadDataset(name: string, request: DatasetRequest): Promise<LoadedDataset> {
+  return await (await findDataset(name, request)).load();
+}
+
 /**
- * The images.
+ * Looks for a data set: what can be wrong with its name and with what is asked of it is told before its images are read.
  *
  * @throws {UserError} for a name that is not known (of a checkpoint, say), and for files missing or damaged.
  */
-export async function loadDataset(name: string, request: DatasetRequest): Promise<LoadedDataset> {
-  if (name.startsWith(FOLDER)) return await loadFolder(name.slice(FOLDER.length), request);
+export async function findDataset(name: string, request: DatasetRequest): Promise<FoundDataset> {
+  if (name.startsWith(FOLDER)) return await findPictures(name.slice(FOLDER.length), request);
   if (!Object.hasOwn(DATASETS, name)) {
     throw new UserError(`Unknown data set "${name}": this version knows ${datasetForms}; choose one with --dataset`);
   }
   if (request.valSplit !== undefined) {
     throw new UserError(`Cannot split ${name}: it has its own test set; leave out --val-split`, { exitCode: 2 });
   }
-  const dataset = await DATASETS[name as DatasetName].load(request);
+  const { classNames, mean, std, load } = await DATASETS[name as DatasetName].find(request);
   const { trainLimit = Infinity, testLimit = Infinity } = request;
-  return { ...dataset, train: limit(dataset.train, trainLimit), test: limit(dataset.test, testLimit) };
+  return {
+    ...{ classNames, mean, std },
+    async load() {
+      const dataset = await load();
+      return { ...dataset, train: limit(dataset.train, trainLimit), test: limit(dataset.test, testLimit) };
+    },
+  };
 }
 
 /** A folder of pictures; while they are decoded, stderr tells how far it is. */
-async function loadFolder(path: string, request: DatasetRequest): Promise<LoadedDataset> {
+async function findPictures(path: string, request: DatasetRequest): Promise<FoundDataset> {
   if (!await exists(path)) {
     throw new UserError(`Cannot find the folder of pictures "${path}"; name where it is by --dataset ${FOLDER}PATH`);
   }
   const { imageSize = folderDefaults.imageSize, dataDir, quiet, ...options } = request;
-  const line = new ProgressLine(), started = performance.now();
+  const line = new ProgressLine();
+  let started = 0;
   const onProgress = (done: number, total: number) => {
     const rate = done / ((performance.now() - started) / 1000);
     const left = formatDuration((total - done) / rate);
     line.update(`Decoding pictures ${done}/${total}  ${formatRate(rate, "img")}  ${left} left`);
   };
   const onNotice = (text: string) => line.update(`${text[0].toUpperCase()}${text.slice(1)} ...`);
-  try {
-    return await readFolder({
-      ...{ path, imageSize, ...options, ...(!quiet && { onProgress, onNotice }) },
-      dataDirectory: dataDirectory(dataDir),
-    });
-  } finally {
-    line.clear();
-  }
+  const { classNames, mean, std, read } = await findFolder({
+    ...{ path, imageSize, ...options, ...(!quiet && { onProgress, onNotice }) },
+    dataDirectory: dataDirectory(dataDir),
+  });
+  return {
+    ...{ classNames, mean, std },
+    async load(signal) {
+      started = performance.now();
+      try {
+        return await read(signal);
+      } finally {
+        line.clear();
+      }
+    },
+  };
 }

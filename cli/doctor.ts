@@ -7,7 +7,7 @@ import { type CifarVersion, hasCifar } from "../data/cifar.ts";
 import { cifar10 } from "../data/cifar10.ts";
 import { cifar100 } from "../data/cifar100.ts";
 import { dataDirectory } from "../data/directory.ts";
-import { damage, freeBytes } from "../data/files.ts";
+import { damage, freeBytes, touching, tryWriting } from "../data/files.ts";
 import { prepareHalves } from "../kernels/cast.ts";
 import type { Device } from "../kernels/device.ts";
 import { NoAdapterError, openDevice } from "../kernels/open_device.ts";
@@ -32,6 +32,11 @@ const DENO_NEEDED = [2, 9] as const;
 /** Bytes below which a disk is nearly full: a data set, its archive and some checkpoints. */
 const ROOM_NEEDED = 2e9;
 
+/** What mends a data directory that cannot be read or written. */
+const STEPS_OF_DATA = ["name another data directory with --data-dir, or set RESNEXT_DATA"];
+/** As much for where runs go. */
+const STEPS_OF_RUNS = ["start it in another folder, or name another one to train into with --out"];
+
 /** The command. */
 export const doctorCommand = defineCommand({
   name: "doctor",
@@ -52,7 +57,7 @@ export const doctorCommand = defineCommand({
     tell("Checking the data sets ...");
     findings.push(...await dataFindings(dataDir));
     progress.clear();
-    findings.push(await diskFinding("Disk here", "."));
+    findings.push(await diskFinding("Disk here", ".", await unwritable("runs", "bad", STEPS_OF_RUNS)));
     if (json) console.log(JSON.stringify({ system, findings }));
     else console.log(doctorText(findings));
     return findings.some(({ verdict }) => verdict === "bad") ? 1 : 0;
@@ -189,10 +194,14 @@ async function dataFindings(dataDir?: string): Promise<Finding[]> {
     for (const version of [cifar10, cifar100]) findings.push(await dataFinding(version, directory));
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    const steps = ["name another data directory with --data-dir, or set RESNEXT_DATA"];
-    return [{ name: "Data", verdict: "bad", text: error.message, steps }];
+    return [{ name: "Data", verdict: "bad", text: error.message, steps: STEPS_OF_DATA }];
   }
-  return [...findings, await diskFinding("Disk of data", directory)];
+  // What others have downloaded is of use where one may not write, too.
+  const verdict = findings.some(({ verdict }) => verdict === "ok") ? "note" : "bad";
+  return [
+    ...findings,
+    await diskFinding("Disk of data", directory, await unwritable(directory, verdict, STEPS_OF_DATA)),
+  ];
 }
 
 /** Whether a data set is there and whole. */
@@ -212,8 +221,19 @@ export async function dataFinding(version: CifarVersion, directory: string): Pro
   return { name, verdict: "ok", text: `found and verified in ${place}` };
 }
 
-/** Room on the disk that a path is on. */
-async function diskFinding(name: string, path: string): Promise<Finding> {
+/** That a folder takes no files, or could not be made, if it is so. */
+async function unwritable(folder: string, verdict: Finding["verdict"], steps: readonly string[]) {
+  try {
+    await touching(`write into "${folder}"`, () => tryWriting(folder));
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return { verdict, text: error.message, steps };
+  }
+}
+
+/** Room on the disk that a path is on. @param unwritable What is worse than to have little. */
+async function diskFinding(name: string, path: string, unwritable?: Omit<Finding, "name">): Promise<Finding> {
+  if (unwritable) return { name, ...unwritable };
   const free = await freeBytes(path);
   if (free === undefined) return { name, verdict: "note", text: `its free room is not known (${path})` };
   const text = `${formatBytes(free)} free (${path})`;

@@ -16,8 +16,8 @@ import { dataDirOption } from "./invocation.ts";
 import {
   datasetForms,
   datasetNames,
+  findDataset,
   isPictures,
-  loadDataset,
   readDatasetName,
   runDefaults,
   valSplitOption,
@@ -114,13 +114,14 @@ export const evalCommand = defineCommand({
       throw usageError("Option --resize-size is of folders of pictures alone: leave it out", PATH);
     }
     const { resize_size: resizeSize } = chosenInput(networkFile, imageSize, options.resizeSize, PATH);
-    const data = await loadDataset(name, {
+    const found = await findDataset(name, {
       ...{ trainLimit: 0, testLimit, dataDir: options.dataDir, imageSize, resizeSize, strict: options.strict },
       ...{ quiet: options.json, workers: options.workers },
       ...{ valSplit: options.valSplit ?? (own ? settings.val_split : undefined), seed: settings?.seed },
     });
+    checkClasses(file, name, description, found.classNames);
+    const data = await found.load();
     for (const { path, error } of data.skipped ?? []) console.error(`warning: skipped ${path}: ${error}`);
-    checkClasses(file, name, description, data.classNames);
     const input = {
       mean: data.mean,
       std: data.std,

@@ -58,6 +58,13 @@ export async function sameFile(a: string, b: string): Promise<boolean> {
   return await real(a) === await real(b);
 }
 
+/** Where a file lies that a path leads to by a link; any other path is given back as it is. */
+export async function behind(path: string): Promise<string> {
+  const { isSymlink } = await Deno.lstat(path).catch(() => ({ isSymlink: false }));
+  // What cannot be followed is told where it is read.
+  return isSymlink ? await Deno.realPath(path).catch(() => path) : path;
+}
+
 /** Writes a new file; over an old one only when `force` is set. @throws {UserError} */
 export async function writeNewFile(
   path: string,

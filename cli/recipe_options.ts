@@ -13,7 +13,7 @@ export const scheduleOptions = {
     type: "choice",
     choices: SCHEDULES,
     otherwise: "cosine for shapes, else constant",
-    doc: "How the learning rate moves",
+    doc: "How the learning rate moves; one-cycle leaves momentum alone (PyTorch's cycle_momentum=False)",
   },
   scheduleBy: {
     type: "choice",

@@ -17,6 +17,8 @@ const LOCK = ".lock";
 /** A run's folder, open for its checkpoints, and locked: one process at a time trains into it. */
 export class RunFolder implements AsyncDisposable {
   #lock: HeldLock | undefined;
+  /** The best checkpoint so far of a run that moves here. */
+  #bestElsewhere: string | undefined;
 
   private constructor(readonly path: string) {}
 
@@ -94,11 +96,8 @@ export class RunFolder implements AsyncDisposable {
       for (const file of [this.last, this.best]) if (await exists(file)) refuse("a run already", file);
     }
     await touching(`clear "${this.path}"`, () => removeUnfinished(this.path));
-    // The best so far goes along with a run that moves.
     const best = resumed !== undefined ? join(dirname(resumed), "best.safetensors") : undefined;
-    if (best && !await exists(this.best) && await exists(best)) {
-      await touching(`copy "${best}"`, async () => saveFile(this.best, await Deno.readFile(best)));
-    }
+    if (best && !await exists(this.best) && await exists(best)) this.#bestElsewhere = best;
   }
 
   /** Whether `last` is whole and of a later step than a checkpoint of the same run. */
@@ -118,6 +117,12 @@ export class RunFolder implements AsyncDisposable {
     const { description, average } = checkpoint;
     const bytes = await encodeCheckpoint(checkpoint);
     await touching(`save "${this.last}"`, () => saveFile(this.last, bytes));
+    const elsewhere = this.#bestElsewhere;
+    this.#bestElsewhere = undefined;
+    // With the first checkpoint: a folder of a run that did not come to one is left empty.
+    if (!best && elsewhere) {
+      await touching(`copy "${elsewhere}"`, async () => saveFile(this.best, await Deno.readFile(elsewhere)));
+    }
     if (!best) return;
     // What was tested is what is to be used: of a run with a moving average that, and not a state to go on from.
     const tested = average ? await encodeCheckpoint({ description, state: average }) : bytes;

@@ -26,10 +26,10 @@ export const runsCommand = defineCommand({
     json: { type: "boolean", doc: "Print a JSON array instead, an object a run" },
   },
   examples: ["runs", "runs compare runs/first runs/second"],
-  run: async ({ args: { action = "list", a, b }, options: { dir, json } }) => {
+  run: async ({ args: { action = "list", a, b }, options: { dir, json }, given }) => {
     if (action === "list") {
       if (a !== undefined) throw usageError(`Unexpected argument ${JSON.stringify(a)}`, "resnext runs");
-      const runs = await readRuns(dir);
+      const runs = await readRuns(dir, given.has("dir"));
       console.log(json ? JSON.stringify(runs.map(runJson)) : runsText(runs, dir));
       return;
     }
@@ -54,15 +54,20 @@ export async function located(run: string, dir: string): Promise<string> {
   throw new UserError(`Cannot find the run "${run}": no such folder here or in "${dir}"; \`resnext runs\` lists them`);
 }
 
-/** All runs in a folder, in the order in which they were begun or gone on with; those that do not tell by name, first. */
-async function readRuns(dir: string): Promise<RecordedRun[]> {
+/**
+ * All runs in a folder, in the order in which they were begun or gone on with; those that do not tell by name, first.
+ *
+ * @param named The user named the folder: then it must be there.
+ */
+async function readRuns(dir: string, named: boolean): Promise<RecordedRun[]> {
   const names = await touching(`read "${dir}"`, async () => {
     try {
       const entries = await Array.fromAsync(Deno.readDir(dir));
       return entries.filter(({ isFile }) => !isFile).map(({ name }) => name);
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return [];
-      throw error;
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      if (named) throw new UserError(`Cannot list the runs in "${dir}": no such folder; name the one that holds them`);
+      return [];
     }
   });
   const found = await Promise.all(names.map((name) => findRun(join(dir, name)).catch(() => undefined)));

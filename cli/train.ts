@@ -15,16 +15,17 @@ import { describedNetwork } from "../nn/described_network.ts";
 import { ProgressLine } from "./progress.ts";
 import { tuneFor, type TuneSettings } from "./tuning.ts";
 import { dataDirectoryIfAny } from "../data/directory.ts";
-import { exists } from "./files.ts";
+import { behind, exists } from "./files.ts";
 import { GarbageCollector } from "./garbage.ts";
 import { usualBatches } from "../nn/run_memory.ts";
 import { withAutoBatch } from "./auto_batch.ts";
-import { Interruptible } from "./interrupt.ts";
+import { Interruptible, type Interruption } from "./interrupt.ts";
 import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
 import { RunRecorder } from "./run_recorder.ts";
 import { TensorBoardReport } from "./tensorboard_report.ts";
-import { isSilent, planTraining, type TrainInvocation, trainOptions, type TrainPlan } from "./train_plan.ts";
+import { isSilent, type TrainInvocation, trainOptions } from "./train_options.ts";
+import { planTraining, type TrainOutline, type TrainPlan, withImages } from "./train_plan.ts";
 import { JsonReport } from "./train_json_report.ts";
 import { TextReport, type TrainReport } from "./train_report.ts";
 import { diverged, lossBehind, LossPolicy, newestOf, reopenDevice, type Safety, Saver } from "./train_safety.ts";
@@ -61,26 +62,24 @@ async function train(called: TrainInvocation): Promise<number> {
   const report = new Reports([shown, new RunRecorder(), ...(tensorboard ? [new TensorBoardReport()] : [])]);
   try {
     const invocation = await withResumeFound(called, report), { options } = invocation;
-    const plan = await planTraining(invocation);
-    const { description: { network, settings }, from } = plan;
+    const outline = await planTraining(invocation);
+    const { description: { network, settings }, from } = outline;
     const ended = from && endOf(from.description.progress!, settings);
     if (ended) {
       console.error(`Nothing to do: "${options.resume}" ${ended}`);
       return 0;
     }
-    if (plan.warning) report.warning(plan.warning);
+    if (outline.warning) report.warning(outline.warning);
     const out = options.out ?? (options.resume && dirname(options.resume));
     const folder = out
       ? await RunFolder.open(out, options.resume)
       : await RunFolder.create(network.arch, datasetFileName(settings.dataset));
     try {
       const tune = { mode: options.tune, directory: dataDirectoryIfAny(options.dataDir), quiet: isSilent(options) };
-      return await trainInto(folder, plan, options, report, tune);
-    } catch (error) {
-      await folder.removeIfEmpty();
-      throw error;
+      return await trainInto(folder, outline, options, report, tune);
     } finally {
-      await folder[Symbol.asyncDispose]();
+      // Given back, and gone where the run did not come to a checkpoint.
+      await folder.removeIfEmpty();
     }
   } finally {
     report.close();
@@ -94,14 +93,20 @@ function endOf({ epoch, history }: RunProgress, { epochs, patience }: RunSetting
   return `stopped after epoch ${epoch}, without a better one for ${patience}; go on with --patience N`;
 }
 
-/** Puts the checkpoint that `--resume auto` finds in its place. */
+/**
+ * Puts the checkpoint that `--resume auto` finds in its place, and the one that a link leads to: beside that lies the rest
+ * of its run.
+ */
 async function withResumeFound(invocation: TrainInvocation, report: TrainReport): Promise<TrainInvocation> {
-  if (invocation.options.resume !== "auto") return invocation;
-  const resume = await newestOf(invocation.options.out, report);
+  const { options } = invocation;
+  if (options.resume !== "auto") {
+    return { ...invocation, options: { ...options, resume: options.resume && await behind(options.resume) } };
+  }
+  const resume = await newestOf(options.out, report);
   const given = new Set(invocation.given);
   // The first weights are in the checkpoint by now.
   if (resume !== undefined) given.delete("weights");
-  return { ...invocation, options: { ...invocation.options, resume }, given };
+  return { ...invocation, options: { ...options, resume }, given };
 }
 
 /** Prepares the run; where the user chose no batch size and the default, or what was found, does not fit, with a smaller one. */
@@ -150,18 +155,37 @@ async function tuneRun(device: Device, { description, data }: TrainPlan, { quiet
   }
 }
 
+/** Reads a plan's images; gives what interrupted that, if anything did. */
+async function readImages(outline: TrainOutline): Promise<TrainPlan | Interruption> {
+  using interruptible = new Interruptible({ notice: "Stopping: once more to stop at once" });
+  try {
+    const plan = await withImages(outline, interruptible.signal);
+    return interruptible.came ?? plan;
+  } catch (error) {
+    if (interruptible.came) return interruptible.came;
+    throw error;
+  }
+}
+
 async function trainInto(
   folder: RunFolder,
-  planned: TrainPlan,
+  outline: TrainOutline,
   safety: Safety,
   report: TrainReport,
   tune: RunTuning,
 ): Promise<number> {
+  // First, as pictures may take long to decode: without a device there is no use in that.
+  let device = await openDevice();
+  const planned = await readImages(outline);
+  if ("exitCode" in planned) {
+    console.error("Stopped before the first step; pictures that have been decoded need not be again");
+    return planned.exitCode;
+  }
+  if (planned.warning) report.warning(planned.warning);
   using interruptible = new Interruptible({ notice: report.stoppingNotice, onFirst: () => report.stopping() });
   const { signal } = interruptible;
   const saver = new Saver(folder, report, safety), losses = new LossPolicy(saver, folder, report, safety);
   const started = performance.now();
-  let device = await openDevice();
   const plan = planned.batchSizeAuto ? await withAutoBatch(planned, device) : planned;
   report.start(plan, device, folder.path);
   for (let from = plan.from;;) {

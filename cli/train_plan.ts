@@ -4,161 +4,38 @@ import { dirname, join, resolve } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 import type { SkippedPicture } from "../data/pictures/cache.ts";
 import type { Checkpoint, NetworkDescription, RunSettings } from "../nn/checkpoint.ts";
+import { checkRun } from "../nn/description_check.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import { fineTuning } from "../nn/fine_tune.ts";
 import { frozenEntries } from "../nn/freezing.ts";
 import type { Architecture } from "../nn/resnext.ts";
 import type { RunDescription, TrainingData } from "../nn/run_description.ts";
-import { LARGEST_BATCH } from "../nn/run_memory.ts";
-import { RING_SLOTS } from "../nn/step.ts";
 import type { AutoBatch } from "./auto_batch.ts";
 import { exists, readCheckpoint } from "./files.ts";
-import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
-import { flagName, type Invocation, type OptionSpecs, usageError } from "./command.ts";
-import {
-  datasetForms,
-  datasetNames,
-  DATASETS,
-  defaultDataset,
-  isPictures,
-  loadDataset,
-  readDatasetName,
-  runDefaults,
-  valSplitOption,
-  workersOption,
-} from "./dataset.ts";
-import { dataDirOption } from "./invocation.ts";
-import { tuneOption } from "./tuning.ts";
-import { trainPrecisionOption } from "./precision.ts";
+import { describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
+import { flagName, usageError } from "./command.ts";
+import { defaultDataset, findDataset, type FoundDataset, isPictures, readDatasetName, runDefaults } from "./dataset.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
-import { augmentOptions, recipeSettings, scheduleOptions } from "./recipe_options.ts";
+import { recipeSettings } from "./recipe_options.ts";
 import { type ConfigOptions, findRun, type RunConfig } from "./run_files.ts";
 import { givenOptions, isLengthened, optionsOfRun, recordedConfig } from "./run_options.ts";
-import { safetyOptions } from "./train_safety.ts";
 import { refuseRunFolder } from "./weights_input.ts";
+import { isSilent, type TrainInvocation } from "./train_options.ts";
 
-const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
-  datasetNames.map((name) => `${DATASETS[name].defaults[key]} for ${name}`).join(", ");
-
-/** The options of `train`. */
-export const trainOptions = {
-  dataset: {
-    type: "string",
-    placeholder: "NAME",
-    suggestions: datasetNames,
-    otherwise: "cifar10 where it has been downloaded, else shapes",
-    doc: `Images: ${datasetForms}, a folder with train/CLASS/* and val/CLASS/*`,
-  },
-  valSplit: valSplitOption,
-  strict: { type: "boolean", doc: "Stop at a picture that cannot be read, instead of leaving it out" },
-  workers: workersOption,
-  weights: {
-    type: "string",
-    placeholder: "FILE",
-    otherwise: "drawn by the seed",
-    doc: "First weights: a checkpoint, safetensors, .pth; no head, or one of other classes, gets a new one",
-  },
-  numClasses: { type: "integer", min: 1, otherwise: "the data set's", doc: "Classes; must be the data set's" },
-  freeze: {
-    type: "string",
-    placeholder: "stem,layer1,...",
-    items: "string",
-    otherwise: "all stages learn",
-    doc: "First stages that stay as they are, statistics of batch norm too",
-  },
-  arch: {
-    type: "choice",
-    choices: architectureNames,
-    default: "resnext50",
-    doc: "Network",
-  },
-  imageSize: {
-    type: "integer",
-    min: 1,
-    max: 4096,
-    otherwise: defaults("imageSize"),
-    doc: "Height and width that images are resized to",
-  },
-  batchSize: {
-    type: "integer",
-    min: 1,
-    max: 65536,
-    words: ["auto"],
-    otherwise: defaults("batchSize"),
-    doc: `Images a batch; auto: as many as fit the device, at most ${LARGEST_BATCH}`,
-  },
-  accumulate: {
-    type: "integer",
-    min: 1,
-    max: RING_SLOTS,
-    default: 1,
-    doc: "Batches whose gradients are summed before a step",
-  },
-  precision: trainPrecisionOption,
-  epochs: { type: "integer", min: 1, max: 100_000, otherwise: defaults("epochs"), doc: "Passes over the images" },
-  lr: { type: "number", min: 0, otherwise: defaults("lr"), doc: "Learning rate" },
-  momentum: { type: "number", min: 0, below: 1, default: 0.9, doc: "Momentum" },
-  weightDecay: { type: "number", min: 0, default: 0, doc: "Weight decay (L2), added to the gradient" },
-  nesterov: { type: "boolean", doc: "Nesterov's momentum" },
-  labelSmoothing: { type: "number", min: 0, below: 1, default: 0, doc: "Label smoothing" },
-  ...scheduleOptions,
-  ...augmentOptions,
-  ...networkOptions,
-  trainLimit: {
-    type: "integer",
-    min: 1,
-    otherwise: `all; ${DATASETS.shapes.defaults.trainLimit} of shapes`,
-    doc: "Images to train on, the first ones",
-  },
-  testLimit: {
-    type: "integer",
-    min: 1,
-    otherwise: `all; ${DATASETS.shapes.defaults.testLimit} of shapes`,
-    doc: "Images to test on, the first ones",
-  },
-  seed: { type: "integer", min: 0, default: 0, doc: "Of the first weights and the order of the images" },
-  out: {
-    type: "string",
-    placeholder: "DIR",
-    otherwise: "runs/TIME-ARCH-DATASET, or the folder of the checkpoint resumed",
-    doc: "Folder of the checkpoints",
-  },
-  resume: {
-    type: "string",
-    placeholder: "FILE",
-    otherwise: "start anew",
-    doc: "Go on from this checkpoint; auto: from the newest of --out, if there is one",
-  },
-  ...safetyOptions,
-  tune: tuneOption,
-  dataDir: dataDirOption,
-  tensorboard: { type: "boolean", doc: "Write event files for TensorBoard into the folder too" },
-  quiet: { type: "boolean", doc: "Print the epochs' lines alone" },
-  json: { type: "boolean", doc: "Print a JSON object a line instead" },
-} as const satisfies OptionSpecs;
-
-/** What the user called `train` with. */
-export type TrainInvocation = Invocation<typeof trainOptions, []>;
-
-/** Whether what comes before the run takes its time without a word. */
-export function isSilent({ quiet, json }: Pick<TrainInvocation["options"], "quiet" | "json">): boolean {
-  return quiet || json;
-}
-
-/** What is to be done. */
-export interface TrainPlan {
+/** What is to be done, as far as it can be told before the images are read. */
+export interface TrainOutline {
   readonly description: RunDescription;
-  readonly data: TrainingData;
+  readonly found: FoundDataset;
   /** The state to go on from. */
   readonly from?: Checkpoint;
   /** The file that it was read from. */
   readonly resumed?: string;
+  /** What is known of the images that the run which goes on was begun with. */
+  readonly begunWith?: BegunWith;
   /** The weights to begin with, and what was done to them, for people. */
   readonly weights?: { readonly checkpoint: Checkpoint; readonly notes: readonly string[] };
   /** What may not be meant, for people. */
   readonly warning?: string;
-  /** Pictures that could not be used. */
-  readonly skipped?: readonly SkippedPicture[];
   /** The data directory, where the user named one. */
   readonly dataDir?: string;
   readonly parameters: number;
@@ -172,20 +49,59 @@ export interface TrainPlan {
   readonly batchSizeChosen: boolean;
   /** The batch size is still to be found: the largest that fits. */
   readonly batchSizeAuto?: boolean;
-  /** What was found. */
+}
+
+/** Images of a run that goes on, as its folder tells them. */
+interface BegunWith extends Partial<Pick<RunConfig, "train_images" | "test_images">> {
+  /** They have moved since, and must be as many to be the same. */
+  readonly moved: boolean;
+}
+
+/** What is to be done, and the images to do it with. */
+export interface TrainPlan extends Omit<TrainOutline, "found" | "begunWith" | "warning"> {
+  readonly data: TrainingData;
+  /** Pictures that could not be used. */
+  readonly skipped?: readonly SkippedPicture[];
+  /** What may not be meant by these images, for people. */
+  readonly warning?: string;
+  /** The batch size that was found. */
   readonly autoBatch?: AutoBatch;
 }
 
-/** Reads the options, the checkpoint if any, and the images. @throws {UserError} for anything wrong with them. */
-export async function planTraining(invocation: TrainInvocation): Promise<TrainPlan> {
+/**
+ * Reads the options, and the checkpoint if any: whatever can be wrong with them is told before pictures are decoded, which
+ * may take hours.
+ *
+ * @throws {UserError} for anything wrong with them.
+ */
+export async function planTraining(invocation: TrainInvocation): Promise<TrainOutline> {
   const { options } = invocation;
   const plan = options.resume === undefined ? await planNew(invocation) : await planResumed(invocation, options.resume);
+  checkRun(plan.description);
   return { ...plan, dataDir: options.dataDir };
+}
+
+/**
+ * Reads the images of a plan.
+ *
+ * @param signal Stops the decoding of pictures.
+ * @throws {UserError} where they cannot be read, or are not those that the run goes on with.
+ */
+export async function withImages(outline: TrainOutline, signal?: AbortSignal): Promise<TrainPlan> {
+  const { found, begunWith, warning: _, ...plan } = outline, { dataset } = plan.description.settings;
+  const data = await found.load(signal), { train } = data;
+  if (begunWith?.moved && train.count !== (begunWith.train_images ?? train.count)) {
+    throw new UserError(
+      `Cannot resume "${plan.resumed}": ${dataset} has ${train.count} images to train on, the run was begun with ` +
+        begunWith.train_images,
+    );
+  }
+  return { ...plan, data, skipped: data.skipped, warning: begunWith && otherImages(begunWith, data, dataset) };
 }
 
 const PATH = "resnext train";
 
-async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
+async function planNew(invocation: TrainInvocation): Promise<TrainOutline> {
   const { options, given } = invocation;
   const dataset = options.dataset === undefined
     ? await defaultDataset(options.dataDir)
@@ -197,11 +113,11 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
     : await readNetworkFile(options.weights, { arch: chosenArch(invocation), forFineTuning: true });
   const imageSize = options.imageSize ?? weights?.description.input?.image_size ?? standard.imageSize;
   const quiet = isSilent(options);
-  const data = await loadDataset(dataset, {
+  const found = await findDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir, imageSize, valSplit, strict, seed, quiet },
     ...{ flip: options.flip || !given.has("flip"), workers: options.workers },
   });
-  const classes = data.classNames.length;
+  const classes = found.classNames.length;
   if (options.numClasses !== undefined && options.numClasses !== classes) {
     throw usageError(`Option --num-classes must be ${classes}: so many classes has the data set`, PATH);
   }
@@ -234,14 +150,13 @@ async function planNew(invocation: TrainInvocation): Promise<TrainPlan> {
   if ((settings.schedule?.min_lr ?? 0) > settings.lr) {
     throw usageError(`Option --min-lr must be at most the learning rate, ${settings.lr}`, PATH);
   }
-  const { mean, std } = weights?.description.input ?? data;
+  const { mean, std } = weights?.description.input ?? found;
   const input = { image_size: imageSize, mean, std };
   const description = { network, input, settings };
   return {
     description,
+    found,
     options: givenOptions(invocation, description),
-    data,
-    skipped: data.skipped,
     weights: weights && firstWeights(options.weights!, weights, network),
     parameters: describedByOptions(network, PATH).parameterCount,
     foundDataset: options.dataset === undefined && dataset !== "shapes",
@@ -284,7 +199,7 @@ function readStages(text: string | undefined, network: NetworkDescription): read
   return stages.length > 0 ? stages : undefined;
 }
 
-async function planResumed(invocation: TrainInvocation, file: string): Promise<TrainPlan> {
+async function planResumed(invocation: TrainInvocation, file: string): Promise<TrainOutline> {
   await refuseRunFolder(file, "last.safetensors");
   const from = await readCheckpoint(file);
   const { network, input, settings, progress } = from.description;
@@ -298,43 +213,35 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   const { options } = invocation;
   const { train_limit: trainLimit, test_limit: testLimit } = settings;
   const dataset = options.dataset === undefined ? settings.dataset : readDatasetName(options.dataset, PATH);
-  const data = await loadDataset(dataset, {
+  const found = await findDataset(dataset, {
     ...{ trainLimit, testLimit, dataDir: options.dataDir, strict: options.strict },
     ...{ quiet: isSilent(options), imageSize: input.image_size, resizeSize: input.resize_size },
     ...{ valSplit: settings.val_split, seed: settings.seed },
     ...{ flip: settings.augment?.flip, workers: options.workers },
   });
   const names = from.description.class_names;
-  if (names && String(names) !== String(data.classNames)) {
+  if (names && String(names) !== String(found.classNames)) {
     throw new UserError(`Cannot resume "${file}": the classes of ${dataset} are not those it was trained on`);
-  }
-  if (dataset !== settings.dataset) {
-    const { train_images: images = data.train.count } = (await findRun(dirname(file)))?.config ?? {};
-    if (data.train.count !== images) {
-      throw new UserError(
-        `Cannot resume "${file}": ${dataset} has ${data.train.count} images to train on, the run was begun with ${images}`,
-      );
-    }
   }
   const { epochs = settings.epochs, patience = settings.patience } = options;
   const begun = await recordedConfig(file, settings);
+  const moved = dataset !== settings.dataset, images = moved ? (await findRun(dirname(file)))?.config : begun;
   return {
     description: { network, input, settings: { ...settings, dataset, epochs, patience } },
-    data,
-    skipped: data.skipped,
+    found,
     from,
     resumed: file,
+    begunWith: { moved, train_images: images?.train_images, test_images: images?.test_images },
     options: begun?.options ? { ...begun.options, epochs, ...(patience !== undefined && { patience }) } : undefined,
     lengthened: begun?.lengthened || isLengthened(settings, progress, { epochs, patience }),
     parameters: describedNetwork(network).parameterCount,
     foundDataset: false,
     batchSizeChosen: true,
-    warning: begun && otherImages(begun, data, dataset),
   };
 }
 
 /** What is to be said where a run's images are not as many as it recorded, as where a folder's content has changed. */
-function otherImages(begun: Partial<RunConfig>, { train, test }: TrainingData, dataset: string): string | undefined {
+function otherImages(begun: BegunWith, { train, test }: TrainingData, dataset: string): string | undefined {
   const { train_images: trained = train.count, test_images: tested = test.count } = begun;
   if (trained === train.count && tested === test.count) return undefined;
   return `The run trained on ${trained} images and tested on ${tested}, ${dataset} has ${train.count} and ${test.count} ` +

@@ -44,6 +44,7 @@ export const tuneCommand = defineCommand({
         mode: "full",
         directory,
         again: options.again,
+        mustKeep: true,
         precision: options.precision,
         likelyOnly: !options.allStrategies,
         onCompile: (done, all) => progress.update(`Compiling kernels ${done}/${all}`),

@@ -4,7 +4,7 @@
  * measurements count for more, operation by operation.
  */
 
-import { join } from "@std/path";
+import { dirname, join } from "@std/path";
 import { stepMemory } from "../nn/memory.ts";
 import type { Device } from "../kernels/device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
@@ -13,7 +13,7 @@ import { type Trial, tune, type TunerOptions } from "../kernels/tuner.ts";
 import { Tuning, type TuningEntries } from "../kernels/tuning.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { dataDirectory } from "../data/directory.ts";
-import { touching } from "../data/files.ts";
+import { touching, tryWriting } from "../data/files.ts";
 import type { Module } from "../nn/module.ts";
 import shipped from "./tunings.json" with { type: "json" };
 
@@ -94,13 +94,16 @@ export interface Tuned {
  * Tunes a device for a network's steps on inputs of some sizes, and remembers what it found. A file that cannot be read
  * counts as empty; that one cannot be written is told and no failure: tuning is a convenience. With `again` nothing counts
  * as known. What is found is kept choice by choice, so that who interrupts loses little.
+ *
+ * @throws {UserError} with `mustKeep`, where nothing can be kept: before anything is measured.
  */
 export async function tuneFor(
   device: Device,
   module: Module,
   inputs: readonly Shape[],
-  { mode, directory, again, wholeOnly, precision, ...options }: TunerOptions & TuneSettings & {
+  { mode, directory, again, mustKeep, wholeOnly, precision, ...options }: TunerOptions & TuneSettings & {
     readonly again?: boolean;
+    readonly mustKeep?: boolean;
     /** Nothing is measured for steps that the device cannot run, as it cannot bind all that they need. Default false. */
     readonly wholeOnly?: boolean;
     /** Of the steps. Default `f32`. */
@@ -125,6 +128,7 @@ export async function tuneFor(
     options.onTrial?.(trial, ...at);
   };
   const worthwhile = measure && (bound || !wholeOnly) && tuning.unknown.length > 0;
+  if (worthwhile && mustKeep && file !== undefined) await touching(keeping(file), () => tryWriting(dirname(file)));
   const trials = worthwhile ? await tune(device, tuning, { ...options, onTrial }) : [];
   const unkept = await written;
   device.useTuning(tuning);
@@ -195,14 +199,16 @@ export function tuningsText(tunings: Tunings): string {
   return JSON.stringify(Object.fromEntries(all), null, 2) + "\n";
 }
 
+const keeping = (file: string) => `keep what is measured in "${file}"`;
+
 /** Why they could not be written; undefined where they were. */
 async function writeTunings(file: string, change: (tunings: Tunings) => Tunings): Promise<UserError | undefined> {
   const part = `${file}.${Deno.pid}.part`;
   try {
     // Read now: another process may have tuned meanwhile.
     const text = tuningsText(change(await readTunings(file)));
-    await touching(`keep what was measured in "${file}"`, async () => {
-      await Deno.mkdir(join(file, ".."), { recursive: true });
+    await touching(keeping(file), async () => {
+      await Deno.mkdir(dirname(file), { recursive: true });
       await Deno.writeTextFile(part, text);
       await Deno.rename(part, file);
     });

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { statfs } from "node:fs/promises";
-import { dirname } from "@std/path";
+import { dirname, join, resolve } from "@std/path";
 import { UserError } from "../kernels/user_error.ts";
 
 /** What is known of a file's content. */
@@ -121,6 +121,32 @@ export async function freeBytes(path: string): Promise<number | undefined> {
     } catch {
       if (dirname(at) === at) return undefined;
     }
+  }
+}
+
+/** Tries to write into a folder, made where there is none; leaves nothing behind. Throws as the system refuses. */
+export async function tryWriting(folder: string): Promise<void> {
+  let there = resolve(folder);
+  const made: string[] = [];
+  for (; !await isThere(there); there = dirname(there)) made.push(there);
+  await Deno.mkdir(folder, { recursive: true });
+  try {
+    const trial = join(folder, `.trial-${crypto.randomUUID()}`);
+    await Deno.writeTextFile(trial, "");
+    await Deno.remove(trial);
+  } finally {
+    // What another process has put something into stays.
+    for (const path of made) await Deno.remove(path).catch(() => {});
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await Deno.lstat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
   }
 }
 

@@ -60,6 +60,17 @@ export interface FolderOptions {
   readonly onNotice?: (text: string) => void;
 }
 
+/** A folder whose pictures have been found and not been opened yet. */
+export interface FoundFolder extends Pick<Dataset, "classNames" | "mean" | "std"> {
+  /**
+   * Reads the pictures, decoding those that are not in the cache; once.
+   *
+   * @param signal Stops it; what has been decoded by then stays in the cache.
+   * @throws {UserError} as {@linkcode readFolder} does.
+   */
+  read(signal?: AbortSignal): Promise<FolderDataset>;
+}
+
 /** A folder's pictures. */
 export interface FolderDataset extends Dataset<AnyImageSet> {
   /** Pictures that were left out; paths from the folder on. */
@@ -94,6 +105,11 @@ interface Labelled extends PictureFile {
  * @throws {RangeError} for options that are out of range, before anything is read.
  */
 export async function readFolder(options: FolderOptions): Promise<FolderDataset> {
+  return await (await findFolder(options)).read();
+}
+
+/** As {@linkcode readFolder}, up to where it takes its time: which classes there are is known by the names alone. */
+export async function findFolder(options: FolderOptions): Promise<FoundFolder> {
   const { imageSize, resizeSize, trainLimit = Infinity, testLimit = Infinity, flip, scale = SCALE } = options;
   if (!(trainLimit >= 0 && testLimit >= 0)) {
     throw new RangeError(`Cannot take ${trainLimit} and ${testLimit} images: must be 0 or more`);
@@ -102,50 +118,64 @@ export async function readFolder(options: FolderOptions): Promise<FolderDataset>
     throw new RangeError(`Cannot cut ${scale[0]} to ${scale[1]} out of pictures: must be shares from above 0 to 1`);
   }
   const toTrain = trainTransform(imageSize), toTest = testTransform(imageSize, resizeSize);
-  using pool = new PicturePool(options.workers);
+  // It starts nothing yet, and refuses a number of workers that is none.
+  const pool = new PicturePool(options.workers);
   const folder = resolve(options.path);
   const listing = await list(folder, options);
   const { classNames } = listing, train = mixed(listing.train), test = mixed(listing.test);
-  const present = new Set([...train, ...test].map(({ path }) => path));
-  const read = (files: readonly Labelled[], transform: PictureTransform) =>
-    readPart({ folder, files, present, transform }, options, pool);
-  const trained = await read(train.slice(0, trainLimit), toTrain);
-  if (trainLimit > 0) checkClasses(folder, classNames, trained.set.labels, train.slice(trainLimit));
-  const tested = await read(test.slice(0, testLimit), toTest);
-  const { size } = toTrain;
+  const labelsOf = (files: readonly Labelled[]) => files.map(({ label }) => label);
+  if (trainLimit > 0) checkClasses(folder, classNames, labelsOf(train));
   return {
-    name: `folder:${folder}`,
     classNames,
-    height: size,
-    width: size,
     ...imagenetStatistics,
-    train: {
-      ...trained.set,
-      crop: (image, random) => {
-        const { width, height } = trained.pictures[image];
-        return drawWindow(width, height, size, random, { flip, scale });
-      },
-    },
-    test: { ...tested.set, size: { height: imageSize, width: imageSize } },
-    skipped: [...trained.skipped, ...tested.skipped],
-    decoded: trained.decoded + tested.decoded,
-    close() {
-      trained.close();
-      tested.close();
+    async read(signal) {
+      using _ended = pool;
+      signal?.addEventListener("abort", () => pool.close());
+      try {
+        return await readParts();
+      } catch (error) {
+        signal?.throwIfAborted();
+        throw error;
+      }
     },
   };
+
+  async function readParts(): Promise<FolderDataset> {
+    const present = new Set([...train, ...test].map(({ path }) => path));
+    const part = (files: readonly Labelled[], transform: PictureTransform) =>
+      readPart({ folder, files, present, transform }, options, pool);
+    const trained = await part(train.slice(0, trainLimit), toTrain);
+    // Some may be broken; those beyond the limit may not.
+    if (trainLimit > 0) checkClasses(folder, classNames, [...trained.set.labels, ...labelsOf(train.slice(trainLimit))]);
+    const tested = await part(test.slice(0, testLimit), toTest);
+    const { size } = toTrain;
+    return {
+      name: `folder:${folder}`,
+      classNames,
+      height: size,
+      width: size,
+      ...imagenetStatistics,
+      train: {
+        ...trained.set,
+        crop: (image, random) => {
+          const { width, height } = trained.pictures[image];
+          return drawWindow(width, height, size, random, { flip, scale });
+        },
+      },
+      test: { ...tested.set, size: { height: imageSize, width: imageSize } },
+      skipped: [...trained.skipped, ...tested.skipped],
+      decoded: trained.decoded + tested.decoded,
+      close() {
+        trained.close();
+        tested.close();
+      },
+    };
+  }
 }
 
-/** A class that nothing is learned of is a mistake. @param unread Pictures beyond the limit. */
-function checkClasses(
-  folder: string,
-  classNames: readonly string[],
-  labels: Iterable<number>,
-  unread: readonly Labelled[],
-): void {
-  const known = new Set(labels);
-  for (const { label } of unread) known.add(label);
-  const empty = classNames.find((_, label) => !known.has(label));
+/** A class that nothing is learned of is a mistake. @param labels Of the pictures that there are to train on. */
+function checkClasses(folder: string, classNames: readonly string[], labels: readonly number[]): void {
+  const known = new Set(labels), empty = classNames.find((_, label) => !known.has(label));
   if (empty === undefined) return;
   throw new UserError(
     `Cannot use ${folder}: the class "${empty}" has no picture to train on; remove it or give it some; ${FORMATS}`,

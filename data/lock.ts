@@ -114,7 +114,8 @@ async function acquire(path: string, onWait?: () => void): Promise<Deno.FsFile> 
   }
 }
 
-async function isStillAt(path: string, file: Deno.FsFile): Promise<boolean> {
+/** Whether a file that was opened at a path is still the one there. */
+export async function isStillAt(path: string, file: Deno.FsFile): Promise<boolean> {
   try {
     const [here, held] = [await Deno.stat(path), await file.stat()];
     return here.ino === held.ino && here.dev === held.dev;

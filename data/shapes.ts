@@ -63,6 +63,9 @@ const SHAPES: Readonly<Record<string, Distance>> = {
 /** The names of the ten classes, in the order of their labels. */
 export const shapeNames: readonly string[] = Object.keys(SHAPES);
 
+/** Mean and standard deviation of each colour over many images. */
+export const shapesStatistics = { mean: [0.31, 0.345, 0.285], std: [0.247, 0.278, 0.23] } as const;
+
 /** Largest rotation either way, in radians. */
 const TILT = PI / 12;
 
@@ -97,8 +100,7 @@ export function shapes({ train, test, seed }: ShapesOptions): Dataset {
     classNames: shapeNames,
     height: SIZE,
     width: SIZE,
-    mean: [0.31, 0.345, 0.285],
-    std: [0.247, 0.278, 0.23],
+    ...shapesStatistics,
     train: drawn,
     test: draw(test, new Random(seed, 2)),
   };

@@ -58,7 +58,8 @@ export function metricsElements(slots: number): number {
  * For an image mixed of two, `onehot(label)` is `weight * onehot(label) + (1 - weight) * onehot(other)`.
  * The metrics hold the sum of the losses; the mean is over `validRows`. A row is correct when the first of its largest
  * logits is the label's, and within 5 when fewer than 5 classes are larger (or equal and earlier). A row whose
- * logits have no softmax is neither, though nothing is larger than a NaN. Its bits tell it, see `finite.ts`.
+ * logits have no softmax is neither, though nothing is larger than a NaN, and its loss and gradient are NaN. Its bits tell
+ * it, see `finite.ts`, and its NaN are written as bits: compilers may compute `x - x` as 0.
  */
 export function crossEntropy(
   operands: CrossEntropyOperands,
@@ -135,6 +136,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         : ""
     }
 
+  let none = bad > 0u;
+  let not_a_number = bitcast<f32>(select(0u, 0x7fc00000u, none));
   let log_sum = log(exponentials);
   let uniform_ = SMOOTHING / f32(CLASSES);
   ${
@@ -147,6 +150,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       let target_ = ${mixes ? MIXED_TARGET : "select(0.0, 1.0, class_ == label)"};
       gradient = (probability - uniform_ - (1.0 - SMOOTHING) * target_) / f32(settings.valid_rows) *
         settings.gradient_scale${scaled ? " * loss_scale.scale" : ""};
+      gradient = select(gradient, not_a_number, none);
     }
     dlogits[first + class_] = gradient;
   }`
@@ -159,10 +163,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let loss = (1.0 - SMOOTHING) * (log_sum - (target_logit - largest))${
       labelSmoothing ? " + uniform_ * (f32(CLASSES) * log_sum - shifted)" : ""
     };
-    let right = vec2<bool>(prediction == label, rank < 5u) & vec2<bool>(bad == 0u);
-    let result = vec4f(loss, vec2f(right), 1.0);
+    let right = vec2<bool>(prediction == label, rank < 5u) & vec2<bool>(!none);
+    let result = vec4f(select(loss, not_a_number, none), vec2f(right), 1.0);
     results[row] = select(vec4f(), result, valid);
-    ${predictions ? "predictions[row] = select(0u, select(prediction, NO_CLASS, bad > 0u), valid);" : ""}
+    ${predictions ? "predictions[row] = select(0u, select(prediction, NO_CLASS, none), valid);" : ""}
   }
 }`,
     workgroups: [ceilDiv(rows, groupRows), 1, 1],

@@ -3,8 +3,12 @@
  * a file need not be trusted, nor a caller without types.
  */
 
+import { UserError } from "../kernels/user_error.ts";
+import { checkAugment } from "./augment.ts";
 import type { InputDescription } from "./checkpoint.ts";
-import { SCHEDULES } from "./schedule.ts";
+import { quoted } from "./json.ts";
+import type { RunDescription } from "./run_description.ts";
+import { checkSchedule, SCHEDULES } from "./schedule.ts";
 import { STEMS } from "./resnext.ts";
 import { RING_SLOTS } from "./step.ts";
 import { above0, between, type Check, count, list, MAX_FLOAT, number, positive, triple } from "./number_check.ts";
@@ -141,6 +145,16 @@ export function isEpochLine(value: unknown): boolean {
 export function isRunConfig(value: unknown): boolean {
   return wrongField(value, RUN, "") === undefined &&
     wrongInDescription(value as Record<string, unknown>, ["network", "settings"]) === undefined;
+}
+
+/** @throws {UserError} where a description makes no run: callers without types may ask for anything. */
+export function checkRun(description: RunDescription): void {
+  const wrong = wrongInDescription({ ...description }, ["network", "input", "settings"]), { settings } = description;
+  if (wrong) {
+    throw new UserError(`Cannot train: "${wrong.path}" cannot be ${quoted(wrong.value)}`, { exitCode: 2 });
+  }
+  if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
+  if (settings.augment) checkAugment(settings.augment);
 }
 
 /** A centre cannot be cut out of less. */

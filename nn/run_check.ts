@@ -1,23 +1,11 @@
-/** Whether a training run can be: what describes it, its images, and the checkpoint that it goes on from. */
+/** Whether a training run can be: its images, and the checkpoint that it goes on from; what describes it: `description_check.ts`. */
 
 import { UserError } from "../kernels/user_error.ts";
-import { checkAugment } from "./augment.ts";
 import type { Checkpoint, RunProgress, RunSettings } from "./checkpoint.ts";
 import { wrongInDescription } from "./description_check.ts";
 import { quoted } from "./json.ts";
 import { checkLabels } from "./labelled_images.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
-import { checkSchedule } from "./schedule.ts";
-
-/** Refuses what is no run: callers without types may ask for anything. @throws {UserError} */
-export function checkRun(description: RunDescription): void {
-  const wrong = wrongInDescription({ ...description }, ["network", "input", "settings"]), { settings } = description;
-  if (wrong) {
-    throw new UserError(`Cannot train: "${wrong.path}" cannot be ${quoted(wrong.value)}`, { exitCode: 2 });
-  }
-  if (settings.schedule) checkSchedule(settings.schedule, settings.epochs);
-  if (settings.augment) checkAugment(settings.augment);
-}
 
 /** Refuses images that a network of so many classes cannot learn. @throws {UserError} @throws {RangeError} @throws {TypeError} */
 export function checkData({ classNames, train, test }: TrainingData, classes: number): void {

@@ -81,7 +81,7 @@ export const HEADER_LENGTH_BYTES = 8;
  */
 export function safetensorsHeaderEnd(head: Uint8Array, fileBytes: number, name = "input"): number {
   if (head.length < HEADER_LENGTH_BYTES) {
-    throw refusal(name, `its ${head.length} bytes are too few for a header; ${AGAIN}`);
+    throw refusal(name, `${head.length} bytes are too few for a header; ${AGAIN}`);
   }
   const length = new DataView(head.buffer, head.byteOffset, head.byteLength).getBigUint64(0, true);
   if (length <= MAX_HEADER_BYTES && Number(length) <= fileBytes - HEADER_LENGTH_BYTES) {

@@ -54,7 +54,8 @@ export function scheduleUnit({ kind, by }: ScheduleSettings): "epoch" | "step" {
 
 /**
  * The learning rate of a step, counted from 0 over all epochs: PyTorch's `SequentialLR` of a `LinearLR` and then
- * `ConstantLR`, `MultiStepLR`, `CosineAnnealingLR` (whose `T_max` is what warm-up leaves) or `OneCycleLR`.
+ * `ConstantLR`, `MultiStepLR`, `CosineAnnealingLR` (whose `T_max` is what warm-up leaves) or `OneCycleLR` (with
+ * `cycle_momentum=False`: its default moves the momentum, too).
  *
  * @example
  * ```ts
@@ -103,7 +104,7 @@ function unknownKind({ kind }: ScheduleSettings): string {
   return `No schedule is called ${JSON.stringify(kind)}: they are ${SCHEDULES.join(", ")}`;
 }
 
-/** Smith and Topin, "Super-convergence" (2018), as PyTorch's `OneCycleLR` without momentum's cycle. */
+/** Smith and Topin, "Super-convergence" (2018), as PyTorch's `OneCycleLR` with `cycle_momentum=False`. */
 function oneCycle(schedule: ScheduleSettings, highest: number, at: number, total: number): number {
   const { rise = 0.3, div_factor = 25, final_div_factor = 1e4, anneal = "cos" } = schedule;
   const first = highest / div_factor, last = first / final_div_factor;

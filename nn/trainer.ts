@@ -5,13 +5,14 @@
 
 import type { Device } from "../kernels/device.ts";
 import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
+import { checkRun } from "./description_check.ts";
 import { DeviceRun } from "./device_run.ts";
 import { EpochBatches } from "./epoch_batches.ts";
 import type { EvaluationReport } from "./evaluator.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { NonFiniteError } from "./non_finite.ts";
-import { checkData, checkRun, startOf } from "./run_check.ts";
+import { checkData, startOf } from "./run_check.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
 import { HOPELESS_LOSS_SCALE } from "./loss_scale.ts";

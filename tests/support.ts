@@ -1,6 +1,7 @@
 /** What the tests share: PyTorch's reference values, the device, and the measure of agreement. */
 
 import { AssertionError } from "@std/assert";
+import { preferVulkan } from "../cli/vulkan.ts";
 import type { Capabilities, Device } from "../kernels/device.ts";
 import { openDevice } from "../kernels/open_device.ts";
 import { parseSafetensors, type Safetensors, toFloat32 } from "../nn/safetensors.ts";
@@ -42,6 +43,9 @@ export class Golden {
     return tensor;
   }
 }
+
+// As the program does.
+preferVulkan();
 
 let opened: Promise<Device> | undefined;
 

@@ -6,8 +6,8 @@
 
 import { dirname, join } from "@std/path";
 import { UserError } from "../../kernels/user_error.ts";
-import { fileSize, freeBytes, removeFile, touching } from "../files.ts";
-import { withLock } from "../lock.ts";
+import { fileSize, freeBytes, removeFile, touching, tryWriting } from "../files.ts";
+import { isStillAt, withLock } from "../lock.ts";
 import type { PicturePool } from "./pool.ts";
 import type { PictureTransform } from "./transform.ts";
 
@@ -77,17 +77,41 @@ const SAVE_EVERY = 20_000;
 /**
  * Makes pictures ready, decoding only those that are not in the cache.
  *
- * @throws {UserError} where the cache cannot be written, and with `strict` at the first picture that cannot be used.
+ * @throws {UserError} where the cache lacks pictures and cannot be written, and with `strict` at the first picture that
+ * cannot be used.
  */
 export async function cachePictures(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
   const { cache, files, transform, onNotice } = request;
   if (files.length === 0) return noPictures(transform);
-  const doing = `write ${cache}.pixels`;
-  await touching(doing, () => Deno.mkdir(dirname(cache), { recursive: true }));
-  const lock = `${cache}.lock`;
-  return await withLock(lock, () => touching(doing, () => fill(request, pool)), () => {
+  const ready = await touching(`read ${cache}.pixels`, () => readReady(request));
+  if (ready) return ready;
+  const folder = dirname(cache);
+  await touching(`keep decoded pictures in the data directory, "${folder}"`, () => tryWriting(folder));
+  return await withLock(`${cache}.lock`, () => touching(`write ${cache}.pixels`, () => fill(request, pool)), () => {
     onNotice?.("waiting for another run that decodes the same pictures");
   });
+}
+
+/**
+ * A cache that has all that is wanted; undefined where it lacks something. It is read as it lies, without its lock: it may
+ * be where nothing can be written, and another process may be adding to it.
+ */
+async function readReady(request: CacheRequest): Promise<CachedPictures | undefined> {
+  const { cache, files, transform } = request, pixels = `${cache}.pixels`;
+  if (await fileSize(pixels) === undefined) return undefined;
+  const file = await Deno.open(pixels);
+  try {
+    const { entries } = await readIndex(cache, transform, bytesOf(transform));
+    // Whoever begins the cache anew removes the index first: one that was read while the file was in its place is of it.
+    if (files.every((each) => known(entries, each)) && await isStillAt(pixels, file)) {
+      return cachedPictures(request, entries, file, 0);
+    }
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+  file.close();
+  return undefined;
 }
 
 /** No pictures: the cache stays as it is. */
@@ -99,54 +123,67 @@ function bytesOf({ size }: PictureTransform): number {
   return size ** 2 * 3;
 }
 
-async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
-  const { folder, files, present, transform, cache, strict, onProgress } = request;
+/** What is known of a picture as it is now. */
+function known(entries: ReadonlyMap<string, Entry>, { path, size, changed }: PictureFile): Entry | undefined {
+  const entry = entries.get(path);
+  return entry?.size === size && entry.changed === changed ? entry : undefined;
+}
+
+/** The wanted pictures, all of which are known; the file is theirs from now on. */
+function cachedPictures(
+  { folder, files, transform, cache, strict }: CacheRequest,
+  entries: ReadonlyMap<string, Entry>,
+  file: Deno.FsFile,
+  decoded: number,
+): CachedPictures {
   const imageBytes = bytesOf(transform);
-  const refuse = ({ path, error }: SkippedPicture): never => {
-    throw new UserError(`Cannot use ${join(folder, path)}: ${error}; remove it, or leave out --strict`);
-  };
-  let { entries, slots } = await readIndex(cache, transform, imageBytes);
-  const entry = ({ path, size, changed }: PictureFile) => {
-    const known = entries.get(path);
-    return known?.size === size && known.changed === changed ? known : undefined;
-  };
-  for (const path of entries.keys()) if (!present.has(path)) entries.delete(path);
-  // What has been changed or removed since lies between the rest; when that is most of the file, begin anew.
-  if (slots > 64 && slots > 4 * Math.max(entries.size, files.filter(entry).length)) {
-    await removeFile(`${cache}.pixels`);
-    entries = new Map();
-    slots = 0;
-  }
-  const missing = files.filter((file) => !entry(file));
-  await checkRoom(dirname(cache), missing.length, imageBytes);
-  const file = await Deno.open(`${cache}.pixels`, { read: true, write: true, create: true });
-  try {
-    await decodeInto(file);
-  } catch (error) {
-    file.close();
-    throw error;
-  }
   const usable: { file: number; width: number; height: number; slot: number }[] = [];
   const skipped: SkippedPicture[] = [];
   for (const [index, each] of files.entries()) {
-    const known = entry(each)!;
-    if ("error" in known) skipped.push({ path: each.path, error: known.error });
-    else usable.push({ file: index, width: known.width, height: known.height, slot: known.slot });
+    const entry = known(entries, each)!;
+    if ("error" in entry) skipped.push({ path: each.path, error: entry.error });
+    else usable.push({ file: index, width: entry.width, height: entry.height, slot: entry.slot });
   }
-  if (strict && skipped.length > 0) {
-    file.close();
-    refuse(skipped[0]);
-  }
+  if (strict && skipped.length > 0) refuse(folder, skipped[0]);
   return {
     pictures: usable,
     skipped,
-    decoded: missing.length,
+    decoded,
     imageBytes,
     read(index, into) {
       readRecord(file, usable[index].slot * imageBytes, into.subarray(0, imageBytes), cache);
     },
     close: () => file.close(),
   };
+}
+
+function refuse(folder: string, { path, error }: SkippedPicture): never {
+  throw new UserError(`Cannot use ${join(folder, path)}: ${error}; remove it, or leave out --strict`);
+}
+
+async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
+  const { folder, files, present, transform, cache, strict, onProgress } = request;
+  const imageBytes = bytesOf(transform);
+  let { entries, slots } = await readIndex(cache, transform, imageBytes);
+  for (const path of entries.keys()) if (!present.has(path)) entries.delete(path);
+  // What has been changed or removed since lies between the rest; when that is most of the file, begin anew.
+  const used = Math.max(entries.size, files.filter((file) => known(entries, file)).length);
+  if (used === 0 || (slots > 64 && slots > 4 * used)) {
+    // The index first: it must not stand for other pixels, whenever the process is killed.
+    for (const ending of ["json", "pixels"]) await removeFile(`${cache}.${ending}`);
+    entries = new Map();
+    slots = 0;
+  }
+  const missing = files.filter((file) => !known(entries, file));
+  await checkRoom(dirname(cache), missing.length, imageBytes);
+  const file = await Deno.open(`${cache}.pixels`, { read: true, write: true, create: true });
+  try {
+    await decodeInto(file);
+    return cachedPictures(request, entries, file, missing.length);
+  } catch (error) {
+    file.close();
+    throw error;
+  }
 
   async function decodeInto(file: Deno.FsFile): Promise<void> {
     let next = 0, done = 0, saved = performance.now();
@@ -157,7 +194,7 @@ async function fill(request: CacheRequest, pool: PicturePool): Promise<CachedPic
         const picture = missing[next++];
         const result = await pool.prepare(join(folder, picture.path), transform);
         if ("error" in result) {
-          if (strict) refuse({ path: picture.path, error: result.error });
+          if (strict) refuse(folder, { path: picture.path, error: result.error });
           entries.set(picture.path, { ...picture, ...result });
         } else {
           const { pixels, width, height } = result, slot = slots++;

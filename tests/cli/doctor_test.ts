@@ -3,6 +3,7 @@ import { join } from "@std/path";
 import { adapterAdvice, type SystemFacts } from "../../cli/advice.ts";
 import { bufferFinding, dataFinding, denoFinding, doctorText } from "../../cli/doctor.ts";
 import { cifar10 } from "../../data/cifar10.ts";
+import { names } from "../data/archive_support.ts";
 import { withFolder } from "../support.ts";
 import { resnext } from "./support.ts";
 
@@ -61,6 +62,26 @@ Deno.test("doctor tells of this machine, and its exit code says whether it will 
     assertMatch(stdout, /^(ok {2}|note) {2}GPU +\S/m);
     assertMatch(stdout, /^note {2}cifar10 +not downloaded/m);
     assertStringIncludes(stdout, "This machine is ready.");
+  });
+});
+
+Deno.test("where nothing can be written doctor says so, and what mends it; it leaves nothing behind", async () => {
+  await withFolder(async (folder) => {
+    const doctor = (data: string) => resnext(["doctor", "--no-measure", "--data-dir", data], {}, folder);
+    const data = join(folder, "file");
+    await doctor(join(folder, "new", "data"));
+    assertEquals(names(folder), []);
+    await Deno.writeTextFile(data, "");
+    await Deno.writeTextFile(join(folder, "runs"), "");
+    const { code, stdout, stderr } = await doctor(data);
+    assertEquals([code, stderr], [1, ""]);
+    const state = "something else is in its place; move it away or choose another directory";
+    assertStringIncludes(stdout, `BAD   Disk of data  Cannot write into "${data}": ${state}\n`);
+    assertStringIncludes(stdout, "-> name another data directory with --data-dir, or set RESNEXT_DATA");
+    assertStringIncludes(stdout, `BAD   Disk here     Cannot write into "runs": ${state}\n`);
+    assertStringIncludes(stdout, "another one to train into with --out");
+    assertStringIncludes(stdout, "2 things need mending.");
+    assertEquals(names(folder), ["file", "runs"]);
   });
 });
 

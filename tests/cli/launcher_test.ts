@@ -156,6 +156,11 @@ launcherTest("each command may do what it needs, and no more", async () => {
     await Deno.writeTextFile(join(root, "elsewhere", "drawn.safetensors"), described("shapes"));
     await Deno.mkdir(join(root, "elsewhere", "run"));
     await Deno.copyFile(join(root, "elsewhere", "own.safetensors"), join(root, "elsewhere", "run/last.safetensors"));
+    // Names that start as options do.
+    await Deno.copyFile(join(root, "elsewhere", "own.safetensors"), join(root, "elsewhere", "-own.safetensors"));
+    await Deno.writeTextFile(join(root, "elsewhere", "-c.json"), '{"out": "-o"}');
+    await Deno.mkdir(join(root, "elsewhere", "-run"));
+    await Deno.symlink("run/last.safetensors", join(root, "elsewhere", "link.safetensors"));
     await Deno.writeTextFile(join(root, "elsewhere", "p.json"), '{"out": "o",\n "dataset": "folder:a \\"b\\\\c"}');
     const cache = `${root}/.cache/resnext`, least = `--no-prompt --allow-read ${VARIABLES}`;
     const decoding = (writes: string) =>
@@ -181,9 +186,15 @@ launcherTest("each command may do what it needs, and no more", async () => {
       [["report", "--no-judge", "a run", "--dir=d"], decoding(`d,a run,${cache}`)],
       [["report", "a run", "--out", "x/y.html"], decoding(`x,${cache}`)],
       [["eval", "drawn.safetensors"], least],
+      [["eval", "x", "--predictions", "d/e.csv"], `--no-prompt --allow-read --allow-write=d ${VARIABLES}`],
+      [["eval", "own.safetensors", "--predictions=e.csv"], decoding(`.,${cache}`)],
       [["eval", "own.safetensors"], decoding(cache)],
       [["eval", "renamed.ckpt"], decoding(cache)],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
+      [["train", "--resume=link.safetensors"], decoding(`${root}/elsewhere/run,${cache},${cache}`)],
+      [["eval", "--", "-own.safetensors"], decoding(cache)],
+      [["train", "--config=-c.json"], `--no-prompt --allow-read --allow-write=-o,${cache} ${VARIABLES}`],
+      [["report", "--", "-run"], decoding(`runs,-run,${cache}`)],
       [["train", "--out", "run", "--resume", "auto"], decoding(`run,${cache},${cache}`)],
       [
         ["train", "--out", "a run", "--resume=auto"],
@@ -209,12 +220,18 @@ launcherTest("each command may do what it needs, and no more", async () => {
         VARIABLES.replace("--allow-sys=hostname,systemMemoryInfo", "--allow-sys"),
       ]),
       [["summary", "resnext50"], least],
-      [["doctor"], least.replace("systemMemoryInfo", "systemMemoryInfo,statfs")],
+      [
+        ["doctor"],
+        `--no-prompt --allow-read --allow-write=${cache},runs ${
+          VARIABLES.replace("systemMemoryInfo", "systemMemoryInfo,statfs")
+        }`,
+      ],
       [["bench"], "-A"],
       [["--help"], least],
     ];
     for (const [args, permissions] of cases) {
-      const { calls } = await run(args);
+      const { calls, err } = await run(args);
+      assertEquals(err, "", args.join(" "));
       assertEquals(
         calls[0].replace(/ --config .*?deno\.json .*/, ""),
         `deno run --quiet ${permissions}`,

@@ -57,6 +57,24 @@ Deno.test("going on from the best checkpoint never overwrites a later one that i
   });
 });
 
+Deno.test("the best checkpoint goes along with a run that moves, once it has one of its own there", async () => {
+  await withFolder(async (path) => {
+    await using first = await RunFolder.open(join(path, "first"));
+    await first.save(smallCheckpoint(1, 0), true);
+    const bytes = await Deno.readFile(first.best), there = join(path, "second");
+    await (await RunFolder.open(there, first.last)).removeIfEmpty();
+    assertEquals(names(path), ["first"]);
+    for (const better of [false, true]) {
+      await using second = await RunFolder.open(there, first.last);
+      await second.save(smallCheckpoint(1, 7), better);
+      await second.save(smallCheckpoint(1, 8), false);
+      assertEquals(String(await Deno.readFile(second.best)) === String(bytes), !better);
+      await Deno.remove(second.last);
+      await Deno.remove(second.best);
+    }
+  });
+});
+
 Deno.test("the newest checkpoint is the furthest whole one", async () => {
   await withFolder(async (path) => {
     assertEquals(await RunFolder.newestCheckpoint(join(path, "nowhere")), { newest: undefined, damaged: [] });

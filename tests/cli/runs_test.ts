@@ -67,7 +67,12 @@ Deno.test("runs stand in the order of their training, and tell their usual speed
 
 Deno.test("no runs, and no such run, are told", async () => {
   await withFolder(async (folder) => {
-    assertStringIncludes((await resnext(["runs", "--dir", join(folder, "none")])).stdout, "No runs in");
+    const none = join(folder, "none"), typo = await resnext(["runs", "--dir", none]);
+    const told = `error: Cannot list the runs in "${none}": no such folder; name the one that holds them\n`;
+    assertEquals(typo, { code: 1, stdout: "", stderr: told });
+    const yet = await resnext(["runs"], {}, folder);
+    assertEquals(yet.code, 0);
+    assertStringIncludes(yet.stdout, 'No runs in "runs" yet');
     const { code, stderr } = await resnext(["runs", "compare", "a", "b", "--dir", folder]);
     assertEquals(code, 1);
     assertMatch(stderr, /^error: Cannot find the run "a": .*\n$/);

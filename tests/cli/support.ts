@@ -18,9 +18,10 @@ export interface Outcome {
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
 /** The program, called with arguments, not started yet. */
-export function program(args: readonly string[], env: Record<string, string> = {}): Deno.Command {
+export function program(args: readonly string[], env: Record<string, string> = {}, cwd?: string): Deno.Command {
   return new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--no-check", MAIN, ...args],
+    cwd,
     env: { XDG_RUNTIME_DIR: "/tmp", ...env },
     stdout: "piped",
     stderr: "piped",
@@ -28,8 +29,8 @@ export function program(args: readonly string[], env: Record<string, string> = {
 }
 
 /** Runs the program. */
-export async function resnext(args: readonly string[], env?: Record<string, string>): Promise<Outcome> {
-  const { code, stdout, stderr } = await program(args, env).output();
+export async function resnext(args: readonly string[], env?: Record<string, string>, cwd?: string): Promise<Outcome> {
+  const { code, stdout, stderr } = await program(args, env, cwd).output();
   return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }
 

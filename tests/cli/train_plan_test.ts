@@ -4,7 +4,8 @@ import { readArguments } from "../../cli/command.ts";
 import { configArguments } from "../../cli/config.ts";
 import { optionsToRepeat } from "../../cli/run_options.ts";
 import { trainCommand } from "../../cli/train.ts";
-import { planTraining, type TrainInvocation, trainOptions } from "../../cli/train_plan.ts";
+import { type TrainInvocation, trainOptions } from "../../cli/train_options.ts";
+import { planTraining, withImages } from "../../cli/train_plan.ts";
 import type { FolderDataset } from "../../data/folder.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
@@ -16,11 +17,14 @@ import { encodeSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
 import { NARROW, narrowCheckpoint, writeNarrow, writePictures } from "./support.ts";
 
-/** What such arguments make `train` do; without a device. */
+/** What such arguments make `train` do; without a device and images. */
 const plan = (args: readonly string[]) => {
   const read = readArguments({ options: trainOptions, positionals: [] }, args, "resnext train");
   return planTraining(read as unknown as TrainInvocation);
 };
+
+/** The same with the images. */
+const planWithImages = async (args: readonly string[]) => await withImages(await plan(args));
 
 /** A value of each option that a run's description holds, none of them its default. */
 const VALUES = {
@@ -206,7 +210,7 @@ Deno.test("a folder's pictures are mirrored unless the run, or the one that goes
   await withFolder(async (folder) => {
     const dataset = `folder:${await writePictures(folder, "pictures")}`;
     const planned = async (...args: string[]) => {
-      const { data, description: { settings } } = await plan([
+      const { data, description: { settings } } = await planWithImages([
         ...args,
         `--data-dir=${folder}`,
         "--workers=1",
@@ -233,13 +237,58 @@ Deno.test("a folder's pictures are mirrored unless the run, or the one that goes
   });
 });
 
+Deno.test("what is wrong with the options is told before a picture is decoded", async () => {
+  await withFolder(async (folder) => {
+    const pictures = await writePictures(folder, "pictures"), data = join(folder, "data");
+    await Deno.mkdir(join(pictures, "val/c"));
+    const unknown = await assertRejects(() => plan([`--dataset=folder:${pictures}`]), UserError);
+    assertStringIncludes(unknown.message, 'the class "c" of val is not one of train');
+    await Deno.mkdir(join(pictures, "train/c"));
+    const empty = await assertRejects(() => plan([`--dataset=folder:${pictures}`, `--data-dir=${data}`]), UserError);
+    assertStringIncludes(empty.message, 'the class "c" has no picture to train on');
+    for (const part of ["train", "val"]) await Deno.remove(join(pictures, part, "c"));
+
+    const weights = await writeNarrow(folder, "weights.safetensors"), part = join(folder, "part.safetensors");
+    const tensors = new Map(narrowCheckpoint().state);
+    tensors.delete("layer1.0.bn2.bias");
+    await Deno.writeFile(part, encodeSafetensors({ tensors, metadata: {} }));
+    const settings = { ...narrowCheckpoint().description.settings!, dataset: `folder:${pictures}` };
+    const resumed = await writeNarrow(folder, "last.safetensors", { class_names: ["a", "c"], settings });
+    const cases: [string[], string][] = [
+      [["--num-classes=3"], "--num-classes must be 2"],
+      [["--freeze=stem,layr1"], "layr1"],
+      [["--schedule=multistep"], "milestones"],
+      [["--schedule=multistep", "--milestones=20"], "--milestones has no use in 10 epochs"],
+      [["--channels=16,x"], "--channels must be"],
+      [["--layers=1", "--channels=15"], "Cannot build resnext50"],
+      [["--min-lr=1", "--schedule=cosine"], "--min-lr must be at most"],
+      [["--nesterov", "--momentum=0"], "--nesterov needs a momentum"],
+      [[`--weights=${join(folder, "none.pth")}`], "none.pth"],
+      [[`--weights=${weights}`, "--arch=resnext101"], "leave out --arch"],
+      [[`--weights=${part}`, "--arch=resnext50"], "they are of another network"],
+      [["--lr=1e300"], '"settings.lr" cannot be 1e+300'],
+      [[`--resume=${resumed}`], "are not those it was trained on"],
+    ];
+    for (const [args, message] of cases) {
+      const dataset = args[0].startsWith("--resume") ? [] : [`--dataset=folder:${pictures}`];
+      await assertRejects(() => plan([...dataset, `--data-dir=${data}`, ...args]), UserError, message);
+    }
+    await assertRejects(() => Deno.stat(data), Deno.errors.NotFound, undefined, "nothing has been decoded");
+  });
+});
+
 Deno.test("a run goes on with a folder that has moved, if it is of the same classes and as many pictures", async () => {
   await withFolder(async (folder) => {
     const moved = await writePictures(folder, "moved"), from = join(folder, "gone");
     const settings = { ...narrowCheckpoint().description.settings!, dataset: `folder:${from}` };
     const write = (...names: string[]) => writeNarrow(folder, "last.safetensors", { class_names: names, settings });
     const resume = async (names: string[], dataset = `folder:${moved}`) =>
-      await plan([`--resume=${await write(...names)}`, `--dataset=${dataset}`, `--data-dir=${folder}`, "--json"]);
+      await planWithImages([
+        `--resume=${await write(...names)}`,
+        `--dataset=${dataset}`,
+        `--data-dir=${folder}`,
+        "--json",
+      ]);
     const { data, description } = await resume(["a", "b"]);
     (data as unknown as FolderDataset).close();
     assertEquals(description.settings.dataset, `folder:${moved}`);
@@ -257,7 +306,7 @@ Deno.test("a run that goes on with other pictures than it recorded is warned of"
     const settings = { ...narrowCheckpoint().description.settings!, dataset };
     const resume = `--resume=${await writeNarrow(folder, "last.safetensors", { class_names: ["a", "b"], settings })}`;
     const warned = async () => {
-      const { data, warning } = await plan([resume, `--data-dir=${folder}`, "--json"]);
+      const { data, warning } = await planWithImages([resume, `--data-dir=${folder}`, "--json"]);
       (data as unknown as FolderDataset).close();
       return warning;
     };
@@ -291,7 +340,8 @@ Deno.test("--quiet and --json decode pictures silently, in a run that goes on to
         return bytes.length;
       };
       try {
-        const { data } = await plan([...args, `--data-dir=${await Deno.makeTempDir({ dir: folder })}`, "--workers=1"]);
+        const place = `--data-dir=${await Deno.makeTempDir({ dir: folder })}`;
+        const { data } = await planWithImages([...args, place, "--workers=1"]);
         (data as unknown as FolderDataset).close();
       } finally {
         Deno.stderr.writeSync = writeSync;

@@ -6,7 +6,7 @@ import { shapes } from "../../data/shapes.ts";
 import { TextReport } from "../../cli/train_report.ts";
 import type { Device } from "../../kernels/device.ts";
 import { withFolder } from "../support.ts";
-import { NARROW, narrowCheckpoint, program, resnext, writeNarrow } from "./support.ts";
+import { NARROW, narrowCheckpoint, program, resnext, writeNarrow, writePictures } from "./support.ts";
 
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "48", "--test-limit", "20"];
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
@@ -72,6 +72,30 @@ Deno.test("a run gone on with apart from its best checkpoint ends with the name 
   });
 });
 
+Deno.test({
+  name: "a run that a link leads to is gone on with in its own folder, not beside the link",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const run = join(folder, "run"), link = join(folder, "newest.safetensors");
+      await Deno.mkdir(run);
+      const settings = { ...narrowCheckpoint().description.settings!, train_limit: 16, test_limit: 8, epochs: 1 };
+      await Deno.symlink(await writeNarrow(run, "last.safetensors", { settings }), link);
+      const { code, stderr } = await resnext(["train", "--resume", link, "--quiet"]);
+      assertEquals([code, stderr], [0, ""]);
+      assertEquals(names(folder), ["newest.safetensors", "run"]);
+      assertEquals(names(run), ["best.safetensors", "config.json", "last.safetensors", "metrics.jsonl"]);
+      const again = await resnext(["train", "--resume", link]);
+      assertMatch(again.stderr, /^Nothing to do: .* has done 1 epoch; /);
+      await Deno.remove(run, { recursive: true });
+      assertEquals(
+        (await resnext(["train", "--resume", link])).stderr,
+        `error: Cannot read "${link}": no such file or directory\n`,
+      );
+    });
+  },
+});
+
 Deno.test("train --config with what a run wrote of itself ends with the same bits", async () => {
   await withFolder(async (folder) => {
     const [first, second] = [join(folder, "first"), join(folder, "second")];
@@ -131,6 +155,47 @@ Deno.test({
         text,
         /Stopped after step \d of epoch \d+, saved in .*last\.safetensors\. Go on with:\n {2}.*resnext train --resume .* --data-dir .*data$/m,
       );
+    });
+  },
+});
+
+/** Lines of a folder's cache that tell a picture. */
+async function decoded(data: string): Promise<number> {
+  const cache = join(data, "pictures"), index = names(cache).find((name) => name.endsWith(".json"));
+  return index === undefined ? 0 : JSON.parse(await Deno.readTextFile(join(cache, index))).entries.length;
+}
+
+Deno.test({
+  name:
+    "a folder is claimed before pictures are decoded; whoever stops the decoding keeps what is done, and no empty run",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const picture = join(folder, "picture.jpg"), COUNT = 4000;
+      await Deno.copyFile(new URL("../fixtures/pictures/landscape.jpg", import.meta.url), picture);
+      for (const name of ["a", "b"]) await Deno.mkdir(join(folder, "pictures", name), { recursive: true });
+      for (let i = 0; i < COUNT; i++) await Deno.link(picture, join(folder, "pictures", i % 2 ? "a" : "b", `${i}.jpg`));
+      const data = join(folder, "data"), out = join(folder, "run"), file = join(folder, "file");
+      await Deno.writeTextFile(file, "");
+      const args = ["train", ...NARROW, "--dataset", `folder:${join(folder, "pictures")}`, "--val-split", "0.1"];
+      const place = ["--data-dir", data, "--workers", "1", "--out"];
+      const taken = await resnext([...args, ...place, file]);
+      assertEquals([taken.code, taken.stdout], [2, ""]);
+      assertMatch(taken.stderr, /^error: Cannot make the folder ".*": it is a file; choose another --out\n$/);
+
+      const process = program([...args, ...place, out]).spawn(), stdout = new Response(process.stdout).text();
+      const stderr = linesUntil(process.stderr, (line) => line.startsWith("Decoding pictures"));
+      await stderr.seen;
+      const other = await resnext([...args, ...place, out]);
+      assertEquals(other.code, 1);
+      assertMatch(other.stderr, /^error: Cannot train into ".*": process \d+ .* has been training into it since/);
+      process.kill("SIGINT");
+      const [{ code }, said] = await Promise.all([process.status, stderr.rest()]);
+      assertEquals([code, await stdout], [130, ""]);
+      assertMatch(said, /\nStopped before the first step; .*\n$/);
+      assertEquals(names(folder).includes("run"), false);
+      const done = await decoded(data);
+      assert(done > 0 && done < COUNT, String(done));
     });
   },
 });
@@ -301,7 +366,7 @@ Deno.test("what cannot be trained is one line on stderr, and leaves nothing", as
 });
 
 Deno.test({
-  name: "without an adapter one line says what to install",
+  name: "without an adapter one line says what to install, before a picture is decoded",
   ignore: Deno.build.os !== "linux",
   fn: async () => {
     await withFolder(async (folder) => {
@@ -310,11 +375,12 @@ Deno.test({
         VK_ICD_FILENAMES: "/nonexistent",
         DENO_WEBGPU_BACKEND: "vulkan",
       };
-      const out = join(folder, "run");
-      const { code, stderr } = await resnext(["train", ...SMALL, "--out", out], environment);
+      const dataset = `folder:${await writePictures(folder, "pictures")}`;
+      const places = ["--dataset", dataset, "--data-dir", join(folder, "data"), "--out", join(folder, "run")];
+      const { code, stderr } = await resnext(["train", ...NARROW, ...places], environment);
       assertEquals(code, 1);
       assertMatch(stderr, /^error: No GPU adapter found\. .*mesa-vulkan-drivers.*\n$/);
-      assertEquals(names(folder), []);
+      assertEquals(names(folder), ["pictures"]);
     });
   },
 });

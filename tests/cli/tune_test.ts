@@ -159,13 +159,18 @@ Deno.test("the program's table has the form of tunings, its keys an adapter, a v
   }
 });
 
-Deno.test("what could not be kept is told, and is a failure of tune", async () => {
+Deno.test("where nothing can be kept tune fails before it measures, and has no need to where all is known", async () => {
   await withFolder(async (folder) => {
     const file = join(folder, "file");
     await Deno.writeTextFile(file, "");
-    const { code, stdout, stderr } = await resnext(["tune", "resnext50", ...TINY, "--data-dir", file]);
-    assertEquals([code, stdout.includes("Kept in")], [1, false]);
-    assertMatch(stderr, /^error: Cannot keep what was measured in ".*": something else is in its place; .*\n$/m);
+    const args = ["tune", "resnext50", ...TINY, "--data-dir"];
+    const { code, stdout, stderr } = await resnext([...args, file]);
+    assertEquals([code, stdout], [1, ""]);
+    assertMatch(stderr, /^error: Cannot keep what is measured in ".*": something else is in its place; .*\n$/);
+    await resnext([...args, folder]);
+    const known = await withTable(folder, await readTunings(join(folder, "tuning.json")), [...args, file]);
+    assertEquals([known.code, known.stderr], [0, ""]);
+    assertStringIncludes(known.stdout, "Nothing to measure");
   });
 });
 

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import { FileSource } from "../../data/file_source.ts";
-import { checkReadable, readAtMost, readStart, readWithin } from "../../data/files.ts";
+import { checkReadable, readAtMost, readStart, readWithin, tryWriting } from "../../data/files.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { saveFile } from "../../nn/checkpoint_file.ts";
 import { withFolder } from "../support.ts";
@@ -51,4 +51,17 @@ Deno.test({
       await assertRejects(() => saveFile(link, bytes), UserError, "it is a device or a pipe");
     });
   },
+});
+
+Deno.test("writing into a folder is tried, and leaves it as it was", async () => {
+  await withFolder(async (folder) => {
+    await tryWriting(join(folder, "a", "b"));
+    await tryWriting(folder);
+    assertEquals([...Deno.readDirSync(folder)], []);
+    const file = join(folder, "file");
+    await Deno.writeFile(file, bytes);
+    await assertRejects(() => tryWriting(file), Deno.errors.AlreadyExists);
+    await assertRejects(() => tryWriting(join(file, "a")));
+    assertEquals(await Deno.readFile(file), bytes);
+  });
 });

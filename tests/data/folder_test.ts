@@ -3,6 +3,7 @@ import { dirname, join } from "@std/path";
 import sharp from "sharp";
 import type { AnyImageSet } from "../../data/dataset.ts";
 import { type FolderOptions, readFolder } from "../../data/folder.ts";
+import { withLock } from "../../data/lock.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import { withFolder } from "../support.ts";
@@ -104,6 +105,39 @@ Deno.test("the second time nothing is decoded; a picture that has changed, or an
     await Deno.remove(join(path, "train/light/0.png"));
     const fewer = await read();
     assertEquals([fewer.decoded, fewer.train.count], [0, 7]);
+  });
+});
+
+Deno.test("a cache that has all is read as it lies: nothing is written, and no lock waited for", async () => {
+  await withPictures(async (path, read) => {
+    const first = await read(), cache = join(dirname(path), "data", "pictures");
+    const state = () => names(cache).map((name) => [name, Deno.statSync(join(cache, name)).mtime]);
+    const locks = names(cache).filter((name) => name.endsWith(".pixels")).map((name) =>
+      join(cache, name.replace(".pixels", ".lock"))
+    );
+    assertEquals(locks.length, 2);
+    await withLock(locks[0], () =>
+      withLock(locks[1], async () => {
+        const before = state(), second = await read();
+        assertEquals([second.decoded, reds(second.train)], [0, reds(first.train)]);
+        assertEquals(state(), before);
+      }));
+  });
+});
+
+Deno.test("a cache that is begun anew has no index until its pixels are there", async () => {
+  await withPictures(async (path, read) => {
+    const first = await read(), cache = join(dirname(path), "data", "pictures");
+    const [index] = names(cache).filter((name) => /whole.*json$/.test(name)).map((name) => join(cache, name));
+    const { slots, ...others } = JSON.parse(await Deno.readTextFile(index));
+    assertEquals(slots, 8);
+    // Of another version: nothing in it counts.
+    await Deno.writeTextFile(index, JSON.stringify({ ...others, slots, format: 1 }));
+    let seen: boolean | undefined;
+    const second = await read({ onProgress: () => seen ??= names(cache).some((name) => join(cache, name) === index) });
+    assertEquals([second.decoded, seen], [8, false]);
+    // Whoever was reading goes on with what it had.
+    assertEquals(reds(first.train), reds(second.train));
   });
 });
 

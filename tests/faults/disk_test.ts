@@ -7,6 +7,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { join } from "@std/path";
 import { Random } from "../../kernels/random.ts";
 import { decodeCheckpoint } from "../../nn/checkpoint.ts";
+import { NARROW_NETWORK, writeNarrow, writePictures } from "../cli/support.ts";
 import { withFolder } from "../support.ts";
 import { LONG, program, report, runToEnd, SMALL_RUN, trials } from "./support.ts";
 
@@ -188,6 +189,28 @@ diskTest("a folder that is made read-only, filled up or removed while a run goes
     }
   }
   report("a folder made read-only, filled up or removed", tried, "with --keep-going and without");
+});
+
+diskTest("decoded pictures on a read-only disk are used; where some are missing, one line", async () => {
+  await withSmallDisk(2 ** 20, async (disk) => {
+    await withFolder(async (folder) => {
+      const dataset = `folder:${await writePictures(folder, "pictures")}`;
+      const network = { ...NARROW_NETWORK, num_classes: 2 };
+      const file = await writeNarrow(folder, "a.safetensors", { class_names: ["a", "b"], network });
+      const args = ["eval", file, "--dataset", dataset, "--data-dir", disk, "--json"];
+      const first = await runToEnd(program(args));
+      assertEquals(first.code, 0, first.err);
+      await system("mount", "-o", "remount,ro", disk);
+      assertEquals(await runToEnd(program(args)), first);
+      const { code, err } = await runToEnd(program([...args, "--image-size", "40"]));
+      assertEquals(code, 1);
+      assertMatch(
+        err,
+        /^error: Cannot keep decoded pictures in the data directory, "[^"]*": the file system is read-only; [^\n]*\n$/,
+      );
+    });
+  });
+  report("a read-only cache of pictures", 2);
 });
 
 diskTest("a download that fills the disk: one line, no file under the final name", async () => {

@@ -11,7 +11,7 @@ import { narrowCheckpoint } from "../cli/support.ts";
 import { configArguments } from "../../cli/config.ts";
 import { trainCommand } from "../../cli/train.ts";
 import { readArguments } from "../../cli/command.ts";
-import { trainOptions } from "../../cli/train_plan.ts";
+import { trainOptions } from "../../cli/train_options.ts";
 import { readTunings } from "../../cli/tuning.ts";
 import { Random } from "../../kernels/random.ts";
 import { Tuning } from "../../kernels/tuning.ts";

@@ -140,7 +140,7 @@ gpuTest(
     await learn(first, 0, 3);
     const { weights } = first.network;
     const [state, momenta, scale] = await Promise.all([weights.stateDict(), weights.momenta(), weights.lossScale()]);
-  assertEquals(scale, { scale: 2 ** 37, goodSteps: 0 });
+    assertEquals(scale, { scale: 2 ** 37, goodSteps: 0 });
     const wanted = await learn(first, 3, 30);
     const goOn = async (withScale: boolean) => {
       const again = await open(4);
