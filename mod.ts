@@ -86,14 +86,8 @@ export { summarize, type Summary, type SummaryRow } from "./nn/summary.ts";
 export { type StepMemory, stepMemory, TYPICAL_GPU } from "./nn/memory.ts";
 
 export { type BatchSource, type FloatBatch, FloatSource } from "./nn/batch_source.ts";
-export {
-  DeviceImages,
-  type ImageBatch,
-  type ImageInput,
-  ImageSource,
-  type LabelledImages,
-  type StoredPixels,
-} from "./nn/image_source.ts";
+export { DeviceImages, type ImageBatch, type ImageInput, ImageSource } from "./nn/image_source.ts";
+export type { LabelledImages, StoredPixels } from "./nn/labelled_images.ts";
 export { BatchSizeError } from "./nn/batch_size.ts";
 export type { HalfWeights, Matrices } from "./nn/half_weights.ts";
 export type { LossScale } from "./nn/loss_scale.ts";

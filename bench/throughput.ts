@@ -2,7 +2,8 @@
 
 import type { Device } from "../kernels/device.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
-import { DeviceImages, ImageSource, type LabelledImages } from "../nn/image_source.ts";
+import { DeviceImages, ImageSource } from "../nn/image_source.ts";
+import type { LabelledImages } from "../nn/labelled_images.ts";
 import type { Module } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import type { Plan } from "../nn/plan.ts";

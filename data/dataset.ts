@@ -6,7 +6,7 @@ import type { Random } from "../kernels/random.ts";
 export interface ImageFile {
   /** Bytes of an image. */
   readonly imageBytes: number;
-  /** Copies an image, `height x width x 3`: interleaved RGB. */
+  /** Copies an image, `height x width x 3`: interleaved RGB. It must have copied all of it when it returns. */
   read(image: number, into: Uint8Array<ArrayBuffer>): void;
 }
 
@@ -22,7 +22,10 @@ export interface AnyImageSet {
   readonly files?: readonly string[];
   /** The images' size, where it is not the data set's. */
   readonly size?: { readonly height: number; readonly width: number };
-  /** Draws the part of an image that training sees this time: top, left, height, width; a negative width mirrors. */
+  /**
+   * Draws the part of an image that training sees this time: top, left, height, width; a negative width mirrors. Some of it
+   * must be of the image.
+   */
   readonly crop?: (image: number, random: Random) => readonly [number, number, number, number];
 }
 

@@ -28,9 +28,9 @@ export interface RowChange {
   readonly erased: Rectangle;
   /** As `erased`. */
   readonly cutout: Rectangle;
-  /** The row it is mixed with; the weight of the image itself. Without CutMix's rectangle it is mixup. */
+  /** The row of the batch that it is mixed with: without CutMix's rectangle it is mixup. Any row where it is not mixed. */
   readonly partner: number;
-  /** From 0 to 1; 1 leaves the image alone. */
+  /** Of the image itself, and of its label: from 0 to 1; 1 leaves both alone. */
   readonly weight: number;
   /** Where the partner is pasted, for CutMix. */
   readonly pasted: Rectangle;

@@ -18,7 +18,8 @@ import { Random } from "../kernels/random.ts";
 import type { Shape } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import type { BatchSource } from "./batch_source.ts";
-import { checkNormalization } from "./number_check.ts";
+import { quoted } from "./json.ts";
+import { between, checkNormalization, count, number } from "./number_check.ts";
 
 /** What may be done to an image; absent is off. Names as in a checkpoint. */
 export interface AugmentSettings {
@@ -54,7 +55,10 @@ export function checkAugment(settings: AugmentSettings): void {
   const refuse = (why: string) => {
     throw new UserError(`Cannot augment: ${why}`, { exitCode: 2 });
   };
-  for (const [name, value] of Object.entries({ crop, cutout, brightness, contrast, saturation, mixup, cutmix })) {
+  for (const [name, value] of Object.entries({ crop, cutout })) {
+    if (!count(value)) refuse(`${name} is ${value}, must be a whole number of pixels`);
+  }
+  for (const [name, value] of Object.entries({ brightness, contrast, saturation, mixup, cutmix })) {
     if (!(value >= 0 && Number.isFinite(value))) refuse(`${name} is ${value}, must be 0 or more`);
   }
   if (!(erasing >= 0 && erasing <= 1)) refuse(`the probability of erasing is ${erasing}, must be from 0 to 1`);
@@ -70,6 +74,11 @@ export function isAugmented(settings: AugmentSettings | undefined): settings is 
 /** Whether images are mixed, and labels with them. */
 export function mixesLabels({ mixup = 0, cutmix = 0 }: AugmentSettings): boolean {
   return mixup > 0 || cutmix > 0;
+}
+
+/** Whether colours are changed. */
+function changesColours({ brightness = 0, contrast = 0, saturation = 0, hue = 0 }: AugmentSettings): boolean {
+  return brightness > 0 || contrast > 0 || saturation > 0 || hue > 0;
 }
 
 /** Streams of a seed from here on are augmentations: one an epoch and image. */
@@ -199,6 +208,9 @@ export interface Normalization {
   readonly std: readonly [number, number, number];
 }
 
+/** What {@linkcode encodeChange} writes a row. */
+const ROW_NUMBERS = AUGMENT_VECTORS * 4;
+
 /** Batches of another source of RGB images, augmented. */
 export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
   readonly shape: Shape;
@@ -208,6 +220,7 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
   readonly mixes: Operand | undefined;
   readonly #changes: Operand;
   readonly #staging: Float32Array<ArrayBuffer>;
+  readonly #recolours: boolean;
 
   private constructor(
     private readonly device: Device,
@@ -219,7 +232,8 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     this.shape = inner.shape;
     this.labels = inner.labels;
     this.x = operand("augmented input", inner.x.byteLength / 4);
-    this.#staging = new Float32Array(inner.shape.n * AUGMENT_VECTORS * 4);
+    this.#staging = new Float32Array(inner.shape.n * ROW_NUMBERS);
+    this.#recolours = changesColours(settings);
     this.#changes = operand("changes", this.#staging.length);
     if (mixesLabels(settings)) this.mixes = operand("mixes", inner.shape.n * 4);
   }
@@ -240,7 +254,7 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
     checkNormalization(normalization);
     const { c: channels } = inner.shape;
     if (channels !== 3) throw new RangeError(`Cannot augment images of ${channels} channels: they must be RGB`);
-    const buffer = await device.buffer("changes", inner.shape.n * AUGMENT_VECTORS * 16);
+    const buffer = await device.buffer("changes", inner.shape.n * ROW_NUMBERS * 4);
     return new AugmentedSource(device, inner, settings, normalization, buffer);
   }
 
@@ -253,7 +267,7 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
   }
 
   dispatches(caps: Capabilities): readonly Dispatch[] {
-    const { brightness = 0, contrast = 0, saturation = 0, hue = 0, reflect = false } = this.settings;
+    const { reflect = false } = this.settings;
     const { n: rows, h: height, w: width } = this.shape;
     const operands: AugmentOperands = {
       x: this.inner.x,
@@ -263,17 +277,58 @@ export class AugmentedSource<B> implements BatchSource<AugmentedBatch<B>> {
       mixes: this.mixes,
     };
     const spec = { rows, height, width, ...this.normalization, reflect };
-    const colour = brightness > 0 || contrast > 0 || saturation > 0 || hue > 0;
-    return [...this.inner.dispatches(caps), ...augmentBatch(operands, { ...spec, colour }, caps)];
+    return [...this.inner.dispatches(caps), ...augmentBatch(operands, { ...spec, colour: this.#recolours }, caps)];
   }
 
+  /**
+   * Writes a batch and what is done to it.
+   *
+   * @throws {RangeError} for other than one change a row; for one that the settings had no place for, as mixing a row where
+   * neither mixup nor CutMix was asked for; for a partner that is none of the rows, a weight that is not from 0 to 1, and
+   * numbers that are not finite; and where the other source refuses the batch.
+   */
   load({ batch, changes }: AugmentedBatch<B>, classes?: number): number {
     // Refuses, where it is freed, for both.
     const rows = this.inner.load(batch, classes);
     if (changes.length !== rows) throw new RangeError(`Cannot augment ${rows} rows by ${changes.length} changes`);
-    changes.forEach((change, row) => encodeChange(change, row, this.#staging));
+    for (let row = 0; row < rows; row++) {
+      this.#check(changes[row], row, rows);
+      encodeChange(changes[row], row, this.#staging);
+    }
+    const wrong = this.#staging.subarray(0, rows * ROW_NUMBERS).findIndex((value) => !number(value));
+    if (wrong >= 0) {
+      throw new RangeError(
+        `Cannot augment row ${Math.floor(wrong / ROW_NUMBERS)}: its change holds ${
+          this.#staging[wrong]
+        }; all must be finite`,
+      );
+    }
     this.device.write(this.buffer, 0, this.#staging);
     return rows;
+  }
+
+  /** Refuses what the kernel, made for the settings alone, would do by half, or not at all. */
+  #check({ partner, weight, pasted, colour }: RowChange, row: number, rows: number): void {
+    const mixed = weight !== 1 || pasted[2] > 0;
+    if (mixed && !this.mixes) {
+      throw new RangeError(
+        `Cannot mix row ${row}: its label would stay as it is, as the source was made without mixup and cutmix; ` +
+          "make one with either",
+      );
+    }
+    if (!(count(partner) && partner < rows)) {
+      throw new RangeError(`Cannot mix row ${row} with partner ${quoted(partner)}: the rows are 0 to ${rows - 1}`);
+    }
+    if (!between(0, 1)(weight)) {
+      throw new RangeError(`Cannot mix row ${row} with weight ${quoted(weight)}: it must be from 0 to 1`);
+    }
+    const recoloured = colour[0] !== 1 || colour[1] !== 1 || colour[2] !== 1 || colour[3] !== 0;
+    if (recoloured && !this.#recolours) {
+      throw new RangeError(
+        `Cannot change the colours of row ${row}: the source was made without brightness, contrast, saturation and hue; ` +
+          "make one with any of them",
+      );
+    }
   }
 
   destroy(): void {

@@ -7,6 +7,7 @@ import type { Capabilities, Device } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements, toNhwc } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
+import { quoted } from "./json.ts";
 import { checkSettings, SIZE } from "./number_check.ts";
 import { Lifetime } from "./lifetime.ts";
 
@@ -128,9 +129,12 @@ export class FloatSource implements BatchSource<FloatBatch> {
         `Cannot load a batch of ${rows} labels and ${images.length} values: up to ${this.shape.n} rows, ${wanted} values`,
       );
     }
-    const wrong = Array.from(labels).find((label) => !(Number.isInteger(label) && label >= 0 && label < classes));
-    if (wrong !== undefined) {
-      throw new RangeError(`Cannot load a batch with label ${wrong}: the classes are 0 to ${classes - 1}`);
+    // By its place, as a label may be undefined: one that was looked up in vain.
+    const wrong = Array.from(labels).findIndex((label) => !(Number.isInteger(label) && label >= 0 && label < classes));
+    if (wrong >= 0) {
+      throw new RangeError(
+        `Cannot load a batch with label ${quoted(labels[wrong])}: the classes are 0 to ${classes - 1}`,
+      );
     }
     this.buffers.write(this.x, toNhwc(images, { ...this.shape, n: rows }));
     this.buffers.write(this.labels, Uint32Array.from(labels));

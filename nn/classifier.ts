@@ -6,6 +6,7 @@ import { DeviceImages, type ImageBatch, ImageSource } from "./image_source.ts";
 import { BatchSizeError } from "./batch_size.ts";
 import { type EvalStep, evalStep } from "./eval_step.ts";
 import { softmax } from "./judge.ts";
+import { kindOf } from "./labelled_images.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { haveSoftmax, NonFiniteError } from "./non_finite.ts";
@@ -110,6 +111,7 @@ export class Classifier {
    * Logits of pictures, `imageSize x imageSize x 3` RGB bytes each, an array per picture. Waits for the device.
    *
    * @throws {DeviceLostError} where it left out work.
+   * @throws {TypeError} for a picture that is no `Uint8Array`.
    * @throws {RangeError} for too many pictures, or one of another size.
    */
   async classify(pictures: readonly Uint8Array[]): Promise<Float32Array[]> {
@@ -117,6 +119,10 @@ export class Classifier {
     if (pictures.length === 0) return [];
     const step = this.#steps.find(({ batchSize }) => batchSize >= pictures.length);
     if (!step) throw new RangeError(`Cannot classify ${pictures.length} pictures at a time: ${this.batchSize} at most`);
+    const other = pictures.findIndex((picture) => !(picture instanceof Uint8Array));
+    if (other >= 0) {
+      throw new TypeError(`Cannot classify a picture in ${kindOf(pictures[other])}: give a Uint8Array of RGB bytes`);
+    }
     const wrong = pictures.find(({ length }) => length !== this.#imageBytes);
     if (wrong) {
       throw new RangeError(`Cannot classify a picture of ${wrong.length} bytes: it must have ${this.#imageBytes}`);

@@ -9,6 +9,7 @@ import { describedNetwork } from "./described_network.ts";
 import { MovingAverage } from "./ema.ts";
 import type { TrainBatch } from "./epoch_batches.ts";
 import { Evaluator, residentBytes } from "./evaluator.ts";
+import { HEAD, isHeadless } from "./fine_tune.ts";
 import { frozenEntries } from "./freezing.ts";
 import { Network } from "./network.ts";
 import { imageInput, type RunDescription, type TrainingData } from "./run_description.ts";
@@ -87,17 +88,18 @@ export class DeviceRun {
     const evaluator = await Evaluator.create(network, data.test, testInput, batchSize, { precision });
     made.push(evaluator);
     if (from) {
-      // Weights to begin with may lack a head: it is drawn anew.
-      const whole = from.description.progress !== undefined;
-      network.loadStateDict(whole ? from.state : new Map([...await network.stateDict(), ...from.state]));
+      // Weights to begin with may lack their head, which is drawn anew then, and nothing else.
+      const headless = from.description.progress === undefined && isHeadless(from.state);
+      const head = headless ? [...await network.stateDict()].filter(([name]) => HEAD.includes(name)) : [];
+      network.loadStateDict(new Map([...head, ...from.state]));
       if (from.momenta) await network.weights.loadMomenta(from.momenta);
-      if (from.lossScale) (await network.weights.prepareLossScale()).write(from.lossScale);
+      if (from.lossScale) await network.weights.loadLossScale(from.lossScale);
     }
     const decay = settings.ema_decay;
     const average = decay === undefined ? undefined : await MovingAverage.create(network, decay);
     if (average) made.push(average);
     // How many updates it has seen matters only in that the first one copies.
-    if (from?.average) await average?.load(from.average, 1);
+    if (from?.average) average?.load(from.average, 1);
     return new DeviceRun(network, images, steps, sources, evaluator, average);
   }
 

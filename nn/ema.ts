@@ -5,6 +5,7 @@ import { average } from "../kernels/average.ts";
 import { type Placement, Program } from "../kernels/program.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
+import { checkSettings, COUNT } from "./number_check.ts";
 import type { StateDict, WeightBuffer } from "./weights.ts";
 
 /**
@@ -100,19 +101,23 @@ export class MovingAverage {
 
   /**
    * Gives the network the averaged weights until the function that it returns is called; before the first update it keeps
-   * its own.
+   * its own. Meanwhile steps that train refuse to run, and weights that are loaded into the network do not last: its own
+   * come back.
    *
    * @throws {Error} while the network has them.
    */
   take(): () => void {
     this.#checkOwn();
     if (this.#updates === 0) return () => {};
+    const { standIns } = this.#network.weights;
     this.#taken = true;
+    standIns.add(this);
     this.#copy(["source", "spare"], ["average", "source"]);
     return () => {
       // Where either is destroyed, there is nothing to give back: a loop that was left may come here late.
       if (this.#taken && !this.#life.over) this.#copy(["spare", "source"]);
       this.#taken = false;
+      standIns.delete(this);
     };
   }
 
@@ -124,7 +129,7 @@ export class MovingAverage {
     }
   }
 
-  /** Runs `work` while the network has the averaged weights. */
+  /** Runs `work` while the network has the averaged weights: see {@linkcode take}. */
   async use<T>(work: () => Promise<T>): Promise<T> {
     const restore = this.take();
     try {
@@ -149,13 +154,18 @@ export class MovingAverage {
     return await this.#network.weights.stateDict(this.#pairs.map((pair) => pair[which]));
   }
 
-  /** Goes on from an average that was saved after `updates` of them. @throws {UserError} as `Network.loadStateDict`. */
-  async load(state: StateDict, updates: number): Promise<void> {
+  /**
+   * Goes on from an average that was saved after `updates` of them; returns at once. The network's own weights stay as they
+   * are.
+   *
+   * @throws {UserError} as `Network.loadStateDict`.
+   * @throws {RangeError} for updates that are no whole number from 0 on.
+   * @throws {Error} while the network has the average.
+   */
+  load(state: StateDict, updates: number): void {
     this.#checkOwn();
-    const own = await this.#network.stateDict();
-    this.#network.loadStateDict(state);
-    this.#copy(["source", "average"]);
-    this.#network.loadStateDict(own);
+    checkSettings("load an average", { updates }, COUNT);
+    this.#network.weights.loadStateDict(state, this.#pairs.map(({ average }) => average));
     this.#updates = updates;
   }
 
@@ -174,6 +184,8 @@ export class MovingAverage {
   /** Frees the device's memory. */
   destroy(): void {
     this.#life.end();
+    // What it would have put back is gone: the network stays with what it has, and may learn from there.
+    this.#network.weights.standIns.delete(this);
     this.#program.destroy();
     this.#network.device.free(...this.#pairs.flatMap(({ average, spare }) => [average, spare]));
   }

@@ -6,9 +6,11 @@
 import { permutation, Random } from "../kernels/random.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type AugmentedBatch, type AugmentSettings, drawChanges, isAugmented } from "./augment.ts";
-import type { ImageBatch, LabelledImages } from "./image_source.ts";
+import type { ImageBatch } from "./image_source.ts";
+import type { LabelledImages } from "./labelled_images.ts";
 import { describedNetwork } from "./described_network.ts";
 import { frozenEntries } from "./freezing.ts";
+import { quoted } from "./json.ts";
 import { trace } from "./graph.ts";
 import { BatchNormOperation } from "./ops/batch_norm.ts";
 import type { RunDescription } from "./run_description.ts";
@@ -42,7 +44,13 @@ function seenParts({ crop }: LabelledImages, indices: Uint32Array, { seed, epoch
   if (!crop) return indices;
   const windows = new Float32Array(indices.length * 4);
   for (const [row, image] of indices.entries()) {
-    windows.set(crop(image, new Random(seed, cropStream(epoch, image))), row * 4);
+    const window = crop(image, new Random(seed, cropStream(epoch, image)));
+    if (window?.length !== 4) {
+      throw new RangeError(
+        `Cannot crop image ${image} to ${quoted(window)}: a window is four numbers, top, left, height and width`,
+      );
+    }
+    windows.set(window, row * 4);
   }
   return { indices, windows };
 }

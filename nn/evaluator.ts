@@ -2,7 +2,8 @@
 
 import { NO_CLASS } from "../kernels/cross_entropy.ts";
 import type { ElementType } from "../kernels/dispatch.ts";
-import { checkLabels, DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "./image_source.ts";
+import { DeviceImages, type ImageInput, ImageSource } from "./image_source.ts";
+import { checkLabels, type LabelledImages } from "./labelled_images.ts";
 import type { Network } from "./network.ts";
 import { type EvalStep, evalStep, type Evaluation } from "./eval_step.ts";
 import { imageName, NonFiniteError } from "./non_finite.ts";

@@ -1,43 +1,19 @@
 /** Batches of a data set's images: resident on the device where it fits, else sent with each step. */
 
-import { type BatchSpec, type ImageWindow, makeBatch } from "../kernels/batch.ts";
+import { type BatchSpec, makeBatch } from "../kernels/batch.ts";
 import type { Capabilities, Device } from "../kernels/device.ts";
 import { type Dispatch, type Operand, operand } from "../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import type { Placement } from "../kernels/program.ts";
-import type { Random } from "../kernels/random.ts";
 import { type BatchSource, Buffers } from "./batch_source.ts";
+import { checkSet, imageBytes, kindOf, type LabelledImages, readPixels, type StoredPixels } from "./labelled_images.ts";
 import { checkNormalization, checkSettings, SIZE } from "./number_check.ts";
 import { Lifetime } from "./lifetime.ts";
-
-/** Images that lie elsewhere than in memory: in a file, say. */
-export interface StoredPixels {
-  /** Bytes of an image. */
-  readonly imageBytes: number;
-  /** Copies an image, `[height, width, 3]`, interleaved RGB. */
-  read(image: number, into: Uint8Array<ArrayBuffer>): void;
-}
-
-/** Images of one size with their labels, as data sets hold them. */
-export interface LabelledImages {
-  /** How many. */
-  readonly count: number;
-  /** `[count, height, width, 3]`, interleaved RGB. */
-  readonly images: Uint8Array<ArrayBuffer> | StoredPixels;
-  /** A class each. */
-  readonly labels: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
-  /** The file of each image, where it has one: messages name it. */
-  readonly files?: readonly string[];
-  /** The images' size, where it is not their data set's. */
-  readonly size?: { readonly height: number; readonly width: number };
-  /** Draws the part of an image that training sees this time. Absent: all of it, as it is. */
-  readonly crop?: (image: number, random: Random) => ImageWindow;
-}
 
 /** A batch: which images, and of each the part that is seen; all of it by default. */
 export type ImageBatch = Uint32Array | {
   readonly indices: Uint32Array;
-  /** Four numbers an image; for a source that was made for windows. */
+  /** Four numbers an image, as its set's `crop` gives them; for a source that was made for windows. */
   readonly windows: Float32Array<ArrayBuffer>;
 };
 
@@ -75,18 +51,25 @@ export class DeviceImages {
   /**
    * Copies the set to the device where it fits. `stream` keeps it on the host.
    *
+   * @throws {TypeError} where images or labels are in something else than {@linkcode LabelledImages} says, or an image is
+   * not there when its `read` returns.
    * @throws {RangeError} when the set is empty, or its parts are not of as many images.
    */
   static async create(device: Device, set: LabelledImages, { stream = false } = {}): Promise<DeviceImages> {
-    checkCounts(set);
+    checkSet(set);
     const { images: pixels } = set, bytesPerImage = imageBytes(set), sizes = residentSizes(set, device.capabilities);
     if (stream || !sizes) return new DeviceImages(device, set, bytesPerImage, undefined);
     const [images, labels] = await device.buffers([
       { label: "images", byteLength: sizes.images },
       { label: "image labels", byteLength: sizes.labels },
     ]);
-    if (pixels instanceof Uint8Array) writeBytes(device, images, pixels);
-    else copyPixels(device, images, pixels, set.count);
+    try {
+      if (pixels instanceof Uint8Array) writeBytes(device, images, pixels);
+      else copyPixels(device, images, pixels, set.count);
+    } catch (error) {
+      device.free(images, labels);
+      throw error;
+    }
     writeBytes(device, labels, new Uint8Array(set.labels.buffer, set.labels.byteOffset, set.labels.byteLength));
     return new DeviceImages(device, set, bytesPerImage, { images, labels });
   }
@@ -102,26 +85,6 @@ export class DeviceImages {
     this.resident?.images.destroy();
     this.resident?.labels.destroy();
   }
-}
-
-function checkCounts(set: LabelledImages): void {
-  const { count, labels } = set;
-  if (!(Number.isInteger(count) && count >= 1)) throw new RangeError(`Cannot use a set of ${count} images`);
-  if (labels.length < count) throw new RangeError(`Cannot use a set of ${count} images with ${labels.length} labels`);
-  if (!Number.isInteger(imageBytes(set))) {
-    throw new RangeError(`Cannot use a set of ${count} images: each would have ${imageBytes(set)} bytes`);
-  }
-}
-
-/** @internal Refuses a set with a label that is none of the classes. @throws {RangeError} */
-export function checkLabels({ labels }: LabelledImages, classes: number): void {
-  const wrong = labels.find((label) => label >= classes);
-  if (wrong === undefined) return;
-  throw new RangeError(`Cannot use a set of images with label ${wrong}: the classes are 0 to ${classes - 1}`);
-}
-
-function imageBytes({ images, count }: LabelledImages): number {
-  return images instanceof Uint8Array ? images.length / count : images.imageBytes;
 }
 
 /** @internal Bytes that a set takes on a device; undefined where it does not fit one binding and is streamed. */
@@ -148,7 +111,9 @@ function copyPixels(device: Device, buffer: GPUBuffer, pixels: StoredPixels, cou
   const piece = new Uint8Array(some * imageBytes);
   for (let from = 0; from < count; from += some) {
     const images = Math.min(some, count - from);
-    for (let i = 0; i < images; i++) pixels.read(from + i, piece.subarray(i * imageBytes, (i + 1) * imageBytes));
+    for (let i = 0; i < images; i++) {
+      readPixels(pixels, from + i, piece.subarray(i * imageBytes, (i + 1) * imageBytes));
+    }
     device.write(buffer, from * imageBytes, piece.subarray(0, Math.ceil(images * imageBytes / 4) * 4));
   }
 }
@@ -302,14 +267,22 @@ export class ImageSource implements BatchSource<ImageBatch> {
   /**
    * Says which images make the batch.
    *
-   * @throws {RangeError} for an index outside the set, or too many, for an image whose label is none of the classes, and where
-   * windows are missing or not expected.
+   * @throws {TypeError} where indices are in no `Uint32Array`, or windows in no `Float32Array`; where an image is not there
+   * when its `read` returns.
+   * @throws {RangeError} for an index outside the set, or too many, for an image whose label is none of the classes, where
+   * windows are missing or not expected, and for one that shows nothing of its image.
    */
   load(batch: ImageBatch, classes = Infinity): number {
     this.#buffers.check();
     const { set, bytesPerImage } = this.#images;
     const indices = batch instanceof Uint32Array ? batch : batch.indices;
     const windows = batch instanceof Uint32Array ? undefined : batch.windows;
+    if (!(indices instanceof Uint32Array)) {
+      throw new TypeError(`Cannot load images by ${kindOf(indices ?? batch)}: give a Uint32Array of their indices`);
+    }
+    if (windows !== undefined && !(windows instanceof Float32Array)) {
+      throw new TypeError(`Cannot load windows in ${kindOf(windows)}: give a Float32Array, four numbers an image`);
+    }
     if (indices.length < 1 || indices.length > this.shape.n) {
       throw new RangeError(`Cannot load a batch of ${indices.length} images: up to ${this.shape.n}`);
     }
@@ -326,7 +299,10 @@ export class ImageSource implements BatchSource<ImageBatch> {
         `Cannot load a batch of ${indices.length} images with ${windows?.length ?? 0} window numbers`,
       );
     }
-    if (windows) this.#buffers.write(this.#windows!, windows);
+    if (windows) {
+      checkWindows(windows, indices, this.#spec);
+      this.#buffers.write(this.#windows!, windows);
+    }
     if (!this.#staging) {
       this.#buffers.write(this.#indices, new Uint32Array(indices));
     } else {
@@ -334,7 +310,7 @@ export class ImageSource implements BatchSource<ImageBatch> {
       for (const [row, index] of indices.entries()) {
         const from = index * bytesPerImage, to = row * bytesPerImage;
         if (set.images instanceof Uint8Array) pixels.set(set.images.subarray(from, from + bytesPerImage), to);
-        else set.images.read(index, pixels.subarray(to, to + bytesPerImage));
+        else readPixels(set.images, index, pixels.subarray(to, to + bytesPerImage));
         labels[row] = set.labels[index];
       }
       this.#buffers.write(this.#pixels, pixels);
@@ -345,5 +321,24 @@ export class ImageSource implements BatchSource<ImageBatch> {
 
   destroy(): void {
     this.#buffers.destroy();
+  }
+}
+
+/** Refuses parts of images that nothing can be seen of: the kernel would take the edge's pixels for them, or none. */
+function checkWindows(windows: Float32Array, indices: Uint32Array, { height, width }: BatchSpec): void {
+  for (let row = 0; row < indices.length; row++) {
+    const top = windows[row * 4], left = windows[row * 4 + 1], tall = windows[row * 4 + 2], wide = windows[row * 4 + 3];
+    const seen = tall > 0 && top < height && top + tall > 0 &&
+      wide !== 0 && Math.min(left, left + wide) < width && Math.max(left, left + wide) > 0;
+    if (seen && Number.isFinite(top + left + tall + wide)) continue;
+    throw new RangeError(
+      `Cannot load image ${indices[row]} by the window [${[
+        top,
+        left,
+        tall,
+        wide,
+      ]}]: it must be finite numbers, top, left, ` +
+        `a height above 0 and a width other than 0, and hold some of the image's ${height}x${width} pixels`,
+    );
   }
 }

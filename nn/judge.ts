@@ -1,7 +1,8 @@
 /** What a network thinks of each image of a set: its probabilities, not only whether it is right; and of the whole. */
 
 import type { ElementType } from "../kernels/dispatch.ts";
-import type { ImageInput, LabelledImages } from "./image_source.ts";
+import type { ImageInput } from "./image_source.ts";
+import type { LabelledImages } from "./labelled_images.ts";
 import { EvaluatedSet, type EvaluationReport, Totals } from "./evaluator.ts";
 import type { Network } from "./network.ts";
 import { haveSoftmax, imageName, NonFiniteError } from "./non_finite.ts";

@@ -37,13 +37,16 @@ export class LossScale {
     return decodeLossScale(await this.device.read(this.buffer, 0, this.buffer.size));
   }
 
-  /** Goes on from another one. @throws {RangeError} where it is no power of two within the bounds. */
+  /** Goes on from another one. @throws {RangeError} where it is no power of two within the bounds, or its steps no count. */
   write(state: LossScaleState): void {
-    if (!isLossScale(state)) {
+    if (!isLossScale({ ...state, goodSteps: 0 })) {
       const [least, most] = LOSS_SCALE_BOUNDS;
       throw new RangeError(
         `Cannot scale the loss by ${state.scale}: powers of two from ${least} to ${most} are scales`,
       );
+    }
+    if (!isLossScale(state)) {
+      throw new RangeError(`Cannot scale the loss after ${state.goodSteps} good steps: give a whole number from 0 on`);
     }
     this.device.write(this.buffer, 0, encodeLossScale(state));
   }

@@ -1,7 +1,7 @@
 /** Logits that are no numbers any more: no class, probability or loss follows from them, and none is told. */
 
 import { UserError } from "../kernels/user_error.ts";
-import type { LabelledImages } from "./image_source.ts";
+import type { LabelledImages } from "./labelled_images.ts";
 import { quoted } from "./json.ts";
 
 /** Why there is no result, and what to do, for the end of a message. */

@@ -1,6 +1,7 @@
 /** What a training run is given: images, and a description of what is to be made of them. */
 
-import type { ImageInput, LabelledImages } from "./image_source.ts";
+import type { ImageInput } from "./image_source.ts";
+import type { LabelledImages } from "./labelled_images.ts";
 import type { InputDescription, NetworkDescription, RunSettings } from "./checkpoint.ts";
 
 /** Images to learn from and to test on. */

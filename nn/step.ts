@@ -14,7 +14,6 @@ import type { Stretch } from "../kernels/readings.ts";
 import type { BatchSource } from "./batch_source.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
-import { AMOUNT, checkSettings } from "./number_check.ts";
 import type { Arena, Plan } from "./plan.ts";
 
 /**
@@ -98,8 +97,6 @@ export abstract class RingStep {
 
   /** Submits the plan. */
   protected send(settings: Omit<Partial<StepSettings>, "slot">, { before, after }: Around = {}): void {
-    const { learningRate = 0 } = settings;
-    checkSettings("learn", { learningRate }, AMOUNT);
     const slot = this.#runs++ % RING_SLOTS;
     if (!this.#more.silent) this.#pending++;
     this.#device.write(this.#settings, 0, encodeStepSettings({ ...settings, slot }));

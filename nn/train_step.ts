@@ -71,6 +71,7 @@ export abstract class LearningStep<B> extends Step<B> {
 
   /** Submits a step, and counts the batch. */
   protected learn(batch: B, settings: Parameters<Step<B>["submit"]>[1], around?: Around): void {
+    this.#network.weights.checkOwn();
     this.submit(batch, settings, around);
     this.#network.weights.countStep(this.#frozen);
   }
@@ -89,11 +90,13 @@ export class TrainStep<B> extends LearningStep<B> {
    * Submits one step and returns at once.
    *
    * @throws {RangeError} when the batch has not exactly {@linkcode batchSize} rows, as its statistics would be wrong; where
-   * the source refuses it, as for a label that is none of the classes; for a rate that is not 0 or more and finite.
-   * @throws {Error} when {@linkcode RING_SLOTS} results wait to be collected.
+   * the source refuses it, as for a label that is none of the classes; for a rate that is missing, or not 0 or more and finite.
+   * @throws {Error} when {@linkcode RING_SLOTS} results wait to be collected; while the network has the weights of a
+   * `MovingAverage`.
    * @throws {DeviceLostError} when the device was lost.
    */
   run(batch: B, { learningRate }: { readonly learningRate: number }): void {
+    checkSettings("learn", { learningRate }, AMOUNT);
     this.learn(batch, { learningRate });
   }
 }
@@ -147,11 +150,13 @@ export class UpdateStep extends RingStep {
    * Submits one update by the sums as they are, and returns at once.
    *
    * @throws {RangeError} when the sums are of steps in another precision, or with other parameters frozen; for a rate that is
-   * not 0 or more and finite.
-   * @throws {Error} as {@linkcode TrainStep.run}, where there are results to collect.
+   * missing, or not 0 or more and finite.
+   * @throws {Error} as {@linkcode TrainStep.run}; results wait where there are any to collect.
    */
   run({ learningRate }: { readonly learningRate: number }): void {
+    checkSettings("learn", { learningRate }, AMOUNT);
     this.checkRunnable();
+    this.#weights.checkOwn();
     this.#weights.checkSums(this.#summedAs);
     this.send({ learningRate });
   }

@@ -4,8 +4,6 @@
  */
 
 import type { Device } from "../kernels/device.ts";
-import { UserError } from "../kernels/user_error.ts";
-import { checkLabels } from "./image_source.ts";
 import type { Checkpoint, CheckpointDescription, EpochMetrics, RunProgress } from "./checkpoint.ts";
 import { checkRun } from "./description_check.ts";
 import { DeviceRun } from "./device_run.ts";
@@ -14,6 +12,7 @@ import type { EvaluationReport } from "./evaluator.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Network } from "./network.ts";
 import { NonFiniteError } from "./non_finite.ts";
+import { checkData, startOf } from "./run_check.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
 import type { CollectedSteps } from "./run_steps.ts";
 import { HOPELESS_LOSS_SCALE } from "./loss_scale.ts";
@@ -115,11 +114,13 @@ export class Trainer {
 
   /**
    * Prepares a run: from the beginning, from a checkpoint's state, or, where that tells of no progress, from the weights
-   * that it has.
+   * that it has, which may lack the head, `fc`: it is drawn by the seed then. A run that goes on may be given other settings,
+   * such as more epochs, but for those that say which images a step gets: batch size, accumulation, seed, limit and split.
    *
    * @throws {UserError} when the description makes no run, batches do not fit the device, or the checkpoint is of another
-   * network.
+   * network; when it tells of progress, but of another run's, or lacks the momenta, average or loss scale that this one needs.
    * @throws {RangeError} when a label is none of the classes, or images are not as many or as large as the data say.
+   * @throws {TypeError} when images or labels are in something else than `LabelledImages` says.
    */
   static async create(
     device: Device,
@@ -131,9 +132,9 @@ export class Trainer {
     checkRun(description);
     checkData(data, description.network.num_classes);
     const batches = new EpochBatches(data.train, description);
+    const start = startOf(from, description, batches.groups(0).length);
     const made = await DeviceRun.create(device, data, description, batches.sizes, from, options);
-    const start: RunProgress = { epoch: 0, step: 0, loss_sum: 0, rows: 0, history: [] };
-    return new Trainer(description, data, batches, made, from?.description.progress ?? start, options);
+    return new Trainer(description, data, batches, made, start, options);
   }
 
   /** Steps of an epoch. */
@@ -377,12 +378,4 @@ export class Trainer {
     this.#life.end();
     this.#made.destroy();
   }
-}
-
-function checkData({ classNames, train, test }: TrainingData, classes: number): void {
-  if (classes < classNames.length) {
-    throw new UserError(`Cannot train: the data set has ${classNames.length} classes, the network ${classes}`);
-  }
-  if (test.count === 0) throw new UserError("Cannot train: there are no images to test on");
-  for (const set of [train, test]) checkLabels(set, classNames.length);
 }

@@ -203,6 +203,18 @@ export class Weights implements StatePlaces {
     return this.#prepare(async () => this.#halves ??= await HalfWeights.create(this.#device, matrices, this.#places));
   }
 
+  /**
+   * @internal Who has put other values in the place of the weights for a while, and will put the weights back: whatever is
+   * learned meanwhile would be lost then, its momenta and counts left behind.
+   */
+  readonly standIns: Set<object> = new Set<object>();
+
+  /** @internal Refuses to learn while other values stand in for the weights. @throws {Error} */
+  checkOwn(): void {
+    if (this.standIns.size === 0) return;
+    throw new Error("Cannot train: the network has the averaged weights; give it its own back first");
+  }
+
   /** @internal Makes the loss scale, once. */
   prepareLossScale(): Promise<LossScale> {
     return this.#prepare(async () => {
@@ -302,17 +314,24 @@ export class Weights implements StatePlaces {
    * Takes all entries from a `state_dict`. `num_batches_tracked` may be absent, as PyTorch allows; of several names of one
    * entry the last counts, as there.
    *
+   * @param into Buffers like {@linkcode buffers}, to write in their place: the network and its counters stay as they are.
    * @throws {UserError} naming the first entry that is missing, too many, of another shape, or without the bytes that its
    * shape needs; nothing is changed then.
    */
-  loadStateDict(state: StateDict): void {
+  loadStateDict(state: StateDict, into?: readonly GPUBuffer[]): void {
     this.#life.check();
     checkNames(state, this.#names);
-    this.#resetCounts();
+    const [parameters, statistics] = into ?? this.buffers.map(({ buffer }) => buffer);
+    if (!into) this.#resetCounts();
     for (const [name, entry] of this.#names) {
       const tensor = state.get(name);
-      if (!(entry instanceof Counter)) this.#write(this.state(entry), entry.toStored(toFloat32(tensor!, name)));
-      else if (tensor) this.#counts.set(entry, scalarOf(tensor));
+      if (!(entry instanceof Counter)) {
+        const { offset } = this.#places.get(this.state(entry))!;
+        const buffer = entry instanceof Parameter ? parameters : statistics;
+        this.#device.write(buffer, offset, entry.toStored(toFloat32(tensor!, name)));
+      } else if (tensor && !into) {
+        this.#counts.set(entry, scalarOf(tensor));
+      }
     }
   }
 
@@ -324,6 +343,16 @@ export class Weights implements StatePlaces {
     for (const { name, entry, offset } of parameters) {
       this.#device.write(this.#training!.momentum, offset, entry.toStored(toFloat32(momenta.get(name)!, name)));
     }
+  }
+
+  /**
+   * Takes the loss scale, as {@linkcode lossScale} gave it: training in half precision that goes on from saved weights and
+   * momenta needs it for the same bits.
+   *
+   * @throws {RangeError} for a scale that is no power of two from 2^-100 to 2^100, or steps that are no whole number.
+   */
+  async loadLossScale(state: LossScaleState): Promise<void> {
+    (await this.prepareLossScale()).write(state);
   }
 
   /** Frees the device's memory. */

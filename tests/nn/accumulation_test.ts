@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
+import type { ImageWindow } from "../../kernels/batch.ts";
 import type { Random } from "../../kernels/random.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import {
@@ -194,6 +195,14 @@ Deno.test("an epoch's batches stand in groups, the last one with what is left", 
   assertEquals(rows(200), [[16, 16, 16, 4]]);
   const batches = new EpochBatches(data.train, run({ accumulate: 3 }));
   assertEquals(batches.groups(5).flat(), batches.order(5));
+});
+
+Deno.test("a crop of other than four numbers is refused, and the image named", () => {
+  for (const window of [[0, 0], [0, 0, 8, 8, 1], undefined]) {
+    const crop = () => window as unknown as ImageWindow;
+    const batches = new EpochBatches({ ...data.train, crop }, run({ augment: undefined }));
+    assertThrows(() => batches.batch(Uint32Array.of(3, 4), 0), RangeError, "Cannot crop image 3 to");
+  }
 });
 
 Deno.test("each epoch has all images in an order of its own, and other parts of them; both are the seed's", () => {

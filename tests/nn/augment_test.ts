@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { type RowChange, UNCHANGED } from "../../kernels/augment.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
 import {
@@ -10,7 +11,7 @@ import {
   drawChanges,
   isAugmented,
 } from "../../nn/augment.ts";
-import { FloatSource } from "../../nn/batch_source.ts";
+import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
@@ -91,7 +92,11 @@ Deno.test("nothing is the default, and nonsense is refused", () => {
   assertEquals([{}, undefined, { flip: false, crop: 0 }].map(isAugmented), [false, false, false]);
   assertEquals([{ flip: true }, { mixup: 0.2 }].map(isAugmented), [true, true]);
   for (
-    const [settings, text] of [[{ hue: 0.6 }, "hue"], [{ erasing: 2 }, "erasing"], [{ reflect: true }, "crop"]] as const
+    const [settings, text] of [
+      ...[[{ hue: 0.6 }, "hue"], [{ erasing: 2 }, "erasing"], [{ reflect: true }, "crop"]],
+      ...[[{ crop: 2.5 }, "crop is 2.5, must be a whole number"], [{ cutout: NaN }, "cutout is NaN"]],
+      [{ mixup: Infinity }, "mixup is Infinity, must be 0 or more"],
+    ] as [AugmentSettings, string][]
   ) {
     assertThrows(() => checkAugment(settings), UserError, text);
   }
@@ -107,7 +112,10 @@ gpuTest("images of other channels than red, green and blue are not augmented", a
   );
   const rgb = await FloatSource.create(device, { n: 1, c: 3, h: 8, w: 8 });
   const source = await AugmentedSource.create(device, rgb, { flip: true }, normalization);
-  const batch = { batch: { images: new Float32Array(3 * 64), labels: [3] }, changes: [draw({ flip: true }, 1)] };
+  const batch = {
+    batch: { images: new Float32Array(3 * 64), labels: [3] },
+    changes: drawChanges({ flip: true }, [1], at(0), [8, 8]),
+  };
   assertEquals(source.load(batch, 4), 1);
   assertThrows(() => source.load(batch, 3), RangeError, "label 3");
   await assertRejects(
@@ -137,4 +145,39 @@ gpuTest("the loss of mixed images is by both labels in evaluation, too", async (
   assert(changes.every(({ weight }) => weight > 0 && weight < 1));
   assertClose([lossSum], [wanted], 1e-5, "loss");
   for (const each of [step, source, network]) each.destroy();
+});
+
+gpuTest("changes that a source was not made for, or that mean nothing, are refused by their row", async (device) => {
+  const inner = await FloatSource.create(device, { n: 4, c: 3, h: 8, w: 8 });
+  const normalization = { mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2] } as const;
+  const sources = new Map<string, AugmentedSource<FloatBatch>>();
+  for (
+    const [name, settings] of Object.entries({ plain: { flip: true }, mixing: { mixup: 1 }, colour: { hue: 0.1 } })
+  ) {
+    sources.set(name, await AugmentedSource.create(device, inner, settings, normalization));
+  }
+  const load = (name: string, change: Partial<RowChange>) => {
+    const changes = [UNCHANGED, UNCHANGED, { ...UNCHANGED, ...change }, UNCHANGED];
+    return sources.get(name)!.load({ batch: { images: new Float32Array(4 * 3 * 64), labels: [0, 1, 2, 3] }, changes });
+  };
+  const mixed = { weight: 0.3, partner: 3 }, pasted = { pasted: [0, 0, 2, 2], weight: 0.9, partner: 0 } as const;
+  const bright = { colour: [0.2, 1, 1, 0] } as const;
+  for (const good of [{}, { weight: 0, partner: 3 }, mixed, pasted]) assertEquals(load("mixing", good), 4);
+  assertEquals([load("colour", bright), load("plain", { flip: true, top: -3, left: 2 })], [4, 4]);
+
+  const refused = (name: string, change: Partial<RowChange>, message: string) =>
+    assertThrows(() => load(name, change), RangeError, message);
+  for (const name of ["plain", "colour"]) {
+    refused(name, mixed, "Cannot mix row 2: its label would stay as it is");
+    refused(name, { ...pasted, weight: 1 }, "Cannot mix row 2: its label would stay as it is");
+  }
+  for (const partner of [4, 99, -1, 1.5, NaN]) {
+    refused("mixing", { ...mixed, partner }, `Cannot mix row 2 with partner ${partner}: the rows are 0 to 3`);
+  }
+  for (const weight of [NaN, 2, -0.1]) {
+    refused("mixing", { ...mixed, weight }, `Cannot mix row 2 with weight ${weight}: it must be from 0 to 1`);
+  }
+  for (const name of ["plain", "mixing"]) refused(name, bright, "Cannot change the colours of row 2");
+  refused("plain", { top: NaN }, "Cannot augment row 2: its change holds NaN");
+  for (const each of [...sources.values(), inner]) each.destroy();
 });

@@ -4,7 +4,8 @@ import type { Device } from "../../kernels/device.ts";
 import { fromNhwc } from "../../kernels/layout.ts";
 import { runOnce } from "../../kernels/program.ts";
 import { type FloatBatch, FloatSource } from "../../nn/batch_source.ts";
-import { DeviceImages, type ImageInput, ImageSource, type LabelledImages } from "../../nn/image_source.ts";
+import { DeviceImages, type ImageBatch, type ImageInput, ImageSource } from "../../nn/image_source.ts";
+import { checkLabels, type LabelledImages } from "../../nn/labelled_images.ts";
 import { AugmentedSource, drawChanges } from "../../nn/augment.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { Network } from "../../nn/network.ts";
@@ -75,6 +76,21 @@ gpuTest("sets of images that contradict themselves, or what is said of them, are
   await refused({ count: 0, images: new Uint8Array(), labels: new Uint8Array() }, "a set of 0 images");
   await refused({ labels: SET.labels.subarray(1) }, "37 images with 36 labels");
   await refused({ images: SET.images.subarray(1) }, "each would have");
+  // Whatever callers without types, or with a cast, may take for a set.
+  const { images: bytes, labels: classes } = SET;
+  const wrong: [keyof LabelledImages, unknown, string][] = [
+    ["images", new Uint8ClampedArray(bytes), "images in Uint8ClampedArray: give a Uint8Array of RGB bytes"],
+    ["images", new Float32Array(bytes), "images in Float32Array"],
+    ["images", undefined, "images in undefined"],
+    ["labels", new Int32Array(37).fill(-1), "labels in Int32Array: give a Uint8Array or a Uint32Array of classes"],
+    ["labels", Uint16Array.from(classes), "labels in Uint16Array"],
+    ["labels", [...classes], "labels in Array"],
+  ];
+  for (const [part, value, message] of wrong) {
+    const set = { ...SET, [part]: value } as LabelledImages;
+    await assertRejects(() => DeviceImages.create(device, set), TypeError, `Cannot use ${message}`);
+    if (part === "labels") assertThrows(() => checkLabels(set, 10), TypeError, message);
+  }
   const images = await DeviceImages.create(device, SET);
   await assertRejects(
     () => ImageSource.create(images, { ...input(32), height: 40, width: 20 }, 4),
@@ -133,6 +149,11 @@ gpuTest("an image that is not there is refused before anything is sent", async (
     assertThrows(() => source.load(Uint32Array.of(1, 37)), RangeError, "Cannot load image 37 of 37");
     assertThrows(() => source.load(Uint32Array.of(1, 2, 3, 4)), RangeError, "a batch of 4 images: up to 3");
     assertThrows(() => source.load(new Uint32Array(0)), RangeError, "a batch of 0 images");
+    for (const indices of [[0, 1, -1], [0, 1.5], [0, undefined], Int32Array.of(0, -1)]) {
+      const message = `Cannot load images by ${indices.constructor.name}: give a Uint32Array of their indices`;
+      assertThrows(() => source.load({ indices } as unknown as ImageBatch), TypeError, message);
+      assertThrows(() => source.load(indices as unknown as ImageBatch), TypeError, message);
+    }
     source.destroy();
     images.destroy();
   }
@@ -148,5 +169,10 @@ gpuTest("floats are laid out as the device has them", async (device) => {
   assertEquals([...new Uint32Array(await device.read(source.place(source.labels)!.buffer, 0, 8))], [7, 8]);
   assertEquals(await runOnce(device, source.dispatches(), new Map(), []), []);
   assertThrows(() => source.load({ images } as FloatBatch), TypeError, "without labels");
+  // What was looked up in vain is no class 0.
+  const table = [7, 8];
+  for (const labels of [[7, table[2]], new Array<number>(2), [7, null as unknown as number]]) {
+    assertThrows(() => source.load({ images, labels }), RangeError, `with label ${labels[1]}: the classes are`);
+  }
   source.destroy();
 });

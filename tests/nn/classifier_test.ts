@@ -60,6 +60,10 @@ gpuTest("a classifier gives each picture the logits of evaluation, whatever it s
 
   await assertRejects(() => classifier.classify(pictures), RangeError, "5 pictures at a time: 4 at most");
   await assertRejects(() => classifier.classify([images]), RangeError, "a picture of 15360 bytes: it must have 3072");
+  for (const [wrong, kind] of [[new Float32Array(BYTES), "Float32Array"], [undefined, "undefined"]] as const) {
+    const message = `Cannot classify a picture in ${kind}: give a Uint8Array of RGB bytes`;
+    await assertRejects(() => classifier.classify([wrong as unknown as Uint8Array]), TypeError, message);
+  }
   for (const each of [classifier, step, source, set, network]) each.destroy();
 });
 

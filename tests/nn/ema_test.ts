@@ -1,10 +1,11 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { UserError } from "../../kernels/user_error.ts";
 import { FloatSource } from "../../nn/batch_source.ts";
 import { MovingAverage } from "../../nn/ema.ts";
 import { Network } from "../../nn/network.ts";
 import { resnext50 } from "../../nn/resnext.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
-import { trainStep } from "../../nn/train_step.ts";
+import { gradientStep, trainStep, updateStep } from "../../nn/train_step.ts";
 import type { StateDict } from "../../nn/weights.ts";
 import { assertClose, formula, gpuTest } from "../support.ts";
 
@@ -44,7 +45,7 @@ gpuTest("the average of weights and statistics is PyTorch's: first a copy, then 
 
   // Going on from a saved average.
   const resumed = await MovingAverage.create(network, 0.75);
-  await resumed.load(half!, 2);
+  resumed.load(half!, 2);
   assertEquals([resumed.updates, values(await network.stateDict())], [2, states[3]]);
   resumed.update();
   const halfValues = values(half!);
@@ -55,6 +56,66 @@ gpuTest("the average of weights and statistics is PyTorch's: first a copy, then 
     "more",
   );
   for (const each of [ema, resumed, step, source, network]) each.destroy();
+});
+
+gpuTest("an average is loaded at once, and the network's weights, counts and steps are left alone", async (device) => {
+  const network = await Network.create(device, small(), { seed: 1 });
+  const source = await FloatSource.create(device, shape);
+  const step = await trainStep(network, { source }), ema = await MovingAverage.create(network, 0.75);
+  const run = () => step.run({ images: formula(4 * 3 * 32 * 32, 1), labels: [0, 1, 2, 3] }, { learningRate: 0.1 });
+  run();
+  ema.update();
+  const saved = await ema.stateDict(),
+    counted = [...await network.stateDict()].filter(([, { dtype }]) => dtype === "I64");
+  run();
+  const before = await network.stateDict();
+  ema.load(saved, 1);
+  // Whatever runs before the device has done it, and whatever counts meanwhile.
+  run();
+  assertEquals(values(await ema.stateDict()), values(saved));
+  const after = await network.stateDict();
+  assertNotEquals(values(after), values(before));
+  assertEquals(counted.map(([name]) => toFloat32(after.get(name)!)[0]), counted.map(() => 3));
+
+  for (const updates of [NaN, -1, 1.5, undefined as unknown as number]) {
+    const message = `Cannot load an average with updates ${updates}: it must be a whole number from 0 on`;
+    assertThrows(() => ema.load(before, updates), RangeError, message);
+  }
+  assertThrows(() => ema.load(new Map(), 1), UserError, "is missing");
+  assertEquals([ema.updates, values(await ema.stateDict())], [1, values(saved)]);
+  for (const each of [ema, step, source, network]) each.destroy();
+});
+
+gpuTest("while the network has the average nothing is learned, as it would be lost", async (device) => {
+  const network = await Network.create(device, small(), { seed: 1 });
+  const source = await FloatSource.create(device, shape);
+  const step = await trainStep(network, { source }), gradients = await gradientStep(network, { source });
+  const update = await updateStep(network), ema = await MovingAverage.create(network, 0.75);
+  const batch = { images: formula(4 * 3 * 32 * 32, 1), labels: [0, 1, 2, 3] }, rate = { learningRate: 0.1 };
+  // Before the first update the network keeps its own weights.
+  await ema.use(() => Promise.resolve(step.run(batch, rate)));
+  ema.update();
+  step.run(batch, rate);
+  const own = values(await network.stateDict());
+  const restore = ema.take();
+  for (
+    const run of [
+      () => step.run(batch, rate),
+      () => gradients.run(batch, { share: 1, first: true }),
+      () => update.run(rate),
+    ]
+  ) {
+    assertThrows(run, Error, "Cannot train: the network has the averaged weights; give it its own back first");
+  }
+  restore();
+  assertEquals([values(await network.stateDict()), step.pending, gradients.pending], [own, 2, 0]);
+  step.run(batch, rate);
+  // An average that is gone gives nothing back: what the network has is its own from then on.
+  ema.take();
+  ema.destroy();
+  step.run(batch, rate);
+  assertEquals((await step.collect()).length, 4);
+  for (const each of [step, gradients, update, source, network]) each.destroy();
 });
 
 gpuTest("weight decay can be for matrices alone", async (device) => {

@@ -1,4 +1,12 @@
-import { assert, assertAlmostEquals, assertEquals, assertMatch, assertNotEquals, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { shapes } from "../../data/shapes.ts";
 import type { Device } from "../../kernels/device.ts";
 import type { ElementType } from "../../kernels/dispatch.ts";
@@ -111,11 +119,55 @@ gpuTest("half precision: the scale grows, and which it is changes next to nothin
   assertAlmostEquals(one.results[1].lossSum, two.results[1].lossSum, 1e-2);
 });
 
+gpuTest(
+  "half precision: a loop of one's own goes on with the same bits, by weights, momenta and scale",
+  async (device) => {
+    const source = await FloatSource.create(device, SHAPE);
+    const open = async (seed: number) => {
+      const network = await Network.create(device, narrow(), { seed });
+      return { network, step: await trainStep(network, { source, precision: "f16" }) };
+    };
+    type Opened = Awaited<ReturnType<typeof open>>;
+    const learn = async ({ network, step }: Opened, from: number, to: number) => {
+      for (let i = from; i < to; i++) step.run(batch(i), { learningRate: 0.005 });
+      const results = await step.collect();
+      return { results, ...await snapshot(network), lossScale: await network.weights.lossScale() };
+    };
+    // Large enough to overflow before it is saved and after.
+    const first = await open(3), high = { scale: 2 ** 40, goodSteps: 7 };
+    await first.network.weights.loadLossScale(high);
+    assertEquals(await first.network.weights.lossScale(), high);
+    await learn(first, 0, 3);
+    const { weights } = first.network;
+    const [state, momenta, scale] = await Promise.all([weights.stateDict(), weights.momenta(), weights.lossScale()]);
+    assertEquals(scale, { scale: 2 ** 37, goodSteps: 0 });
+    const wanted = await learn(first, 3, 30);
+    const goOn = async (withScale: boolean) => {
+      const again = await open(4);
+      again.network.loadStateDict(state);
+      await again.network.weights.loadMomenta(momenta!);
+      if (withScale) await again.network.weights.loadLossScale(scale!);
+      const found = await learn(again, 3, 30);
+      for (const each of [again.step, again.network]) each.destroy();
+      return found;
+    };
+    assert(wanted.results[0].skipped && !wanted.results.at(-1)!.skipped);
+    assertEquals(await goOn(true), wanted);
+    assertNotEquals((await goOn(false)).learned, wanted.learned, "without its scale it is another training");
+    for (const each of [first.step, first.network, source]) each.destroy();
+  },
+);
+
 gpuTest("half precision: a scale that is no power of two is refused", async (device) => {
   const network = await Network.create(device, narrow());
   const scale = await network.weights.prepareLossScale();
   for (const value of [0, 3, -2, NaN, Infinity, 2 ** 101]) {
-    await assertRejects(async () => await scale.write({ scale: value, goodSteps: 0 }), RangeError);
+    assertThrows(() => scale.write({ scale: value, goodSteps: 0 }), RangeError, `scale the loss by ${value}:`);
+    await assertRejects(() => network.weights.loadLossScale({ scale: value, goodSteps: 0 }), RangeError);
+  }
+  for (const goodSteps of [-1, 0.5, NaN]) {
+    const message = `Cannot scale the loss after ${goodSteps} good steps: give a whole number from 0 on`;
+    assertThrows(() => scale.write({ scale: 2, goodSteps }), RangeError, message);
   }
   network.destroy();
 });
@@ -227,10 +279,10 @@ async function train(device: Device, description: RunDescription, { data = small
 }
 
 gpuTest("half precision: a run that was stopped goes on with the same bits, its loss scale too", async (device) => {
-  // Overflows at first, so that the scale that is saved is not the one that runs begin with.
-  const start = await train(device, run({ epochs: 1 }), { stop: (event) => event.type === "step" });
-  const from = { ...start, lossScale: { scale: 2 ** 34, goodSteps: 0 } };
   for (const more of [{}, { accumulate: 2, clip_grad_norm: 1, ema_decay: 0.9 }]) {
+    // Overflows at first, so that the scale that is saved is not the one that runs begin with.
+    const start = await train(device, run({ ...more, epochs: 1 }), { stop: (event) => event.type === "step" });
+    const from = { ...start, lossScale: { scale: 2 ** 34, goodSteps: 0 } };
     const whole = await train(device, run(more), { from });
     const { scale } = whole.lossScale!;
     assert(scale < 2 ** 32, `${scale}`);

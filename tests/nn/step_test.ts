@@ -310,7 +310,8 @@ gpuTest("an image is not taken for logits, and settings that PyTorch refuses are
   }
   const train = await trainStep(network, { source }), update = await updateStep(network);
   const gradients = await gradientStep(network, { source });
-  for (const rate of [-0.1, NaN, Infinity]) {
+  // What was looked up in vain is no rate of 0.
+  for (const rate of [-0.1, NaN, Infinity, [0.1][1]]) {
     const refused = (name: string) => `Cannot learn with ${name} ${rate}: it must be 0 or more`;
     assertThrows(() => train.run(batch(4), { learningRate: rate }), RangeError, refused("learningRate"));
     assertThrows(() => update.run({ learningRate: rate }), RangeError, refused("learningRate"));
