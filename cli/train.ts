@@ -19,7 +19,7 @@ import { behind, exists } from "./files.ts";
 import { GarbageCollector } from "./garbage.ts";
 import { usualBatches } from "../nn/run_memory.ts";
 import { withAutoBatch } from "./auto_batch.ts";
-import { Interruptible, type Interruption } from "./interrupt.ts";
+import { Interruptible } from "./interrupt.ts";
 import { Reports } from "./reports.ts";
 import { RunFolder } from "./run_folder.ts";
 import { RunRecorder } from "./run_recorder.ts";
@@ -155,14 +155,13 @@ async function tuneRun(device: Device, { description, data }: TrainPlan, { quiet
   }
 }
 
-/** Reads a plan's images; gives what interrupted that, if anything did. */
-async function readImages(outline: TrainOutline): Promise<TrainPlan | Interruption> {
-  using interruptible = new Interruptible({ notice: "Stopping: once more to stop at once" });
+/** Reads a plan's images; none where that was interrupted. */
+async function readImages(outline: TrainOutline, signal: AbortSignal): Promise<TrainPlan | undefined> {
   try {
-    const plan = await withImages(outline, interruptible.signal);
-    return interruptible.came ?? plan;
+    const plan = await withImages(outline, signal);
+    return signal.aborted ? undefined : plan;
   } catch (error) {
-    if (interruptible.came) return interruptible.came;
+    if (signal.aborted) return undefined;
     throw error;
   }
 }
@@ -174,16 +173,16 @@ async function trainInto(
   report: TrainReport,
   tune: RunTuning,
 ): Promise<number> {
-  // First, as pictures may take long to decode: without a device there is no use in that.
-  let device = await openDevice();
-  const planned = await readImages(outline);
-  if ("exitCode" in planned) {
-    console.error("Stopped before the first step; pictures that have been decoded need not be again");
-    return planned.exitCode;
-  }
-  if (planned.warning) report.warning(planned.warning);
   using interruptible = new Interruptible({ notice: report.stoppingNotice, onFirst: () => report.stopping() });
   const { signal } = interruptible;
+  // Before the images, as pictures may take long to decode: without a device there is no use in that.
+  let device = await openDevice();
+  const planned = await readImages(outline, signal);
+  if (!planned) {
+    console.error("Stopped before the first step; pictures that have been decoded need not be again");
+    return interruptible.came!.exitCode;
+  }
+  if (planned.warning) report.warning(planned.warning);
   const saver = new Saver(folder, report, safety), losses = new LossPolicy(saver, folder, report, safety);
   const started = performance.now();
   const plan = planned.batchSizeAuto ? await withAutoBatch(planned, device) : planned;

@@ -45,7 +45,7 @@ export interface TrainReport {
   warning(message: string): void;
   /** Said on stderr as soon as the user wants to stop. */
   readonly stoppingNotice?: string;
-  /** The user wants to stop; the step is being finished. */
+  /** The user wants to stop; the step, or the picture, is being finished. */
   stopping(): void;
   interrupted(event: TrainEvent & { type: "interrupted" }, last: string): void;
   end(end: RunEnd): void;
@@ -55,7 +55,7 @@ export interface TrainReport {
 
 /** A report for people: results on stdout, progress on stderr. */
 export class TextReport implements TrainReport {
-  readonly stoppingNotice = "Stopping: the step is being finished and saved; once more to stop at once";
+  readonly stoppingNotice = "Stopping: what was begun is being finished and saved; once more to stop at once";
   readonly #quiet: boolean;
   readonly #display = canDisplay() ? new Display() : undefined;
   /** Where nothing can be redrawn, or must not be, lines. */

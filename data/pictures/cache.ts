@@ -86,7 +86,11 @@ export async function cachePictures(request: CacheRequest, pool: PicturePool): P
   const ready = await touching(`read ${cache}.pixels`, () => readReady(request));
   if (ready) return ready;
   const folder = dirname(cache);
-  await touching(`keep decoded pictures in the data directory, "${folder}"`, () => tryWriting(folder));
+  await touching(`keep decoded pictures in the data directory, "${folder}"`, async () => {
+    // To stay: another run may be about to use it.
+    await Deno.mkdir(folder, { recursive: true });
+    await tryWriting(folder);
+  });
   return await withLock(`${cache}.lock`, () => touching(`write ${cache}.pixels`, () => fill(request, pool)), () => {
     onNotice?.("waiting for another run that decodes the same pictures");
   });

@@ -42,7 +42,7 @@ Deno.test({
       }
       await writer.close().catch(() => {});
       assertEquals((await child.status).code, 130, text);
-      assertMatch(text, /Stopping: the step is being finished[^]*Stopped after step \d+ of epoch \d+, saved in /);
+      assertMatch(text, /Stopping: what was begun is being finished[^]*Stopped after step \d+ of epoch \d+, saved in /);
       assert(!text.includes("\x1b[2J"), "the screen is never cleared");
       // deno-lint-ignore no-control-regex
       const shown = text.replace(/\x1b\[[?\d]*[A-Za-z]/g, "").split(/[\r\n]+/).filter((line) => /[█░]/.test(line));
