@@ -110,7 +110,16 @@ export {
   updateStep,
   type UpdateStepOptions,
 } from "./nn/train_step.ts";
-export type { SgdSettings, UpdateSettings } from "./nn/update.ts";
+export {
+  type AdamWSettings,
+  type Moment,
+  type OptimizerKind,
+  OPTIMIZERS,
+  type OptimizerSettings,
+  type SgdSettings,
+} from "./nn/optimizers.ts";
+export type { AdamWState } from "./nn/optimizer_memory.ts";
+export type { UpdateSettings } from "./nn/update.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
 export { Classifier, type ClassifierOptions, type Prediction, rank } from "./nn/classifier.ts";
 export { confusionOf, judge, type Judgement, type JudgeOptions, softmax } from "./nn/judge.ts";

@@ -5,11 +5,12 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
-import type { InputDescription } from "./checkpoint.ts";
+import type { InputDescription, RunSettings } from "./checkpoint.ts";
 import { quoted } from "./json.ts";
 import type { RunDescription } from "./run_description.ts";
 import { checkSchedule, SCHEDULES } from "./schedule.ts";
 import { STEMS } from "./resnext.ts";
+import { isBetas, isEps, OPTIMIZERS } from "./optimizers.ts";
 import { RING_SLOTS } from "./step.ts";
 import { above0, between, type Check, count, list, MAX_FLOAT, number, positive, triple } from "./number_check.ts";
 
@@ -81,9 +82,12 @@ const SETTINGS: Fields = {
   precision: optional(oneOf(["f32", "f16"])),
   epochs: count,
   lr: between(0),
-  momentum: between(0, 1),
+  optimizer: optional(oneOf(OPTIMIZERS)),
+  momentum: optional(between(0, 1)),
+  nesterov: optional(flag),
+  betas: optional(isBetas),
+  eps: optional(isEps),
   weight_decay: between(0),
-  nesterov: flag,
   label_smoothing: between(0, 1),
   clip_grad_norm: optional(between(0)),
   seed: count,
@@ -98,6 +102,8 @@ const SETTINGS: Fields = {
   patience: optional(positive),
   augment: AUGMENT,
 };
+
+const SGD = ["momentum", "nesterov"] as const, ADAMW = ["betas", "eps"] as const;
 
 const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
 
@@ -133,7 +139,8 @@ export function wrongInDescription(
 ): WrongField | undefined {
   const missing = needed.find((section) => description[section] === undefined);
   if (missing) return { path: missing, value: undefined };
-  return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined);
+  return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined) ??
+    wrongOptimizer(description.settings as RunSettings | undefined);
 }
 
 /** Whether a value is a line of a run's epochs. */
@@ -162,6 +169,16 @@ function wrongSide(
   { image_size = 0, resize_size = image_size }: Partial<InputDescription> = {},
 ): WrongField | undefined {
   return resize_size < image_size ? { path: "input.resize_size", value: resize_size } : undefined;
+}
+
+/** Each optimizer has settings of its own. */
+function wrongOptimizer(settings: RunSettings | undefined): WrongField | undefined {
+  if (!settings) return undefined;
+  const sgd = settings.optimizer !== "adamw";
+  const wrong = sgd
+    ? SGD.find((name) => settings[name] === undefined) ?? ADAMW.find((name) => settings[name] !== undefined)
+    : SGD.find((name) => settings[name] !== undefined);
+  return wrong && { path: `settings.${wrong}`, value: settings[wrong] };
 }
 
 function wrongField(value: unknown, checks: Fields, before: string): WrongField | undefined {
