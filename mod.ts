@@ -4,6 +4,7 @@
  *
  * What differs from PyTorch:
  * - SGD's momentum is 0.9 where none is named, not 0.
+ * - AdamW counts its steps for all parameters together, not for each; its `eps` is at least 1e-30.
  * - Weights of convolutions and linear layers begin as Kaiming normal deviates (fan in, gain of ReLU), biases as zeros.
  * - `new MaxPool2d({ kernel, stride, padding })` takes its settings by name; `eps` of a batch norm is positive.
  * - Weight decay also takes parameters that `forward` does not use; PyTorch leaves those alone that have no gradient.

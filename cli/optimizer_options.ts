@@ -2,8 +2,8 @@
 
 import { LEAST_EPS } from "../kernels/adamw.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
-import { ADAMW, isBeta, type OptimizerKind, OPTIMIZERS } from "../nn/optimizers.ts";
 import { quoted } from "../nn/json.ts";
+import { ADAMW, isBeta, type OptimizerKind, OPTIMIZERS } from "../nn/optimizers.ts";
 import { flagName, type OptionSpecs, readNumbers, usageError } from "./command.ts";
 import { datasetNames, DATASETS, type RunDefaults } from "./dataset.ts";
 

@@ -7,10 +7,10 @@ import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
 import type { InputDescription, RunSettings } from "./checkpoint.ts";
 import { quoted } from "./json.ts";
+import { isBetas, isEps, OPTIMIZERS } from "./optimizers.ts";
 import type { RunDescription } from "./run_description.ts";
 import { checkSchedule, SCHEDULES } from "./schedule.ts";
 import { STEMS } from "./resnext.ts";
-import { isBetas, isEps, OPTIMIZERS } from "./optimizers.ts";
 import { RING_SLOTS } from "./step.ts";
 import { above0, between, type Check, count, list, MAX_FLOAT, number, positive, triple } from "./number_check.ts";
 
@@ -103,8 +103,6 @@ const SETTINGS: Fields = {
   augment: AUGMENT,
 };
 
-const SGD = ["momentum", "nesterov"] as const, ADAMW = ["betas", "eps"] as const;
-
 const EPOCH: Fields = { epoch: positive, train_loss: number, test_loss: number, test_acc: number };
 
 /** What a run's folder tells of an epoch beside. */
@@ -140,7 +138,7 @@ export function wrongInDescription(
   const missing = needed.find((section) => description[section] === undefined);
   if (missing) return { path: missing, value: undefined };
   return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined) ??
-    wrongOptimizer(description.settings as RunSettings | undefined);
+    (description.settings ? wrongOptimizer(description.settings) : undefined);
 }
 
 /** Whether a value is a line of a run's epochs. */
@@ -171,13 +169,12 @@ function wrongSide(
   return resize_size < image_size ? { path: "input.resize_size", value: resize_size } : undefined;
 }
 
-/** Each optimizer has settings of its own. */
-function wrongOptimizer(settings: RunSettings | undefined): WrongField | undefined {
-  if (!settings) return undefined;
-  const sgd = settings.optimizer !== "adamw";
-  const wrong = sgd
-    ? SGD.find((name) => settings[name] === undefined) ?? ADAMW.find((name) => settings[name] !== undefined)
-    : SGD.find((name) => settings[name] !== undefined);
+/** Settings of SGD alone, which has all of them, and of AdamW alone, which has defaults. */
+const SGD = ["momentum", "nesterov"] as const, ADAMW = ["betas", "eps"] as const;
+
+function wrongOptimizer(settings: Partial<RunSettings> = {}): WrongField | undefined {
+  const { optimizer = "sgd" } = settings, given = (name: keyof RunSettings) => settings[name] !== undefined;
+  const wrong = optimizer === "adamw" ? SGD.find(given) : SGD.find((name) => !given(name)) ?? ADAMW.find(given);
   return wrong && { path: `settings.${wrong}`, value: settings[wrong] };
 }
 

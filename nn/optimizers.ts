@@ -4,7 +4,16 @@ import { adamw, type Betas, countStep, LEAST_EPS } from "../kernels/adamw.ts";
 import type { Capabilities } from "../kernels/device.ts";
 import type { Dispatch, Operand } from "../kernels/dispatch.ts";
 import { checkNesterov, sgd } from "../kernels/sgd.ts";
-import { type Allowed, AMOUNT, between, checkOptions, checkSettings, list, SWITCH } from "./number_check.ts";
+import {
+  type Allowed,
+  AMOUNT,
+  between,
+  type Check,
+  checkOptions,
+  checkSettings,
+  list,
+  SWITCH,
+} from "./number_check.ts";
 import type { OptimizerChunk } from "./training_memory.ts";
 
 /** All optimizers. */
@@ -56,12 +65,12 @@ export const MOMENTS: Readonly<Record<OptimizerKind, readonly Moment[]>> = {
 /** @internal Defaults of {@linkcode AdamWSettings}. */
 export const ADAMW = { betas: [0.9, 0.999] as Betas, eps: 1e-8, weightDecay: 0.01 } as const;
 
-/** @internal A decay of a moving average. */
-export const isBeta = (value: unknown): boolean => between(0, 1)(value) && value !== 1;
-/** @internal */
-export const isBetas = (value: unknown): boolean => list(isBeta, 2)(value) && (value as unknown[]).length === 2;
-/** @internal */
-export const isEps = between(LEAST_EPS);
+/** @internal Whether a value is a decay of an average. */
+export const isBeta: Check = (value) => between(0, 1)(value) && value !== 1;
+/** @internal Whether a value is AdamW's two. */
+export const isBetas: Check = (value) => list(isBeta, 2)(value) && (value as unknown[]).length === 2;
+/** @internal Whether a value is an `eps`. */
+export const isEps: Check = between(LEAST_EPS);
 
 /** @internal What an optimizer's kernels bind beside the chunks. */
 export interface OptimizerOperands {

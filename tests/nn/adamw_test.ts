@@ -22,7 +22,7 @@ import { Trainer } from "../../nn/trainer.ts";
 import type { StateDict } from "../../nn/weights.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
 import { formulaState } from "../parity/formula_state.ts";
-import { assertClose, formula, gpuTest } from "../support.ts";
+import { assertClose, formula, gpuTest, standIn } from "../support.ts";
 
 const module = () =>
   new Sequential(
@@ -163,6 +163,30 @@ gpuTest("AdamW: several batches are one step by the mean of their gradients", as
   assertEquals([whole.step, halves.step], [3, 3]);
   assertClose(halves.weights, whole.weights, 1e-5, "weights");
 });
+
+gpuTest(
+  "AdamW: parameters that no binding holds at once learn in stretches, and count the step once",
+  async (device) => {
+    const train = async (maxBindingBytes: number) => {
+      const small = standIn(device, { capabilities: { ...device.capabilities, maxBindingBytes } });
+      const convolutions = Array.from({ length: 6 }, () => new Conv2d(64, 64, 1));
+      const network = await Network.create(
+        small,
+        new Sequential(new Conv2d(3, 64, 1), ...convolutions, new GlobalAvgPool2d(), new Linear(64, 5)),
+      );
+      const source = await FloatSource.create(small, SHAPE);
+      const step = await trainStep(network, { source, optimizer: { kind: "adamw", decayVectors: false } });
+      for (let i = 0; i < 2; i++) step.run(batch(i), { learningRate: 0.01 });
+      const found = await snapshot(network), { dispatches } = step.plan;
+      for (const each of [step, source, network]) each.destroy();
+      return { found, labels: dispatches.map(({ label }) => label).filter((label) => label.startsWith("adamw")) };
+    };
+    const [whole, cut] = [await train(2 ** 30), await train(2 ** 16)];
+    assertEquals(whole.labels, ["adamw.count", "adamw"]);
+    assertEquals(cut.labels, ["adamw.count", "adamw", "adamw"]);
+    assertEquals([cut.found, cut.found.step], [whole.found, 2]);
+  },
+);
 
 gpuTest("AdamW: frozen stages keep their weights, weight decay or not", async (device) => {
   const network = await Network.create(device, describedNetwork(NARROW_NETWORK), { seed: 3 });
