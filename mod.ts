@@ -4,6 +4,7 @@
  *
  * What differs from PyTorch:
  * - SGD's momentum is 0.9 where none is named, not 0.
+ * - AdamW counts its steps for all parameters together, not for each; its `eps` is at least 1e-30.
  * - Weights of convolutions and linear layers begin as Kaiming normal deviates (fan in, gain of ReLU), biases as zeros.
  * - `new MaxPool2d({ kernel, stride, padding })` takes its settings by name; `eps` of a batch norm is positive.
  * - Weight decay also takes parameters that `forward` does not use; PyTorch leaves those alone that have no gradient.
@@ -110,7 +111,16 @@ export {
   updateStep,
   type UpdateStepOptions,
 } from "./nn/train_step.ts";
-export type { SgdSettings, UpdateSettings } from "./nn/update.ts";
+export {
+  type AdamWSettings,
+  type Moment,
+  type OptimizerKind,
+  OPTIMIZERS,
+  type OptimizerSettings,
+  type SgdSettings,
+} from "./nn/optimizers.ts";
+export type { AdamWState } from "./nn/optimizer_memory.ts";
+export type { UpdateSettings } from "./nn/update.ts";
 export { type EvaluationReport, Evaluator } from "./nn/evaluator.ts";
 export { Classifier, type ClassifierOptions, type Prediction, rank } from "./nn/classifier.ts";
 export { confusionOf, judge, type Judgement, type JudgeOptions, softmax } from "./nn/judge.ts";

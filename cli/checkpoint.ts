@@ -92,10 +92,11 @@ const verify = defineCommand({
   examples: ["checkpoint verify runs/first/last.safetensors"],
   run: async ({ args: { file } }) => {
     // Reading it fits its tensors to the network.
-    const { state, momenta, average } = await readCheckpoint(file);
+    const { state, momenta, adamw, average } = await readCheckpoint(file);
     checkFinite(state, file);
     if (average) checkFinite(average, file);
-    const tensors = state.size + (momenta?.size ?? 0) + (average?.size ?? 0);
+    const parts = [state, momenta, adamw?.expAvg, adamw?.expAvgSq, average];
+    const tensors = parts.reduce((sum, part) => sum + (part?.size ?? 0), 0);
     console.log(`${file} is whole: ${tensors} tensors match the checksum and the network`);
   },
 });

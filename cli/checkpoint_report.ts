@@ -3,7 +3,7 @@
 import type { Checkpoint } from "../nn/checkpoint.ts";
 import { describedNetwork } from "../nn/described_network.ts";
 import type { StateDict } from "../nn/weights.ts";
-import { columns, factText, groupDigits, plain } from "./columns.ts";
+import { columns, counted, factText, groupDigits, plain } from "./columns.ts";
 import { formatBytes } from "./progress.ts";
 import { epochLine } from "./train_report.ts";
 
@@ -30,7 +30,7 @@ function fieldLines(fields: Readonly<Record<string, unknown>>): string[] {
 export function checkpointText(
   file: string,
   bytes: number,
-  { description, state, momenta, lossScale, average }: Checkpoint,
+  { description, state, momenta, adamw, lossScale, average }: Checkpoint,
 ): string {
   const { network, input, class_names: classNames, settings, progress } = description;
   const lines = [`${file}: a checkpoint of ${formatBytes(bytes)}, its checksum is right`, "", "Network"];
@@ -47,9 +47,10 @@ export function checkpointText(
   lines.push("", ...tensorTable(state), "");
   if (average) lines.push("and the moving average of these, which is what was tested and is to be used");
   const scaled = lossScale ? `, and the loss scale, ${lossScale.scale}` : "";
-  lines.push(
-    momenta ? `and the optimizer's momentum of ${momenta.size} parameters${scaled}` : "and no optimizer's state",
-  );
+  const kept = momenta
+    ? `the optimizer's momentum of ${momenta.size} parameters`
+    : adamw && `AdamW's two averages of ${adamw.expAvg.size} parameters after ${counted(adamw.step, "step")}`;
+  lines.push(kept ? `and ${kept}${scaled}` : "and no optimizer's state");
   return lines.join("\n");
 }
 
@@ -76,13 +77,16 @@ const tensorList = (tensors: StateDict) => [...tensors].map(([name, { dtype, sha
 
 /** A checkpoint for programs. */
 export function checkpointJson(
-  { description, state, momenta, lossScale, average }: Checkpoint,
+  { description, state, momenta, adamw, lossScale, average }: Checkpoint,
 ): Record<string, unknown> {
   return {
     ...description,
     parameters: describedNetwork(description.network).parameterCount,
     tensors: tensorList(state),
     momenta: momenta ? tensorList(momenta) : [],
+    ...(adamw && {
+      adamw: { step: adamw.step, exp_avg: tensorList(adamw.expAvg), exp_avg_sq: tensorList(adamw.expAvgSq) },
+    }),
     ...(average && { average: tensorList(average) }),
     ...(lossScale && { loss_scale: lossScale.scale }),
   };

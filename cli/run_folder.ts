@@ -180,8 +180,8 @@ export class RunFolder implements AsyncDisposable {
 
 /** How far the run of a checkpoint has got; undefined where it holds none to go on with. @throws {UserError} */
 async function progressOf(file: string): Promise<RunProgress | undefined> {
-  const { description: { progress }, momenta } = await readCheckpoint(file);
-  return momenta && progress;
+  const { description: { progress }, momenta, adamw } = await readCheckpoint(file);
+  return momenta || adamw ? progress : undefined;
 }
 
 function isFurther(a: RunProgress, b: RunProgress): boolean {

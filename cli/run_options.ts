@@ -4,6 +4,7 @@ import { dirname } from "@std/path";
 import type { RunProgress, RunSettings } from "../nn/checkpoint.ts";
 import type { RunDescription } from "../nn/run_description.ts";
 import { flagName } from "./command.ts";
+import { optimizerOptionsOf } from "./optimizer_options.ts";
 import { recipeOf } from "./recipe_options.ts";
 import { type ConfigOptions, findRun, type RunConfig } from "./run_files.ts";
 
@@ -17,10 +18,7 @@ export function optionsOfRun({ network, input, settings }: RunDescription) {
     batchSize: settings.batch_size,
     accumulate: settings.accumulate ?? 1,
     precision: settings.precision ?? "f32",
-    lr: settings.lr,
-    momentum: settings.momentum,
-    weightDecay: settings.weight_decay,
-    nesterov: settings.nesterov,
+    ...optimizerOptionsOf(settings),
     labelSmoothing: settings.label_smoothing,
     clipGradNorm: settings.clip_grad_norm,
     cardinality: network.cardinality,

@@ -5,11 +5,13 @@ import type { Shape } from "../kernels/layout.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type StepMemory, stepMemory } from "../nn/memory.ts";
 import type { Module } from "../nn/module.ts";
+import { type OptimizerKind, OPTIMIZERS } from "../nn/optimizers.ts";
 import { ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
 import { summarize, type Summary } from "../nn/summary.ts";
 import { columns, groupDigits, shortCount } from "./columns.ts";
 import { defineCommand, usageError } from "./command.ts";
 import { architectureNames, describedByOptions, networkDescription, networkOptions } from "./network_options.ts";
+import { OPTIMIZER_NAMES } from "./optimizer_options.ts";
 import { precisionOption } from "./precision.ts";
 import { formatBytes } from "./progress.ts";
 
@@ -33,6 +35,12 @@ export const summaryCommand = defineCommand({
     ...networkOptions,
     depth: { type: "integer", min: 1, max: 9, otherwise: "every layer", doc: "1 shows stages, 2 blocks" },
     precision: precisionOption,
+    optimizer: {
+      type: "choice",
+      choices: OPTIMIZERS,
+      default: "sgd",
+      doc: "Of the training step, whose memory is shown",
+    },
     json: { type: "boolean", doc: "Print one JSON object instead" },
   },
   examples: ["summary resnext50_32x4d", "summary resnext --depths 3,3,3 --stem cifar --depth 2 --batch-size 64"],
@@ -54,7 +62,8 @@ export const summaryCommand = defineCommand({
     }
     const memory = {
       precision: options.precision,
-      training: trainingMemory(module, input, options.precision),
+      optimizer: options.optimizer,
+      training: trainingMemory(module, input, options),
       inference: stepMemory(module, input, { training: false, precision: options.precision }),
     };
     console.log(options.json ? JSON.stringify(summaryJson(arch, summary, memory)) : summaryText(arch, summary, memory));
@@ -63,15 +72,20 @@ export const summaryCommand = defineCommand({
 
 interface Memory {
   readonly precision: ElementType;
+  readonly optimizer: OptimizerKind;
   /** Absent where the network cannot be trained on such batches, with the reason. */
   readonly training: StepMemory | { readonly refused: string };
   readonly inference: StepMemory;
 }
 
 /** A single value a channel has no variance: nothing to train with, all the same a network. */
-function trainingMemory(module: Module, input: Shape, precision: ElementType): Memory["training"] {
+function trainingMemory(
+  module: Module,
+  input: Shape,
+  { precision, optimizer }: Pick<Memory, "precision" | "optimizer">,
+): Memory["training"] {
   try {
-    return stepMemory(module, input, { training: true, precision });
+    return stepMemory(module, input, { training: true, precision, optimizer });
   } catch (error) {
     if (error instanceof UserError) return { refused: error.message };
     throw error;
@@ -84,7 +98,7 @@ const shapeText = (shape: Shape) => `[${list(shape).join(", ")}]`;
 function summaryText(
   arch: string,
   { input, rows, total }: Summary,
-  { precision, training, inference }: Memory,
+  { precision, optimizer, training, inference }: Memory,
 ): string {
   const table = columns([
     ["Layer", "Operation", "Output", "Parameters", "Mult-adds", "Activation"],
@@ -116,13 +130,17 @@ function summaryText(
     `A training step   ${
       "refused" in training
         ? `none: ${training.refused}`
-        : `${bytes(training)}, in ${precision}, as planned for a usual GPU`
+        : `${bytes(training)}, in ${precision} with ${OPTIMIZER_NAMES[optimizer]}, as planned for a usual GPU`
     }`,
     `An inference step ${bytes(inference)}`,
   ].join("\n");
 }
 
-function summaryJson(arch: string, { input, rows, total }: Summary, { precision, training, inference }: Memory) {
+function summaryJson(
+  arch: string,
+  { input, rows, total }: Summary,
+  { precision, optimizer, training, inference }: Memory,
+) {
   return {
     arch,
     input: list(input),
@@ -130,6 +148,7 @@ function summaryJson(arch: string, { input, rows, total }: Summary, { precision,
     multiply_adds: total.multiplyAdds,
     activation_bytes: total.activationBytes,
     precision,
+    optimizer,
     training_bytes: "refused" in training ? null : training.stateBytes + training.activationBytes,
     inference_bytes: inference.stateBytes + inference.activationBytes,
     layers: rows.map(({ name, operation, output, parameters, multiplyAdds, activationBytes }) => ({

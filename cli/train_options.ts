@@ -6,12 +6,13 @@ import type { Invocation, OptionSpecs } from "./command.ts";
 import { datasetForms, datasetNames, DATASETS, valSplitOption, workersOption } from "./dataset.ts";
 import { dataDirOption } from "./invocation.ts";
 import { architectureNames, networkOptions } from "./network_options.ts";
+import { optimizerOptions } from "./optimizer_options.ts";
 import { trainPrecisionOption } from "./precision.ts";
 import { augmentOptions, scheduleOptions } from "./recipe_options.ts";
 import { safetyOptions } from "./train_safety.ts";
 import { tuneOption } from "./tuning.ts";
 
-const defaults = (key: "imageSize" | "batchSize" | "epochs" | "lr") =>
+const defaults = (key: "imageSize" | "batchSize" | "epochs") =>
   datasetNames.map((name) => `${DATASETS[name].defaults[key]} for ${name}`).join(", ");
 
 /** The options of `train`. */
@@ -70,10 +71,7 @@ export const trainOptions = {
   },
   precision: trainPrecisionOption,
   epochs: { type: "integer", min: 1, max: 100_000, otherwise: defaults("epochs"), doc: "Passes over the images" },
-  lr: { type: "number", min: 0, otherwise: defaults("lr"), doc: "Learning rate" },
-  momentum: { type: "number", min: 0, below: 1, default: 0.9, doc: "Momentum" },
-  weightDecay: { type: "number", min: 0, default: 0, doc: "Weight decay (L2), added to the gradient" },
-  nesterov: { type: "boolean", doc: "Nesterov's momentum" },
+  ...optimizerOptions,
   labelSmoothing: { type: "number", min: 0, below: 1, default: 0, doc: "Label smoothing" },
   ...scheduleOptions,
   ...augmentOptions,

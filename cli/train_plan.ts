@@ -16,6 +16,7 @@ import { describedByOptions, networkDescription, networkOptions } from "./networ
 import { flagName, usageError } from "./command.ts";
 import { defaultDataset, findDataset, type FoundDataset, isPictures, readDatasetName, runDefaults } from "./dataset.ts";
 import { type NetworkFile, readNetworkFile } from "./network_file.ts";
+import { optimizerOfOptions } from "./optimizer_options.ts";
 import { recipeSettings } from "./recipe_options.ts";
 import { type ConfigOptions, findRun, type RunConfig } from "./run_files.ts";
 import { givenOptions, isLengthened, optionsOfRun, recordedConfig } from "./run_options.ts";
@@ -130,10 +131,7 @@ async function planNew(invocation: TrainInvocation): Promise<TrainOutline> {
     ...(options.accumulate > 1 && { accumulate: options.accumulate }),
     ...(options.precision !== "f32" && { precision: options.precision }),
     epochs: options.epochs ?? standard.epochs,
-    lr: options.lr ?? standard.lr,
-    momentum: options.momentum,
-    weight_decay: options.weightDecay,
-    nesterov: options.nesterov,
+    ...optimizerOfOptions(invocation, standard, PATH),
     label_smoothing: options.labelSmoothing,
     clip_grad_norm: options.clipGradNorm,
     seed: options.seed,
@@ -144,9 +142,6 @@ async function planNew(invocation: TrainInvocation): Promise<TrainOutline> {
     frozen: readStages(options.freeze, network),
     ...recipeSettings(invocation, options.epochs ?? standard.epochs, standard, PATH),
   };
-  if (settings.nesterov && settings.momentum === 0) {
-    throw usageError("Option --nesterov needs a momentum above 0", PATH);
-  }
   if ((settings.schedule?.min_lr ?? 0) > settings.lr) {
     throw usageError(`Option --min-lr must be at most the learning rate, ${settings.lr}`, PATH);
   }
@@ -203,7 +198,7 @@ async function planResumed(invocation: TrainInvocation, file: string): Promise<T
   await refuseRunFolder(file, "last.safetensors");
   const from = await readCheckpoint(file);
   const { network, input, settings, progress } = from.description;
-  if (!input || !settings || !progress || !from.momenta) {
+  if (!input || !settings || !progress || !(from.momenta || from.adamw)) {
     // The best of a run with a moving average is of that kind.
     const last = join(dirname(file), "last.safetensors");
     const remedy = settings && await exists(last) ? `go on from ${last}` : "begin a run with it by --weights";

@@ -12,6 +12,7 @@ import { printLine } from "./print.ts";
 import { bestEpoch } from "./run_files.ts";
 import { canDisplay, Display, type DisplayState } from "./display.ts";
 import { formatBytes, formatDuration, formatRate, ProgressLine, stderrOutput } from "./progress.ts";
+import { optimizerText } from "./optimizer_options.ts";
 import { augmentText, scheduleText } from "./recipe_options.ts";
 import type { TrainPlan } from "./train_plan.ts";
 
@@ -84,14 +85,7 @@ export class TextReport implements TrainReport {
     const title = datasetTitle(settings.dataset);
     // Of the others the title tells it.
     const classes = isPictures(settings.dataset) ? `, of ${data.classNames.length} classes` : "";
-    const optimizer = [
-      `lr ${settings.lr}`,
-      `momentum ${settings.momentum}${settings.nesterov ? " (Nesterov)" : ""}`,
-      settings.weight_decay
-        ? `weight decay ${settings.weight_decay}${settings.decay_vectors === false ? " of matrices alone" : ""}`
-        : "",
-      settings.label_smoothing ? `label smoothing ${settings.label_smoothing}` : "",
-    ];
+    const [optimizer, rule] = optimizerText(settings), { label_smoothing: smoothing } = settings;
     if (plan.foundDataset) this.#say(`${title} has been downloaded: this is the notebook's job.`);
     const rows = [
       ["Images", `${title}: ${data.train.count} to train on, ${data.test.count} to test on${classes}`],
@@ -100,7 +94,7 @@ export class TextReport implements TrainReport {
       ...(settings.frozen ? [["Frozen", settings.frozen.join(", ")]] : []),
       ["Training", `${counted(settings.epochs, "epoch")}, ${batchesText(settings)}, seed ${settings.seed}`],
       ...(plan.autoBatch ? [["Batch", autoBatchText(plan.autoBatch)]] : []),
-      ["SGD", optimizer.filter(Boolean).join(", ")],
+      [optimizer, smoothing ? `${rule}, label smoothing ${smoothing}` : rule],
       ...(settings.schedule ? [["Rate", scheduleText(settings.schedule)]] : []),
       ...(settings.ema_decay === undefined ? [] : [["Average", `of the weights, keeps ${settings.ema_decay} a step`]]),
       ...(settings.augment ? [["Augment", augmentText(settings.augment)]] : []),

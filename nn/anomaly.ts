@@ -40,7 +40,7 @@ export function watch(
     else if (label === "cast") layer = "the weights in half precision";
     else if (label === "accumulate") layer = "the gradients' sums";
     else if (label === "unscale" || label === "loss_scale.update") layer = "the loss scale";
-    else if (label === "sgd") layer = "the optimizer's step";
+    else if (label === "sgd" || label === "adamw") layer = "the optimizer's step";
     else if (name !== undefined) layer = name.replace(/\.[^.]*$/, "");
     watched.push(dispatch);
     for (const { operand } of Object.values(bindings).filter(isFloatOutput)) {

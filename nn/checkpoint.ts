@@ -1,8 +1,8 @@
 /**
- * A checkpoint: one safetensors file with a network's `state_dict` under PyTorch's names, the optimizer's momenta under
- * `optimizer.momentum.`, in half precision the loss scale under `optimizer.loss_scale.`, the weights' moving average, where
- * a run keeps one, under `optimizer.average.`, and what the run was and had reached as JSON in the metadata. Any safetensors
- * reader opens it.
+ * A checkpoint: one safetensors file with a network's `state_dict` under PyTorch's names, SGD's momenta under
+ * `optimizer.momentum.` or what AdamW keeps under `optimizer.adamw.`, in half precision the loss scale under
+ * `optimizer.loss_scale.`, the weights' moving average, where a run keeps one, under `optimizer.average.`, and what the run
+ * was and had reached as JSON in the metadata. Any safetensors reader opens it.
  *
  * The metadata carries a SHA-256 of all of it, so that a damaged file is found out. What a file claims is checked, sizes
  * bounded, before anything is made of it: whoever wrote it need not be trusted.
@@ -14,6 +14,8 @@ import { UserError } from "../kernels/user_error.ts";
 import { describedNetwork, fittedState } from "./described_network.ts";
 import { wrongInDescription } from "./description_check.ts";
 import { parseStrictJson, quoted } from "./json.ts";
+import { adamwOf, type AdamWState, adamwTensors } from "./optimizer_memory.ts";
+import type { OptimizerKind } from "./optimizers.ts";
 import { lossScaleOf, lossScaleTensors } from "./loss_scale.ts";
 import type { AugmentSettings } from "./augment.ts";
 import type { ScheduleSettings } from "./schedule.ts";
@@ -68,12 +70,18 @@ export interface RunSettings {
   readonly epochs: number;
   /** Learning rate. */
   readonly lr: number;
-  /** SGD's, as PyTorch's. */
-  readonly momentum: number;
-  /** L2, added to the gradient. */
+  /** What updates the weights; absent: `sgd`. */
+  readonly optimizer?: OptimizerKind;
+  /** SGD's, as PyTorch's, which must have one. */
+  readonly momentum?: number;
+  /** Whether SGD's momentum is Nesterov's: it must be told. */
+  readonly nesterov?: boolean;
+  /** AdamW's, as PyTorch's; absent: as PyTorch's default. */
+  readonly betas?: readonly [number, number];
+  /** As `betas`. */
+  readonly eps?: number;
+  /** SGD's is L2, added to the gradient; AdamW's the share of the weights that a step takes off, times the rate. */
   readonly weight_decay: number;
-  /** Whether the momentum is Nesterov's. */
-  readonly nesterov: boolean;
   /** Share of the target that is spread over all classes. */
   readonly label_smoothing: number;
   /** The norm that all gradients together are scaled down to; absent: they are left as they are. */
@@ -148,8 +156,10 @@ export interface Checkpoint {
   readonly description: CheckpointDescription;
   /** The network's `state_dict`. */
   readonly state: StateDict;
-  /** By parameter name; absent for weights alone. */
+  /** SGD's, by parameter name; absent for weights alone. */
   readonly momenta?: StateDict;
+  /** What AdamW keeps, in their place. */
+  readonly adamw?: AdamWState;
   /** What the loss is multiplied by next, where the run is in half precision. */
   readonly lossScale?: LossScaleState;
   /** The moving average of `state`, where the run keeps one: what was tested, see {@linkcode testedState}. */
@@ -161,7 +171,8 @@ export function testedState({ state, average }: Pick<Checkpoint, "state" | "aver
   return average ?? state;
 }
 
-const MOMENTUM = "optimizer.momentum.", AVERAGE = "optimizer.average.", LOSS_SCALE = "optimizer.loss_scale.";
+const MOMENTUM = "optimizer.momentum.", ADAMW = "optimizer.adamw.";
+const AVERAGE = "optimizer.average.", LOSS_SCALE = "optimizer.loss_scale.";
 const FORMAT = 1;
 
 /** What is said where a file is not as it was written. */
@@ -186,21 +197,23 @@ const DAMAGED = "the file is damaged: copy it again, or use another checkpoint o
  * ```
  */
 export async function encodeCheckpoint(checkpoint: Checkpoint): Promise<Uint8Array<ArrayBuffer>> {
-  const { description, lossScale } = checkpoint;
+  const { description, adamw, lossScale } = checkpoint;
   const refuse = (why: string): never => {
     throw new UserError(`Cannot write a checkpoint: ${why}`);
   };
   checkWeights({ ...checkpoint, description: parseDescription(descriptionJson(description), refuse) }, refuse);
+  if (adamw) adamwOf(adamwTensors(adamw), refuse);
   if (lossScale) lossScaleOf(lossScaleTensors(lossScale), refuse);
   return await checkpointFile(checkpoint);
 }
 
 /** @internal Writes whatever it is given: for tests of those who read. */
 export async function checkpointFile(
-  { description, state, momenta, lossScale, average }: Checkpoint,
+  { description, state, momenta, adamw, lossScale, average }: Checkpoint,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const tensors = new Map(state);
   for (const [name, tensor] of momenta ?? []) tensors.set(MOMENTUM + name, tensor);
+  for (const [name, tensor] of adamw ? adamwTensors(adamw) : []) tensors.set(ADAMW + name, tensor);
   for (const [name, tensor] of lossScale ? lossScaleTensors(lossScale) : []) tensors.set(LOSS_SCALE + name, tensor);
   for (const [name, tensor] of average ?? []) tensors.set(AVERAGE + name, tensor);
   const resnext = descriptionJson(description);
@@ -227,8 +240,10 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
   }
   const state = new Map<string, TensorData>(), momenta = new Map<string, TensorData>();
   const average = new Map<string, TensorData>(), scale = new Map<string, TensorData>();
+  const adamw = new Map<string, TensorData>();
   for (const [key, tensor] of tensors) {
     if (key.startsWith(MOMENTUM)) momenta.set(key.slice(MOMENTUM.length), tensor);
+    else if (key.startsWith(ADAMW)) adamw.set(key.slice(ADAMW.length), tensor);
     else if (key.startsWith(LOSS_SCALE)) scale.set(key.slice(LOSS_SCALE.length), tensor);
     else if (key.startsWith(AVERAGE)) average.set(key.slice(AVERAGE.length), tensor);
     else state.set(key, tensor);
@@ -238,6 +253,7 @@ export async function decodeCheckpoint(bytes: Uint8Array<ArrayBuffer>, name: str
     description,
     state,
     momenta: momenta.size > 0 ? momenta : undefined,
+    ...(adamw.size > 0 && { adamw: adamwOf(adamw, refuse) }),
     ...(scale.size > 0 && { lossScale: lossScaleOf(scale, refuse) }),
     ...(average.size > 0 && { average }),
   };

@@ -5,8 +5,9 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
-import type { InputDescription } from "./checkpoint.ts";
+import type { InputDescription, RunSettings } from "./checkpoint.ts";
 import { quoted } from "./json.ts";
+import { isBetas, isEps, OPTIMIZERS } from "./optimizers.ts";
 import type { RunDescription } from "./run_description.ts";
 import { checkSchedule, SCHEDULES } from "./schedule.ts";
 import { STEMS } from "./resnext.ts";
@@ -81,9 +82,12 @@ const SETTINGS: Fields = {
   precision: optional(oneOf(["f32", "f16"])),
   epochs: count,
   lr: between(0),
-  momentum: between(0, 1),
+  optimizer: optional(oneOf(OPTIMIZERS)),
+  momentum: optional(between(0, 1)),
+  nesterov: optional(flag),
+  betas: optional(isBetas),
+  eps: optional(isEps),
   weight_decay: between(0),
-  nesterov: flag,
   label_smoothing: between(0, 1),
   clip_grad_norm: optional(between(0)),
   seed: count,
@@ -133,7 +137,8 @@ export function wrongInDescription(
 ): WrongField | undefined {
   const missing = needed.find((section) => description[section] === undefined);
   if (missing) return { path: missing, value: undefined };
-  return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined);
+  return wrongField(description, DESCRIPTION, "") ?? wrongSide(description.input as InputDescription | undefined) ??
+    (description.settings ? wrongOptimizer(description.settings) : undefined);
 }
 
 /** Whether a value is a line of a run's epochs. */
@@ -162,6 +167,15 @@ function wrongSide(
   { image_size = 0, resize_size = image_size }: Partial<InputDescription> = {},
 ): WrongField | undefined {
   return resize_size < image_size ? { path: "input.resize_size", value: resize_size } : undefined;
+}
+
+/** Settings of SGD alone, which has all of them, and of AdamW alone, which has defaults. */
+const SGD = ["momentum", "nesterov"] as const, ADAMW = ["betas", "eps"] as const;
+
+function wrongOptimizer(settings: Partial<RunSettings> = {}): WrongField | undefined {
+  const { optimizer = "sgd" } = settings, given = (name: keyof RunSettings) => settings[name] !== undefined;
+  const wrong = optimizer === "adamw" ? SGD.find(given) : SGD.find((name) => !given(name)) ?? ADAMW.find(given);
+  return wrong && { path: `settings.${wrong}`, value: settings[wrong] };
 }
 
 function wrongField(value: unknown, checks: Fields, before: string): WrongField | undefined {

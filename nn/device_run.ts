@@ -12,7 +12,7 @@ import { Evaluator, residentBytes } from "./evaluator.ts";
 import { HEAD, isHeadless } from "./fine_tune.ts";
 import { frozenEntries } from "./freezing.ts";
 import { Network } from "./network.ts";
-import { imageInput, type RunDescription, type TrainingData } from "./run_description.ts";
+import { imageInput, optimizerSettings, type RunDescription, type TrainingData } from "./run_description.ts";
 import { RunSteps } from "./run_steps.ts";
 
 /** A network, the steps that train it, the pass that judges it, and the images of both. */
@@ -64,8 +64,7 @@ export class DeviceRun {
     const { device } = network;
     const images = await DeviceImages.create(device, data.train);
     made.push(images);
-    const { momentum, weight_decay: weightDecay, nesterov, label_smoothing: labelSmoothing } = settings;
-    const optimizer = { momentum, weightDecay, nesterov, decayVectors: settings.decay_vectors };
+    const optimizer = optimizerSettings(settings), { label_smoothing: labelSmoothing } = settings;
     const names = [...network.module.stateEntries()].map(([name]) => name);
     const frozen = settings.frozen && frozenEntries(settings.frozen, names);
     const windows = data.train.crop !== undefined;
@@ -92,7 +91,10 @@ export class DeviceRun {
       const headless = from.description.progress === undefined && isHeadless(from.state);
       const head = headless ? [...await network.stateDict()].filter(([name]) => HEAD.includes(name)) : [];
       network.loadStateDict(new Map([...head, ...from.state]));
-      if (from.momenta) await network.weights.loadMomenta(from.momenta);
+      const adamw = settings.optimizer === "adamw";
+      // Weights to begin with may come with what another optimizer kept.
+      if (!adamw && from.momenta) await network.weights.loadMomenta(from.momenta);
+      if (adamw && from.adamw) await network.weights.loadAdamwState(from.adamw);
       if (from.lossScale) await network.weights.loadLossScale(from.lossScale);
     }
     const decay = settings.ema_decay;

@@ -6,6 +6,7 @@ import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts"
 import { type Shape, storedElements } from "../kernels/layout.ts";
 import { stepSettingsOperand } from "../kernels/step_settings.ts";
 import type { Module } from "./module.ts";
+import { MOMENTS, type OptimizerKind } from "./optimizers.ts";
 import { assign } from "./plan.ts";
 import { Counter, Parameter, type StateBuffer } from "./state.ts";
 import { evaluationDispatches, trainingDispatches, trainingGraph } from "./step_dispatches.ts";
@@ -13,8 +14,8 @@ import { evaluationDispatches, trainingDispatches, trainingGraph } from "./step_
 /** Bytes that a step takes on the device. */
 export interface StepMemory {
   /**
-   * Parameters and running statistics; in training gradients and momenta too, and their sums where they are asked for; the
-   * weights' halves.
+   * Parameters and running statistics; in training gradients and what the optimizer keeps too, and sums where they are asked
+   * for; the weights' halves.
    */
   readonly stateBytes: number;
   /** The batch and all that lives within a step, as the plan places it. */
@@ -48,17 +49,19 @@ export const TYPICAL_GPU: Capabilities = {
 export function stepMemory(
   module: Module,
   input: Shape,
-  { training, accumulate = false, precision = "f32", caps = TYPICAL_GPU }: {
+  { training, accumulate = false, optimizer = "sgd", precision = "f32", caps = TYPICAL_GPU }: {
     readonly training: boolean;
     /** Gradients of several batches are summed. Default false. */
     readonly accumulate?: boolean;
+    /** Default `sgd`. */
+    readonly optimizer?: OptimizerKind;
     /** As of `trainStep` and `evalStep`. Default `f32`. */
     readonly precision?: ElementType;
     readonly caps?: Capabilities;
   },
 ): StepMemory {
   const places = new Map<Parameter | StateBuffer, Operand>(), gradients = new Map<Parameter, Operand>();
-  const halves = new Map<Parameter, Operand>();
+  const halves = new Map<Parameter, Operand>(), kept = MOMENTS[optimizer].length;
   let stateBytes = 0;
   for (const [name, entry] of module.stateEntries()) {
     if (entry instanceof Counter || places.has(entry)) continue;
@@ -73,7 +76,7 @@ export function stepMemory(
     }
     if (!training) continue;
     gradients.set(entry, operand(`${name}.gradient`, entry.storedElements));
-    stateBytes += (accumulate ? 3 : 2) * place.byteLength;
+    stateBytes += (1 + kept + (accumulate ? 1 : 0)) * place.byteLength;
   }
   const x = operand("x", storedElements(input)), labels = operand("labels", input.n);
   const settings = stepSettingsOperand(), metrics = operand("metrics", metricsElements(1));
@@ -86,8 +89,8 @@ export function stepMemory(
   const dispatches = training
     ? trainingDispatches(trainingGraph(module, input, { precision }), operands, state, { caps, precision }).dispatches
     : evaluationDispatches(module, input, operands, state, { caps, precision }).dispatches;
-  const kept = [...places.values(), ...gradients.values(), ...halves.values()];
-  const placed = new Set<Operand>([x, labels, settings, metrics, ...kept]);
+  const lasting = [...places.values(), ...gradients.values(), ...halves.values()];
+  const placed = new Set<Operand>([x, labels, settings, metrics, ...lasting]);
   const { slabBytes } = assign(dispatches, (each) => placed.has(each), {
     alignment: Math.max(256, caps.storageAlignment),
     maxSlabBytes: caps.maxBufferBytes,

@@ -17,10 +17,13 @@ export function checkData({ classNames, train, test }: TrainingData, classes: nu
 }
 
 /**
- * Settings that say which images a step gets: with others, the steps of a checkpoint's progress would have been other steps.
- * All others a run may be given anew: its epochs, its learning rate.
+ * Settings that say which images a step gets and what it keeps: with others, the steps of a checkpoint's progress would have
+ * been other steps. All others a run may be given anew: its epochs, its learning rate.
  */
-const DECIDE_STEPS = ["batch_size", "accumulate", "seed", "train_limit", "val_split"] as const;
+const DECIDE_STEPS = ["optimizer", "batch_size", "accumulate", "seed", "train_limit", "val_split"] as const;
+
+/** What holds of these where nothing is said. */
+const USUAL: Partial<RunSettings> = { optimizer: "sgd", accumulate: 1 };
 
 /**
  * Where a run begins: at its beginning, or where the checkpoint's had got to, if that tells of progress.
@@ -65,7 +68,7 @@ function checkProgress({ epoch, step, rows, history }: RunProgress, { epochs }: 
 
 function checkSame(before: RunSettings, now: RunSettings): void {
   for (const name of DECIDE_STEPS) {
-    const one = name === "accumulate" ? 1 : undefined, was = before[name] ?? one, is = now[name] ?? one;
+    const was = before[name] ?? USUAL[name], is = now[name] ?? USUAL[name];
     if (was === is) continue;
     throw refusal(
       `its run has "${name}" ${quoted(was)}, this one ${
@@ -77,10 +80,11 @@ function checkSame(before: RunSettings, now: RunSettings): void {
 }
 
 /** Before the first step there is nothing to lose. */
-function checkWhole({ momenta, average, lossScale }: Checkpoint, before: RunSettings, now: RunSettings): void {
+function checkWhole({ momenta, adamw, average, lossScale }: Checkpoint, before: RunSettings, now: RunSettings): void {
   const lacks = (what: string, setting: string) =>
     refusal(`it lacks ${what}, which "${setting}" needs; take all of it, or leave out its progress to begin anew`);
-  if (now.momentum > 0 && !momenta) throw lacks("the momenta", "momentum");
+  if (now.optimizer === "adamw" && !adamw) throw lacks("what AdamW keeps", "optimizer");
+  if (now.momentum && !momenta) throw lacks("the momenta", "momentum");
   if (now.ema_decay !== undefined && !average) throw lacks("the moving average", "ema_decay");
   if (now.precision === "f16" && before.precision === "f16" && !lossScale) throw lacks("the loss scale", "precision");
 }

@@ -3,6 +3,7 @@
 import type { ImageInput } from "./image_source.ts";
 import type { LabelledImages } from "./labelled_images.ts";
 import type { InputDescription, NetworkDescription, RunSettings } from "./checkpoint.ts";
+import type { OptimizerSettings } from "./optimizers.ts";
 
 /** Images to learn from and to test on. */
 export interface TrainingData {
@@ -36,4 +37,13 @@ export function imageInput(
 ): ImageInput {
   const { height, width } = set?.size ?? data;
   return { height, width, mean, std, imageSize: image_size };
+}
+
+/** What updates the weights of a run. */
+export function optimizerSettings(
+  { optimizer, momentum, nesterov, betas, eps, weight_decay: weightDecay, decay_vectors: decayVectors }: RunSettings,
+): OptimizerSettings {
+  return optimizer === "adamw"
+    ? { kind: optimizer, betas, eps, weightDecay, decayVectors }
+    : { momentum, nesterov, weightDecay, decayVectors };
 }

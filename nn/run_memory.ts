@@ -14,7 +14,7 @@ import { Counter } from "./state.ts";
 
 /** Bytes on the device. */
 export interface RunMemory {
-  /** Weights, and what belongs to them: gradients, their sums, momenta, the moving average. */
+  /** Weights, and what belongs to them: gradients, their sums, what the optimizer keeps, the moving average. */
   readonly weights: number;
   /** Batches, and all that lives within a step, of training and of testing. */
   readonly activations: number;
@@ -49,8 +49,8 @@ export function runMemory(
 ): RunMemory {
   const shape = { n: rows, c: 3, h: input.image_size, w: input.image_size };
   const accumulate = (settings.accumulate ?? 1) > 1;
-  const { precision } = settings;
-  const train = stepMemory(module, shape, { training: true, accumulate, precision, caps });
+  const { precision, optimizer } = settings;
+  const train = stepMemory(module, shape, { training: true, accumulate, optimizer, precision, caps });
   const tested = { ...shape, n: Math.min(rows, data.test.count) };
   const test = stepMemory(module, tested, { training: false, precision, caps });
   const slabs = Array.from(

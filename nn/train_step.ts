@@ -18,7 +18,7 @@ import { Counter, Parameter } from "./state.ts";
 import { type Around, type MoreResults, RING_SLOTS, RingStep, Step, StepBuffers } from "./step.ts";
 import { checkSource } from "./source_check.ts";
 import { trainingDispatches, trainingGraph } from "./step_dispatches.ts";
-import { checkUpdate, updateDispatches, type UpdateSettings } from "./update.ts";
+import { updateDispatches, updateOf, type UpdateSettings } from "./update.ts";
 import type { SummedAs } from "./training_memory.ts";
 import type { Weights } from "./weights.ts";
 
@@ -163,15 +163,15 @@ export class UpdateStep extends RingStep {
 }
 
 /**
- * Compiles a training step: mean softmax cross-entropy, gradients, and PyTorch's SGD.
+ * Compiles a training step: mean softmax cross-entropy, gradients, and PyTorch's SGD or AdamW.
  *
  * @throws {UserError} when the batch does not fit the device's limits, with the batch size that would; when there are no
  * parameters, or all are frozen.
  * @throws {Error} when the source lies on another device, or an operation of one's own forgets something, as a gradient.
- * @throws {TypeError} when `frozen` is no function.
+ * @throws {TypeError} when `frozen` is no function, or the optimizer has no such setting.
  * @throws {RangeError} when the network's output is no row of logits an image, or its layers do not fit the images; for an
- * unknown precision, label smoothing that is not from 0 to 1, and a momentum, weight decay or `clipGradNorm` that is not 0
- * or more and finite.
+ * unknown precision or optimizer, label smoothing that is not from 0 to 1, and a momentum, weight decay or `clipGradNorm`
+ * that is not 0 or more and finite, betas that are not from 0 to below 1, and an `eps` of less than 1e-30.
  */
 export async function trainStep<B>(network: Network, options: TrainStepOptions<B>): Promise<TrainStep<B>> {
   return new TrainStep(network, options, await compile(network, { gradients: options, update: options }, options));
@@ -206,10 +206,11 @@ export async function gradientStep<B>(network: Network, options: GradientStepOpt
 }
 
 /**
- * Compiles the second part: PyTorch's SGD by the sums that {@linkcode gradientStep} made.
+ * Compiles the second part: PyTorch's SGD or AdamW by the sums that {@linkcode gradientStep} made.
  *
  * @throws {UserError} when all parameters are frozen, or the device has no room.
- * @throws {RangeError} for a momentum, weight decay or `clipGradNorm` that is not 0 or more and finite.
+ * @throws {RangeError} for an unknown optimizer, and settings out of bounds, as {@linkcode trainStep}.
+ * @throws {TypeError} for settings that the optimizer does not have.
  */
 export async function updateStep(network: Network, options: UpdateStepOptions = {}): Promise<UpdateStep> {
   return new UpdateStep(network, await compile(network, { update: options }, options));
@@ -240,7 +241,7 @@ function compile<B>(network: Network, parts: Parts<B>, options: TrainingStepOpti
 async function compileWith<B>(
   own: StepBuffers,
   network: Network,
-  { gradients, update }: Parts<B>,
+  { gradients, update: asked }: Parts<B>,
   { frozen: isFrozen, detectAnomaly, precision = "f32" }: TrainingStepOptions,
 ): Promise<Compiled> {
   const { device, module, weights } = network, caps = device.capabilities;
@@ -248,10 +249,11 @@ async function compileWith<B>(
   // First what may be refused, as memory for training, once made, stays the network's.
   const still = frozenParameters(network, isFrozen);
   const frozen = (parameter: Parameter) => still.has(parameter);
-  if (update) checkUpdate(update);
+  const update = asked && updateOf(asked);
   if (gradients) checkSource(network, gradients.source);
   const graph = gradients && trainingGraph(module, gradients.source.shape, { ...gradients, precision });
-  const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update });
+  const optimizer = update?.optimizer.kind ?? "none";
+  const chunks = await weights.prepareTraining({ frozen, accumulate: !gradients || !update, optimizer });
   const half = precision === "f16";
   const lossScale = half ? (await weights.prepareLossScale()).operand : undefined;
   let classes: number | undefined;

@@ -115,10 +115,12 @@ export class Trainer {
   /**
    * Prepares a run: from the beginning, from a checkpoint's state, or, where that tells of no progress, from the weights
    * that it has, which may lack the head, `fc`: it is drawn by the seed then. A run that goes on may be given other settings,
-   * such as more epochs, but for those that say which images a step gets: batch size, accumulation, seed, limit and split.
+   * such as more epochs, but for the optimizer and those that say which images a step gets: batch size, accumulation, seed,
+   * limit and split.
    *
    * @throws {UserError} when the description makes no run, batches do not fit the device, or the checkpoint is of another
-   * network; when it tells of progress, but of another run's, or lacks the momenta, average or loss scale that this one needs.
+   * network; when it tells of progress, but of another run's, or lacks what the optimizer keeps, the average or the loss scale
+   * that this one needs.
    * @throws {RangeError} when a label is none of the classes, or images are not as many or as large as the data say.
    * @throws {TypeError} when images or labels are in something else than `LabelledImages` says.
    */
@@ -358,14 +360,21 @@ export class Trainer {
       settings,
       progress,
     };
-    const { weights } = this.network, kept = this.#made.average;
+    const { weights } = this.network, averaged = this.#made.average;
     // While the average is judged, the network's own weights lie elsewhere.
-    const state = await (kept?.ownStateDict() ?? weights.stateDict());
-    const momenta = await weights.momenta(), lossScale = await weights.lossScale();
-    const average = kept?.updates ? await kept.stateDict() : undefined;
-    const name = firstNonFinite(state) ?? (momenta && firstNonFinite(momenta));
+    const state = await (averaged?.ownStateDict() ?? weights.stateDict());
+    const momenta = await weights.momenta(), adamw = await weights.adamwState();
+    const lossScale = await weights.lossScale();
+    const average = averaged?.updates ? await averaged.stateDict() : undefined;
+    const kept = [state, momenta, adamw?.expAvg, adamw?.expAvgSq].filter((each) => each !== undefined);
+    const name = kept.map((each) => firstNonFinite(each)).find((each) => each !== undefined);
     if (name !== undefined) throw diverged(name, `after step ${this.#step} of epoch ${this.#epoch + 1}`);
-    return { description, state, momenta, ...(lossScale && { lossScale }), ...(average && { average }) };
+    return {
+      ...{ description, state, momenta },
+      ...(adamw && { adamw }),
+      ...(lossScale && { lossScale }),
+      ...(average && { average }),
+    };
   }
 
   /** Bytes on the device: weights and what belongs to them, the steps' intermediate values, resident images. */

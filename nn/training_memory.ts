@@ -1,16 +1,18 @@
 /**
- * What training needs of a device beside a network's state: gradients, SGD's momenta and, where several batches make a
- * step, the sums of their gradients. Each is a buffer of the parameters' layout, so that an optimizer passes over all of
- * them at once.
+ * What training needs of a device beside a network's state: gradients, what its optimizer keeps and, where several
+ * batches make a step, the sums of their gradients. Each is a buffer of the parameters' layout, so that an optimizer passes
+ * over all of them at once.
  */
 
 import type { Device } from "../kernels/device.ts";
 import { type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
 import type { Placement } from "../kernels/program.ts";
+import { OptimizerMemory } from "./optimizer_memory.ts";
+import { type Moment, MOMENTS, type OptimizerKind } from "./optimizers.ts";
 import { Parameter } from "./state.ts";
 import { ALIGNMENT, type WeightLayout } from "./weight_layout.ts";
 
-/** A stretch of parameters with their gradients and momenta: as much as one binding holds. */
+/** A stretch of parameters with their gradients and what an optimizer keeps of them: as much as one binding holds. */
 export interface OptimizerChunk {
   /** Floats of each of the operands. */
   readonly elements: number;
@@ -22,8 +24,10 @@ export interface OptimizerChunk {
   readonly gradients: Operand;
   /** Of several batches' gradients, where {@linkcode TrainingOptions.accumulate} asks for them. */
   readonly sums?: Operand;
-  /** SGD's. */
-  readonly momentum: Operand;
+  /** What the optimizer keeps. */
+  readonly moments: Readonly<Partial<Record<Moment, Operand>>>;
+  /** How many steps AdamW has done: of all stretches alike. */
+  readonly steps?: Operand;
 }
 
 /** What room is made for. */
@@ -32,6 +36,8 @@ export interface TrainingOptions {
   readonly frozen?: (parameter: Parameter) => boolean;
   /** Whether gradients of several batches are summed. Default false. */
   readonly accumulate?: boolean;
+  /** Which optimizer is to pass over it, if one is. Default `sgd`. */
+  readonly optimizer?: OptimizerKind | "none";
 }
 
 /** @internal How gradients are summed: an update by the sums is for the same. */
@@ -42,8 +48,10 @@ export interface SummedAs {
   readonly frozen: ReadonlySet<Parameter>;
 }
 
-/** Gradients, momenta and sums of gradients on a device. */
+/** Gradients, what optimizers keep of them, and their sums on a device. */
 export class TrainingMemory {
+  /** What optimizers keep. */
+  readonly optimizers: OptimizerMemory;
   readonly #device: Device;
   readonly #layout: WeightLayout;
   readonly #places: Map<Operand, Placement>;
@@ -57,13 +65,13 @@ export class TrainingMemory {
     layout: WeightLayout,
     parameters: GPUBuffer,
     readonly gradients: GPUBuffer,
-    readonly momentum: GPUBuffer,
     places: Map<Operand, Placement>,
   ) {
     this.#device = device;
     this.#layout = layout;
     this.#parameters = parameters;
     this.#places = places;
+    this.optimizers = new OptimizerMemory(device, layout, places);
     for (const { entry, offset } of layout.entries) {
       if (!(entry instanceof Parameter)) continue;
       const place = operand("gradient", entry.storedElements);
@@ -73,7 +81,7 @@ export class TrainingMemory {
   }
 
   /**
-   * Makes room for gradients and momenta, which begin at zero.
+   * Makes room for gradients.
    *
    * @param places Receives the places of all operands.
    * @throws {UserError} where the device has no room.
@@ -84,17 +92,13 @@ export class TrainingMemory {
     parameters: GPUBuffer,
     places: Map<Operand, Placement>,
   ): Promise<TrainingMemory> {
-    const { size: byteLength } = parameters;
-    const [gradients, momentum] = await device.buffers([
-      { label: "gradients", byteLength },
-      { label: "momentum", byteLength },
-    ]);
-    return new TrainingMemory(device, layout, parameters, gradients, momentum, places);
+    const gradients = await device.buffer("gradients", parameters.size);
+    return new TrainingMemory(device, layout, parameters, gradients, places);
   }
 
-  /** All of it. */
+  /** All of it that grows with the network. */
   get buffers(): readonly GPUBuffer[] {
-    return [this.gradients, this.momentum, ...(this.#sums ? [this.#sums] : [])];
+    return [this.gradients, ...this.optimizers.buffers, ...(this.#sums ? [this.#sums] : [])];
   }
 
   /** Where a parameter's gradient goes. */
@@ -102,15 +106,12 @@ export class TrainingMemory {
     return this.#operands.get(parameter);
   }
 
-  /** Forgets the momenta. */
-  clearMomentum(): void {
-    const encoder = this.#device.gpu.createCommandEncoder();
-    encoder.clearBuffer(this.momentum);
-    this.#device.submit(encoder);
-  }
-
-  /** The stretches an optimizer passes over, which are all but those of frozen parameters; room for sums is made once. */
-  async chunks({ frozen = () => false, accumulate = false }: TrainingOptions): Promise<readonly OptimizerChunk[]> {
+  /** The stretches an optimizer passes over, which are all but those of frozen parameters; room for what it needs is made once. */
+  async chunks(
+    { frozen = () => false, accumulate = false, optimizer = "sgd" }: TrainingOptions,
+  ): Promise<readonly OptimizerChunk[]> {
+    if (optimizer !== "none") await this.optimizers.prepare(optimizer);
+    const kept = optimizer === "none" ? [] : MOMENTS[optimizer], { steps } = this.optimizers;
     if (accumulate) this.#sums ??= await this.#device.buffer("gradient sums", this.#parameters.size);
     const sums = accumulate ? this.#sums : undefined, chunks: OptimizerChunk[] = [];
     const most = Math.floor(this.#device.capabilities.maxBindingBytes / ALIGNMENT) * ALIGNMENT;
@@ -128,7 +129,8 @@ export class TrainingMemory {
           parameters: piece("parameters", this.#parameters),
           gradients: piece("gradients", this.gradients),
           ...(sums && { sums: piece("gradient sums", sums) }),
-          momentum: piece("momentum", this.momentum),
+          moments: Object.fromEntries(kept.map((moment) => [moment, piece(moment, this.optimizers.moment(moment))])),
+          ...(optimizer === "adamw" && { steps }),
         });
       }
     }
@@ -171,5 +173,11 @@ export class TrainingMemory {
           "make all steps alike",
       );
     }
+  }
+
+  /** Frees the device's memory. */
+  destroy(): void {
+    this.#device.free(this.gradients, this.#sums);
+    this.optimizers.destroy();
   }
 }

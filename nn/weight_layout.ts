@@ -1,6 +1,8 @@
 /** Where each parameter and running statistic of a module lies in the buffers of its network. */
 
+import type { Device } from "../kernels/device.ts";
 import type { Module } from "./module.ts";
+import { float32Tensor, type TensorData } from "./safetensors.ts";
 import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
 
 /** WebGPU's default alignment of bindings, which every device takes. */
@@ -39,4 +41,19 @@ export function layOut(module: Module, alignment: number): WeightLayout {
     parameterBytes: Math.max(alignment, ends.matrices + ends.vectors),
     statisticBytes: Math.max(alignment, ends.statistics),
   };
+}
+
+/** Reads a buffer of one float a parameter's: by name, in PyTorch's layouts, as it is when it is called. */
+export async function readParameters(
+  device: Device,
+  { entries }: WeightLayout,
+  buffer: GPUBuffer,
+): Promise<Map<string, TensorData>> {
+  const bytes = await device.read(buffer, 0, buffer.size);
+  return new Map(
+    entries.filter(({ entry }) => entry instanceof Parameter).map(({ name, entry, offset }) => {
+      const stored = new Float32Array(bytes, offset, entry.storedElements);
+      return [name, float32Tensor(entry.fromStored(stored), entry.shape)];
+    }),
+  );
 }

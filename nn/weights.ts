@@ -14,12 +14,13 @@ import { Lifetime } from "./lifetime.ts";
 import { LossScale } from "./loss_scale.ts";
 import type { StatePlaces } from "./lowering.ts";
 import type { Module } from "./module.ts";
+import type { AdamWState } from "./optimizer_memory.ts";
 import { float32Tensor, int64Scalar, scalarOf, type TensorData, toFloat32 } from "./safetensors.ts";
 import { Counter, Parameter, type StateBuffer, type StateEntry } from "./state.ts";
 import { checkNames } from "./state_check.ts";
 import { type OptimizerChunk, type SummedAs, TrainingMemory, type TrainingOptions } from "./training_memory.ts";
 import { Turns } from "./turns.ts";
-import { ALIGNMENT, layOut, type WeightLayout } from "./weight_layout.ts";
+import { ALIGNMENT, layOut, readParameters, type WeightLayout } from "./weight_layout.ts";
 
 /** Tensors by name, as PyTorch's `state_dict()`. */
 export type StateDict = ReadonlyMap<string, TensorData>;
@@ -39,8 +40,8 @@ export interface WeightsOptions {
 }
 
 /**
- * A module's parameters, running statistics and counters on a device; with gradients, momenta, sums of gradients and copies
- * in half precision for the steps that need them.
+ * A module's parameters, running statistics and counters on a device; with gradients, what optimizers keep, sums of gradients
+ * and copies in half precision for the steps that need them.
  */
 export class Weights implements StatePlaces {
   readonly #device: Device;
@@ -105,8 +106,8 @@ export class Weights implements StatePlaces {
   }
 
   /**
-   * Draws new parameters: each from its own stream of the seed. Counters and momenta start from zero, the loss scale from its
-   * beginning.
+   * Draws new parameters: each from its own stream of the seed. Counters and what optimizers keep start from zero, the loss
+   * scale from its beginning.
    */
   initialize(seed: number): void {
     this.#life.check();
@@ -115,7 +116,7 @@ export class Weights implements StatePlaces {
     }
     this.#resetCounts();
     this.#lossScale?.write(FIRST_LOSS_SCALE);
-    this.#training?.clearMomentum();
+    this.#training?.optimizers.clear();
   }
 
   #resetCounts(): void {
@@ -175,14 +176,20 @@ export class Weights implements StatePlaces {
   }
 
   /**
-   * Makes room for gradients, momenta (zero) and the sums that are asked for, once; the stretches an optimizer passes over,
-   * which are all but those of frozen parameters.
+   * Makes room for gradients, what the optimizer keeps (zero) and the sums that are asked for, once; the stretches an
+   * optimizer passes over, which are all but those of frozen parameters.
    */
   prepareTraining(options: TrainingOptions = {}): Promise<readonly OptimizerChunk[]> {
-    return this.#prepare(async () => {
-      this.#training ??= await TrainingMemory.create(this.#device, this.#layout, this.#parameters, this.#places);
-      return await this.#training.chunks(options);
-    });
+    return this.#withTraining((training) => training.chunks(options));
+  }
+
+  /** Makes room for gradients, once, and goes on with what belongs to them. */
+  #withTraining<T>(work: (training: TrainingMemory) => Promise<T>): Promise<T> {
+    return this.#prepare(async () =>
+      await work(
+        this.#training ??= await TrainingMemory.create(this.#device, this.#layout, this.#parameters, this.#places),
+      )
+    );
   }
 
   /** Makes room: what comes at the same time one after another, as the first makes it for all. */
@@ -284,30 +291,23 @@ export class Weights implements StatePlaces {
 
   /**
    * The momenta by parameter name, the first of several, as they are when it is called: those of a `stateDict` asked for at
-   * the same time, before either is waited for. Undefined before training was prepared.
+   * the same time, before either is waited for. Undefined before training by SGD was prepared.
    */
   async momenta(): Promise<Map<string, TensorData> | undefined> {
     this.#life.check();
-    return this.#training && await this.#readLike(this.#training.momentum);
+    return await this.#training?.optimizers.momenta();
+  }
+
+  /** What AdamW keeps, as {@linkcode momenta} gives what SGD does. Undefined before training by AdamW was prepared. */
+  async adamwState(): Promise<AdamWState | undefined> {
+    this.#life.check();
+    return await this.#training?.optimizers.adamwState();
   }
 
   /** The gradients of the last step by parameter name: for tests. */
   async gradients(): Promise<Map<string, TensorData> | undefined> {
     this.#life.check();
-    return this.#training && await this.#readLike(this.#training.gradients);
-  }
-
-  async #readLike(buffer: GPUBuffer): Promise<Map<string, TensorData>> {
-    const bytes = await this.#device.read(buffer, 0, buffer.size);
-    const out = new Map<string, TensorData>();
-    for (const { name, entry, offset } of this.#entries) {
-      if (!(entry instanceof Parameter)) continue;
-      out.set(
-        name,
-        float32Tensor(entry.fromStored(new Float32Array(bytes, offset, entry.storedElements)), entry.shape),
-      );
-    }
-    return out;
+    return this.#training && await readParameters(this.#device, this.#layout, this.#training.gradients);
   }
 
   /**
@@ -337,12 +337,17 @@ export class Weights implements StatePlaces {
 
   /** Takes the momenta of every parameter, as {@linkcode momenta} gave them. @throws {UserError} as `loadStateDict`. */
   async loadMomenta(momenta: StateDict): Promise<void> {
-    await this.prepareTraining();
-    const parameters = this.#entries.filter(({ entry }) => entry instanceof Parameter);
-    checkNames(momenta, parameters.map(({ name, entry }) => [name, entry]));
-    for (const { name, entry, offset } of parameters) {
-      this.#device.write(this.#training!.momentum, offset, entry.toStored(toFloat32(momenta.get(name)!, name)));
-    }
+    await this.#withTraining(({ optimizers }) => optimizers.loadMomenta(momenta));
+  }
+
+  /**
+   * Takes what AdamW keeps of every parameter, as {@linkcode adamwState} gave it.
+   *
+   * @throws {UserError} as `loadStateDict`.
+   * @throws {RangeError} for a step that is no whole number from 0 on.
+   */
+  async loadAdamwState(state: AdamWState): Promise<void> {
+    await this.#withTraining(({ optimizers }) => optimizers.loadAdamwState(state));
   }
 
   /**
@@ -358,7 +363,8 @@ export class Weights implements StatePlaces {
   /** Frees the device's memory. */
   destroy(): void {
     this.#life.end();
-    this.#device.free(this.#parameters, this.#statistics, ...this.#training?.buffers ?? []);
+    this.#training?.destroy();
+    this.#device.free(this.#parameters, this.#statistics);
     this.#device.free(this.#halves?.buffer, this.#lossScale?.buffer);
   }
 }

@@ -38,6 +38,9 @@ const VALUES = {
   ...{ mixup: "0.6", cutmix: "0.8" },
 };
 
+/** In place of SGD's. */
+const ADAMW_VALUES = { optimizer: "adamw", betas: "0.8,0.99", eps: "0.001" };
+
 /** Those that go into no description, or not beside those above. */
 const OTHERS = [
   ...["val-split", "workers", "strict", "weights", "depths", "min-lr", "out", "resume", "tune", "data-dir"],
@@ -67,15 +70,29 @@ const DESCRIPTION: Omit<RunDescription, "input"> = {
 /** What a run's config holds beside its description. */
 const RECORDED = { parameters: 1, device: "x", version: "1", started: "2026" };
 
+/** The values with AdamW's in place of SGD's. */
+const adamwValues = () => {
+  const { momentum: _, nesterov: __, ...others } = VALUES;
+  return { ...others, ...ADAMW_VALUES };
+};
+
 /** Options in the words of a command line. */
 const words = (values: Record<string, string>) => Object.entries(values).map(([flag, value]) => `--${flag}=${value}`);
 
 Deno.test("every option of train reaches the run's description", async () => {
   const flags = Object.keys(trainOptions).map((key) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`));
-  assertEquals(new Set([...Object.keys(VALUES), ...OTHERS]), new Set(flags), "a new option needs a value here");
+  assertEquals(
+    new Set([...Object.keys({ ...VALUES, ...ADAMW_VALUES }), ...OTHERS]),
+    new Set(flags),
+    "a new option needs a value here",
+  );
   const { description: { network, input, settings } } = await plan(words(VALUES));
   assertEquals({ network, settings }, DESCRIPTION);
   assertEquals(input.image_size, 24);
+  const adamw = (await plan(words({ ...adamwValues(), lr: "0.2" }))).description.settings;
+  assertEquals([adamw.optimizer, adamw.betas, adamw.eps, adamw.lr], ["adamw", [0.8, 0.99], 0.001, 0.2]);
+  const { lr, weight_decay } = (await plan(["--dataset=shapes", "--optimizer=adamw"])).description.settings;
+  assertEquals([lr, weight_decay], [0.001, 0.01], "PyTorch's defaults");
   const cosine = await plan(["--dataset=shapes", "--schedule=cosine", "--min-lr=0.001", "--depths=1,2"]);
   assertEquals(cosine.description.settings.schedule, { kind: "cosine", min_lr: 0.001 });
   assertEquals(cosine.description.network.layers, [1, 2]);
@@ -106,6 +123,8 @@ Deno.test("the options that a run was begun with make the same run", async () =>
     };
     const shapes = "--dataset=shapes";
     await again(words(VALUES));
+    await again(words(adamwValues()));
+    await again([shapes, "--optimizer=adamw"]);
     await again([shapes]);
     await again([shapes, "--schedule=constant", "--schedule-by=step", "--warmup=1"]);
     await again([shapes, "--schedule=cosine", "--min-lr=0.001", "--depths=1,2"]);

@@ -2,6 +2,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { accumulate } from "../../kernels/accumulate.ts";
+import { stepsOperand } from "../../kernels/adamw.ts";
 import type { Capabilities } from "../../kernels/device.ts";
 import { type Dispatch, type ElementType, operand, shaderText } from "../../kernels/dispatch.ts";
 import { type Shape, storedElements } from "../../kernels/layout.ts";
@@ -14,7 +15,7 @@ import { TYPICAL_GPU } from "../../nn/memory.ts";
 import type { Module } from "../../nn/module.ts";
 import { type Architecture, resnext } from "../../nn/resnext.ts";
 import { evaluationDispatches, trainingDispatches, trainingGraph } from "../../nn/step_dispatches.ts";
-import { updateDispatches } from "../../nn/update.ts";
+import { updateDispatches, updateOf } from "../../nn/update.ts";
 
 /** WebGPU's default limits: what every device has. */
 const LEAST_GPU: Capabilities = {
@@ -52,15 +53,21 @@ function stepDispatches(module: Module, input: Shape, caps: Capabilities, precis
   const [labels, predictions] = ["labels", "predictions"].map((label) => operand(label, input.n));
   const given = { x: operand("x", storedElements(input)), labels, settings, metrics };
   const mixes = operand("mixes", input.n * 4), elements = 1024;
-  const [parameters, gradients, momentum, sums] = ["parameters", "gradients", "momentum", "sums"]
-    .map((label) => operand(label, elements));
-  const chunk = { elements, matrixElements: elements / 2, parameters, gradients, momentum };
-  const optimizer = { momentum: 0.9, weightDecay: 0.1, decayVectors: false, nesterov: true };
+  const [parameters, gradients, momentum, exp_avg, exp_avg_sq, sums] = Array.from(
+    { length: 6 },
+    () => operand("of the parameters' layout", elements),
+  );
+  const moments = { momentum, exp_avg, exp_avg_sq }, steps = stepsOperand();
+  const chunk = { elements, matrixElements: elements / 2, parameters, gradients, moments, steps };
+  const decays = { weightDecay: 0.1, decayVectors: false };
+  const updates = [{ ...decays, momentum: 0.9, nesterov: true }, { ...decays, kind: "adamw" }] as const;
   const dispatches = [
     ...trainingDispatches(trainingGraph(module, input), { ...given, mixes, lossScale }, state, { caps, precision })
       .dispatches,
     ...accumulate({ sums, gradients }, elements, caps),
-    ...updateDispatches([chunk], { norms, settings, lossScale }, { optimizer, clipGradNorm: 1 }, caps),
+    ...updates.flatMap((optimizer) =>
+      updateDispatches([chunk], { norms, settings, lossScale }, updateOf({ optimizer, clipGradNorm: 1 }), caps)
+    ),
     ...evaluationDispatches(module, input, { ...given, predictions }, state, { caps, precision }).dispatches,
   ];
   return [...watch(dispatches, { found, settings, names: new Map(), caps }).dispatches];

@@ -35,7 +35,7 @@ Deno.test("usual batches are powers of two and multiples of eight", () => {
   assertEquals(usualBatches(27), [1, 2, 4, 8, 16, 24]);
 });
 
-Deno.test("a run's memory counts sums of gradients, the average, and the images", () => {
+Deno.test("a run's memory counts sums of gradients, what the optimizer keeps, the average, and the images", () => {
   const images = data(64), plain = runMemory(images, run(), 16, TYPICAL_GPU);
   assertEquals(plain.total, plain.weights + plain.activations + plain.images);
   assert(plain.images >= 84 * 32 * 32 * 3);
@@ -43,6 +43,9 @@ Deno.test("a run's memory counts sums of gradients, the average, and the images"
   const averaged = runMemory(images, run({ ema_decay: 0.9 }), 16, TYPICAL_GPU);
   // Parameters, gradients and momenta are three of one size.
   assert(summed.weights > plain.weights * 1.3 && summed.weights < plain.weights * 1.34);
+  // AdamW keeps two averages in place of momenta.
+  const adamw = run({ optimizer: "adamw", momentum: undefined, nesterov: undefined });
+  assertEquals(runMemory(images, adamw, 16, TYPICAL_GPU).weights, summed.weights);
   assert(averaged.weights > plain.weights * 1.6 && averaged.weights < plain.weights * 1.7);
   const streamed = runMemory(images, run(), 16, { ...TYPICAL_GPU, maxBindingBytes: 2 ** 17 });
   assert(streamed.images < plain.images - 64 * 32 * 32 * 3);

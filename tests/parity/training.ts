@@ -12,7 +12,7 @@ import { type Architecture, ARCHITECTURES, ResNeXt, resnext } from "../../nn/res
 import { type TensorData, toFloat32 } from "../../nn/safetensors.ts";
 import { evalStep } from "../../nn/eval_step.ts";
 import { trainStep } from "../../nn/train_step.ts";
-import type { SgdSettings } from "../../nn/update.ts";
+import type { SgdSettings } from "../../nn/optimizers.ts";
 import type { StateDict } from "../../nn/weights.ts";
 import { formula } from "../support.ts";
 import { formulaState } from "./formula_state.ts";
