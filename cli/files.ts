@@ -1,23 +1,15 @@
 /** Files that a user names: read and written with failures told in words. */
 
 import { dirname, resolve } from "@std/path";
-import { checkReadable, touching } from "../data/files.ts";
+import { checkReadable, isThere, touching } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
 import { saveFile } from "../nn/checkpoint_file.ts";
 import { isCheckpoint } from "./weights_input.ts";
 
-/** Whether anything is there, be it a link to nowhere. */
+/** Whether anything is there, be it a link to nowhere. @throws {UserError} where that cannot be told. */
 export async function exists(path: string): Promise<boolean> {
-  return await touching(`look at "${path}"`, async () => {
-    try {
-      await Deno.lstat(path);
-      return true;
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return false;
-      throw error;
-    }
-  });
+  return await touching(`look at "${path}"`, () => isThere(path));
 }
 
 /** A file's bytes. @throws {UserError} where it cannot be read. */

@@ -140,7 +140,8 @@ export async function tryWriting(folder: string): Promise<void> {
   }
 }
 
-async function isThere(path: string): Promise<boolean> {
+/** Whether anything is there, be it a link to nowhere. Throws as the system refuses. */
+export async function isThere(path: string): Promise<boolean> {
   try {
     await Deno.lstat(path);
     return true;
