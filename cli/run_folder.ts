@@ -4,7 +4,7 @@
  */
 
 import { dirname, join } from "@std/path";
-import { touching } from "../data/files.ts";
+import { checkReadable, touching } from "../data/files.ts";
 import { HeldLock } from "../data/lock.ts";
 import { exists, readCheckpoint, sameFile } from "./files.ts";
 import { type Checkpoint, encodeCheckpoint, type RunProgress } from "../nn/checkpoint.ts";
@@ -97,7 +97,13 @@ export class RunFolder implements AsyncDisposable {
     }
     await touching(`clear "${this.path}"`, () => removeUnfinished(this.path));
     const best = resumed !== undefined ? join(dirname(resumed), "best.safetensors") : undefined;
-    if (best && !await exists(this.best) && await exists(best)) this.#bestElsewhere = best;
+    if (!best || await exists(this.best) || !await exists(best)) return;
+    // What cannot be copied later is told now.
+    await touching(`copy "${best}"`, async () => {
+      await checkReadable(best);
+      (await Deno.open(best)).close();
+    });
+    this.#bestElsewhere = best;
   }
 
   /** Whether `last` is whole and of a later step than a checkpoint of the same run. */
@@ -116,17 +122,29 @@ export class RunFolder implements AsyncDisposable {
   async save(checkpoint: Checkpoint, best: boolean): Promise<void> {
     const { description, average } = checkpoint;
     const bytes = await encodeCheckpoint(checkpoint);
-    await touching(`save "${this.last}"`, () => saveFile(this.last, bytes));
-    const elsewhere = this.#bestElsewhere;
-    this.#bestElsewhere = undefined;
-    // With the first checkpoint: a folder of a run that did not come to one is left empty.
-    if (!best && elsewhere) {
-      await touching(`copy "${elsewhere}"`, async () => saveFile(this.best, await Deno.readFile(elsewhere)));
+    const brought = !best && await this.#bringBest();
+    try {
+      await touching(`save "${this.last}"`, () => saveFile(this.last, bytes));
+    } catch (error) {
+      if (brought) await Deno.remove(this.best).catch(() => {});
+      throw error;
     }
+    this.#bestElsewhere = undefined;
     if (!best) return;
     // What was tested is what is to be used: of a run with a moving average that, and not a state to go on from.
     const tested = average ? await encodeCheckpoint({ description, state: average }) : bytes;
     await touching(`save "${this.best}"`, () => saveFile(this.best, tested));
+  }
+
+  /**
+   * Copies the best checkpoint of a run that moves here; tells whether there was one. With the first checkpoint, as a folder
+   * of a run that did not come to one is left empty; and before it, as whoever goes on from that looks for no other.
+   */
+  async #bringBest(): Promise<boolean> {
+    const elsewhere = this.#bestElsewhere;
+    if (elsewhere === undefined) return false;
+    await touching(`copy "${elsewhere}"`, async () => saveFile(this.best, await Deno.readFile(elsewhere)));
+    return true;
   }
 
   /** Locks the folder. @throws {UserError} naming who trains into it. */

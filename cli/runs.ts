@@ -134,7 +134,8 @@ export function runFacts(run: RecordedRun): [string, string][] {
     ["network", network?.arch],
     ...Object.entries(network ?? {}).filter(([key]) => key !== "arch"),
     ["image_size", input?.image_size],
-    ...Object.entries(settings ?? {}),
+    // Absent in those that are older than the choice.
+    ...Object.entries(settings ? { optimizer: "sgd", ...settings } : {}),
     ["parameters", run.config && groupDigits(run.config.parameters)],
     ["device", run.config?.device],
     ["version", run.config?.version],

@@ -260,8 +260,9 @@ function refuseContradictions({ options, given }: TrainInvocation, run: RunDescr
     if (!given.has(key) || (key === "batchSize" && options[key] === "auto")) continue;
     const chosen = key === "dataset"
       ? movedTo(readDatasetName(options.dataset!, PATH), run.settings.dataset)
-      : String(options[key]).replaceAll(" ", "");
-    if (chosen === String(value)) continue;
+      : plainText(options[key]);
+    // A switch that the run does not know was off.
+    if (chosen === plainText(value) || (options[key] === false && value === undefined)) continue;
     const was = value === undefined || value === false ? "without it" : value === true ? "with it" : `with ${value}`;
     throw usageError(
       `Cannot resume with --${options[key] === false ? "no-" : ""}${
@@ -270,4 +271,10 @@ function refuseContradictions({ options, given }: TrainInvocation, run: RunDescr
       PATH,
     );
   }
+}
+
+/** A value as text that is the same for what means the same: 0.90,0.999 and 0.9, 0.999. */
+function plainText(value: unknown): string {
+  const parts = String(value).split(",").map((part) => part.trim());
+  return parts.map((part) => part !== "" && Number.isFinite(Number(part)) ? String(Number(part)) : part).join();
 }

@@ -83,7 +83,7 @@ export async function fetchPublication(
     await unpack(archive, directory, publication.content);
     if (archive.temporary) await touching(`remove ${archive.path}`, () => removeFile(archive.path));
     return { directory, present: false, mended };
-  }, () => onNotice?.("waiting for another download of the same data"));
+  }, { onWait: () => onNotice?.("waiting for another download of the same data") });
 }
 
 async function hasEntries(directory: string): Promise<boolean> {

@@ -49,7 +49,7 @@ export async function download(options: DownloadOptions): Promise<void> {
   await withLock(`${to}.lock`, async () => {
     if (await touching(`read ${to}`, () => damage(to, expected)) === undefined) return;
     await new Transfer(options).run();
-  }, () => onNotice?.(`waiting for another download of ${to}`));
+  }, { onWait: () => onNotice?.(`waiting for another download of ${to}`) });
 }
 
 /** What is known of the file that a `.part` is part of. */

@@ -130,9 +130,10 @@ export async function findFolder(options: FolderOptions): Promise<FoundFolder> {
     ...imagenetStatistics,
     async read(signal) {
       using _ended = pool;
+      signal?.throwIfAborted();
       signal?.addEventListener("abort", () => pool.close());
       try {
-        return await readParts();
+        return await readParts(signal);
       } catch (error) {
         signal?.throwIfAborted();
         throw error;
@@ -140,10 +141,10 @@ export async function findFolder(options: FolderOptions): Promise<FoundFolder> {
     },
   };
 
-  async function readParts(): Promise<FolderDataset> {
+  async function readParts(signal?: AbortSignal): Promise<FolderDataset> {
     const present = new Set([...train, ...test].map(({ path }) => path));
     const part = (files: readonly Labelled[], transform: PictureTransform) =>
-      readPart({ folder, files, present, transform }, options, pool);
+      readPart({ folder, files, present, transform, signal }, options, pool);
     const trained = await part(train.slice(0, trainLimit), toTrain);
     // Some may be broken; those beyond the limit may not.
     if (trainLimit > 0) checkClasses(folder, classNames, [...trained.set.labels, ...labelsOf(train.slice(trainLimit))]);
@@ -183,7 +184,7 @@ function checkClasses(folder: string, classNames: readonly string[], labels: rea
 }
 
 async function readPart(
-  request: Pick<CacheRequest, "folder" | "present" | "transform"> & { readonly files: readonly Labelled[] },
+  request: Pick<CacheRequest, "folder" | "present" | "transform" | "signal"> & { readonly files: readonly Labelled[] },
   { dataDirectory, strict, onProgress, onNotice }: FolderOptions,
   pool: PicturePool,
 ): Promise<CachedPictures & { set: AnyImageSet }> {

@@ -3,12 +3,23 @@
 import { dirname } from "@std/path";
 import { touching } from "./files.ts";
 
+/** How a lock that another run holds is waited for. */
+export interface WaitOptions {
+  /** Called once, before the wait. */
+  readonly onWait?: () => void;
+  /** Ends the wait: its reason is thrown. */
+  readonly signal?: AbortSignal;
+}
+
+/** Milliseconds between two looks at a lock that another run holds: the system's own wait could not be ended. */
+const LOOK_EVERY = 50;
+
 /**
- * Runs `task` while holding the lock file `path`, which exists only meanwhile. Where another run holds it, calls
- * `onWait` once and waits. The lock is the system's (flock, LockFileEx), so a killed holder leaves none behind.
+ * Runs `task` while holding the lock file `path`, which exists only meanwhile. Where another run holds it, waits. The lock is
+ * the system's (flock, LockFileEx), so a killed holder leaves none behind.
  */
-export async function withLock<T>(path: string, task: () => Promise<T>, onWait?: () => void): Promise<T> {
-  using _lock = await touching(`lock ${path}`, () => acquire(path, onWait));
+export async function withLock<T>(path: string, task: () => Promise<T>, options: WaitOptions = {}): Promise<T> {
+  using _lock = await touching(`lock ${path}`, () => acquire(path, options));
   try {
     return await task();
   } finally {
@@ -95,15 +106,16 @@ async function readHolder(path: string): Promise<Holder | undefined> {
   }
 }
 
-async function acquire(path: string, onWait?: () => void): Promise<Deno.FsFile> {
+async function acquire(path: string, { onWait, signal }: WaitOptions): Promise<Deno.FsFile> {
   await Deno.mkdir(dirname(path), { recursive: true });
   for (let waited = false;;) {
     const file = await Deno.open(path, { create: true, write: true });
     try {
-      if (!(await file.tryLock(true))) {
+      while (!(await file.tryLock(true))) {
         if (!waited) onWait?.();
         waited = true;
-        await file.lock(true);
+        signal?.throwIfAborted();
+        await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY));
       }
       if (await isStillAt(path, file)) return file;
     } catch (error) {

@@ -94,7 +94,7 @@ export async function fetchWeights(publication: WeightsPublication, options: Wei
     }
     await touching(`write ${path}`, () => Deno.rename(arrived, path));
     return { path, present: false, sha256 };
-  }, () => onNotice?.("waiting for another download of the same weights"));
+  }, { onWait: () => onNotice?.("waiting for another download of the same weights") });
 }
 
 async function passes(path: string, { check }: WeightsOptions): Promise<boolean> {

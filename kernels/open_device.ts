@@ -15,7 +15,8 @@ export interface DeviceOptions {
 }
 
 const NO_ADAPTER =
-  "No GPU adapter found. On Linux install a Vulkan driver (`apt-get install mesa-vulkan-drivers` gives a software one); " +
+  "No GPU adapter found. On Linux install a Vulkan driver (`apt-get install mesa-vulkan-drivers` gives a software one), " +
+  "or set DENO_WEBGPU_BACKEND=gl where there is OpenGL alone; " +
   "on macOS and Windows a current system has one; in a browser, enable WebGPU";
 
 /** There is no adapter at all. */

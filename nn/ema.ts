@@ -124,7 +124,8 @@ export class MovingAverage {
   /** Whatever changes the average needs the network to have its own weights. */
   #checkOwn(): void {
     this.#life.check();
-    if (this.#taken) {
+    // Those of another average of the network, too.
+    if (this.#network.weights.standIns.size > 0) {
       throw new Error("Cannot average: the network has the averaged weights; give it its own back first");
     }
   }

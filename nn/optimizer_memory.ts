@@ -82,9 +82,12 @@ export class OptimizerMemory {
 
   /** What AdamW keeps; undefined where there is no room for it. */
   async adamwState(): Promise<AdamWState | undefined> {
-    const reading = [this.#read("exp_avg"), this.#read("exp_avg_sq")];
-    const step = await this.#steps?.read();
-    const [expAvg, expAvgSq] = await Promise.all(reading);
+    // Together: a device that is lost fails all three, and each must have someone who hears of it.
+    const [expAvg, expAvgSq, step] = await Promise.all([
+      this.#read("exp_avg"),
+      this.#read("exp_avg_sq"),
+      this.#steps?.read(),
+    ]);
     return expAvg && expAvgSq && step !== undefined ? { step, expAvg, expAvgSq } : undefined;
   }
 

@@ -58,7 +58,8 @@ function checkProgress({ epoch, step, rows, history }: RunProgress, { epochs }: 
   if (history.length !== epoch) throw refusal(`its run is after epoch ${epoch}, but tells of ${history.length}`);
   if (step > steps) {
     throw refusal(
-      `it is after step ${step} of an epoch, and an epoch of these images has ${steps}; give the same images`,
+      `it is after step ${step} of an epoch, and an epoch of these images has ${steps}; give the same images, ` +
+        "or leave out its progress to begin with its weights",
     );
   }
   if (step > 0 !== rows > 0) throw refusal(`it is after step ${step} of an epoch, but of ${rows} images of it`);
@@ -85,6 +86,8 @@ function checkWhole({ momenta, adamw, average, lossScale }: Checkpoint, before: 
     refusal(`it lacks ${what}, which "${setting}" needs; take all of it, or leave out its progress to begin anew`);
   if (now.optimizer === "adamw" && !adamw) throw lacks("what AdamW keeps", "optimizer");
   if (now.momentum && !momenta) throw lacks("the momenta", "momentum");
-  if (now.ema_decay !== undefined && !average) throw lacks("the moving average", "ema_decay");
+  if (before.ema_decay !== undefined && now.ema_decay !== undefined && !average) {
+    throw lacks("the moving average", "ema_decay");
+  }
   if (now.precision === "f16" && before.precision === "f16" && !lossScale) throw lacks("the loss scale", "precision");
 }

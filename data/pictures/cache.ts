@@ -52,6 +52,8 @@ export interface CacheRequest {
   /** Told now and then how many of the pictures that were not there are done. */
   readonly onProgress?: (done: number, total: number) => void;
   readonly onNotice?: (text: string) => void;
+  /** Ends the wait for another run; what decodes is ended by closing the pool. */
+  readonly signal?: AbortSignal;
 }
 
 /** The pictures that can be used, in the order of the files. */
@@ -81,7 +83,7 @@ const SAVE_EVERY = 20_000;
  * cannot be used.
  */
 export async function cachePictures(request: CacheRequest, pool: PicturePool): Promise<CachedPictures> {
-  const { cache, files, transform, onNotice } = request;
+  const { cache, files, transform, onNotice, signal } = request;
   if (files.length === 0) return noPictures(transform);
   const ready = await touching(`read ${cache}.pixels`, () => readReady(request));
   if (ready) return ready;
@@ -91,8 +93,9 @@ export async function cachePictures(request: CacheRequest, pool: PicturePool): P
     await Deno.mkdir(folder, { recursive: true });
     await tryWriting(folder);
   });
-  return await withLock(`${cache}.lock`, () => touching(`write ${cache}.pixels`, () => fill(request, pool)), () => {
-    onNotice?.("waiting for another run that decodes the same pictures");
+  return await withLock(`${cache}.lock`, () => touching(`write ${cache}.pixels`, () => fill(request, pool)), {
+    onWait: () => onNotice?.("waiting for another run that decodes the same pictures"),
+    signal,
   });
 }
 

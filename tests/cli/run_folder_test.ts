@@ -75,6 +75,30 @@ Deno.test("the best checkpoint goes along with a run that moves, once it has one
   });
 });
 
+Deno.test("a run that moves takes its best checkpoint along or leaves nothing", async () => {
+  await withFolder(async (path) => {
+    await using first = await RunFolder.open(join(path, "first"));
+    await first.save(smallCheckpoint(1, 0), true);
+    const there = join(path, "second");
+    const second = await RunFolder.open(there, first.last);
+    // The system refuses both: the best one, which is gone, and then the last one, in whose place something is.
+    await Deno.rename(first.best, join(path, "away"));
+    await assertRejects(() => second.save(smallCheckpoint(1, 7), false), UserError, "Cannot copy");
+    await Deno.rename(join(path, "away"), first.best);
+    await Deno.mkdir(join(second.last, "in", "the", "way"), { recursive: true });
+    await assertRejects(() => second.save(smallCheckpoint(1, 7), false), UserError, "Cannot save");
+    await Deno.remove(second.last, { recursive: true });
+    assertEquals(names(there), [".lock"]);
+    await second.save(smallCheckpoint(1, 7), false);
+    assertEquals(names(there), [".lock", "best.safetensors", "last.safetensors"]);
+    await second[Symbol.asyncDispose]();
+
+    await Deno.remove(first.best);
+    await Deno.mkdir(first.best);
+    await assertRejects(() => RunFolder.open(join(path, "third"), first.last), UserError, "it is a folder");
+  });
+});
+
 Deno.test("the newest checkpoint is the furthest whole one", async () => {
   await withFolder(async (path) => {
     assertEquals(await RunFolder.newestCheckpoint(join(path, "nowhere")), { newest: undefined, damaged: [] });

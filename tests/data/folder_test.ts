@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { dirname, join } from "@std/path";
 import sharp from "sharp";
 import type { AnyImageSet } from "../../data/dataset.ts";
-import { type FolderOptions, readFolder } from "../../data/folder.ts";
+import { findFolder, type FolderOptions, readFolder } from "../../data/folder.ts";
 import { withLock } from "../../data/lock.ts";
 import { Random } from "../../kernels/random.ts";
 import { UserError } from "../../kernels/user_error.ts";
@@ -375,6 +375,20 @@ Deno.test("progress is told picture by picture, of each part", async () => {
     await read({ onProgress: (...counts) => void told.push(counts) });
     const upTo = (all: number) => Array.from({ length: all }, (_, i) => [i + 1, all]);
     assertEquals(told, [...upTo(8), ...upTo(4)]);
+  });
+});
+
+Deno.test("a reading that has been given up decodes nothing", async () => {
+  await withPictures(async (path, read) => {
+    const dataDirectory = await Deno.makeTempDir();
+    try {
+      const found = await findFolder({ path, dataDirectory, imageSize: 28, workers: 1 });
+      await assertRejects(() => found.read(AbortSignal.abort()), DOMException, "aborted");
+      assertEquals(names(dataDirectory), []);
+    } finally {
+      await Deno.remove(dataDirectory, { recursive: true });
+    }
+    assertEquals((await read()).decoded, 12);
   });
 });
 

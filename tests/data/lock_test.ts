@@ -13,10 +13,24 @@ Deno.test("tasks under one lock run one after the other, and the lock goes with 
       await new Promise((resolve) => setTimeout(resolve, 2));
       inside--;
     };
-    await Promise.all(Array.from({ length: 20 }, () => withLock(path, task, () => waits++)));
+    await Promise.all(Array.from({ length: 20 }, () => withLock(path, task, { onWait: () => waits++ })));
     assertEquals(most, 1);
     assert(waits > 0);
     assertEquals(names(join(folder, "deep")), []);
+  });
+});
+
+Deno.test("the wait for a lock can be ended", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "lock"), controller = new AbortController();
+    await withLock(path, async () => {
+      const waiting = withLock(path, () => Promise.resolve(), {
+        onWait: () => void setTimeout(() => controller.abort(), 10),
+        signal: controller.signal,
+      });
+      await assertRejects(() => waiting, DOMException, "aborted");
+    });
+    assertEquals(await withLock(path, () => Promise.resolve(1)), 1);
   });
 });
 
@@ -37,9 +51,11 @@ Deno.test("a killed process leaves no lock behind", async () => {
     const reader = child.stdout.getReader();
     await reader.read();
     let waited = false;
-    const locked = withLock(path, () => Promise.resolve("mine"), () => {
-      waited = true;
-      child.kill("SIGKILL");
+    const locked = withLock(path, () => Promise.resolve("mine"), {
+      onWait() {
+        waited = true;
+        child.kill("SIGKILL");
+      },
     });
     assertEquals(await locked, "mine");
     assert(waited);

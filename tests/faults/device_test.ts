@@ -36,6 +36,26 @@ Deno.test("a lost device is opened again, and the run ends with the same bits", 
   });
 });
 
+Deno.test("a device that is lost while AdamW's checkpoint is read is opened again, too", async () => {
+  await withFolder(async (folder) => {
+    const args = [
+      ...["train", "--dataset", "shapes", "--layers", "1", "--channels", "16", "--cardinality", "2", "--json"],
+      ...["--image-size", "16", "--batch-size", "8", "--train-limit", "32", "--test-limit", "8", "--epochs", "1"],
+      ...["--optimizer", "adamw", "--ema", "0.9", "--checkpoint-every", "2"],
+    ];
+    const whole = await runToEnd(program([...args, "--out", join(folder, "whole")]));
+    assertEquals(whole.code, 0, whole.err);
+    const expected = await Deno.readFile(join(folder, "whole", "last.safetensors"));
+    // Of these submissions some are the checkpoint's readings.
+    for (let at = 14; at < 20; at++) {
+      const out = join(folder, `run${at}`), { code, err, out: said } = await losing([at], [...args, "--out", out]);
+      assertEquals(code, 0, `lost at ${at}: ${err}${said}`);
+      assertStringIncludes(said, "The GPU device was lost");
+      assertEquals(await Deno.readFile(join(out, "last.safetensors")), expected, `lost at ${at}: other bits`);
+    }
+  });
+});
+
 Deno.test("--on-device-lost stop: the run ends with a line that says how to go on", async () => {
   await withFolder(async (folder) => {
     const out = join(folder, "run");

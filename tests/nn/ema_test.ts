@@ -107,6 +107,12 @@ gpuTest("while the network has the average nothing is learned, as it would be lo
   ) {
     assertThrows(run, Error, "Cannot train: the network has the averaged weights; give it its own back first");
   }
+  // Nor by another average of the network.
+  const second = await MovingAverage.create(network, 0.5);
+  for (const use of [() => second.update(), () => second.take(), () => ema.update()]) {
+    assertThrows(use, Error, "Cannot average: the network has the averaged weights; give it its own back first");
+  }
+  second.destroy();
   restore();
   assertEquals([values(await network.stateDict()), step.pending, gradients.pending], [own, 2, 0]);
   step.run(batch, rate);

@@ -50,6 +50,8 @@ gpuTest(
     await create(motionless, { momentum: 0 });
     const { average: __, ...rough } = half;
     await create(rough, { ema_decay: undefined });
+    const { ema_decay: ____, ...plain } = rough.description.settings!;
+    await create({ ...rough, description: { ...rough.description, settings: plain } }, { ema_decay: 0.5 });
     const { lossScale: ___, ...scaleless } = half;
     await create(scaleless, { precision: undefined });
 
@@ -78,7 +80,7 @@ gpuTest(
     await refused(half, { epochs: 1 }, 'it is in epoch 2, and the run has 1; set "epochs" to more');
     await refused(reached({ history: undefined }), {}, 'its "progress.history" cannot be undefined');
     await refused(reached({ epoch: "x" }), {}, 'its "progress.epoch" cannot be "x"');
-    const { settings: ____, ...bare } = half.description;
+    const { settings: _____, ...bare } = half.description;
     await refused({ ...half, description: bare }, {}, 'its "settings" cannot be undefined');
     await assertRejects(() => create(half.state as unknown as Checkpoint), TypeError, "without description and state");
   },
