@@ -89,8 +89,13 @@ export const augmentCommand = defineCommand({
       const sheet = await contactSheet(device, data, settings, { imageSize, epochs, seed });
       await writeNewFile(out, await png(sheet.rgba, sheet.width, sheet.height), { force });
       const { count, crop } = data.train;
-      const done = [crop && "random crops", settings && augmentText(settings)].filter(Boolean).join(", ");
-      console.log(`Wrote ${out}: ${count} images, each as it is and in ${counted(epochs, "epoch")} (${done})`);
+      // A folder's are mirrored where nothing is said.
+      const done = [crop && "random crops", crop && !given.has("flip") && "flip", settings && augmentText(settings)];
+      console.log(
+        `Wrote ${out}: ${count} images, each as it is and in ${counted(epochs, "epoch")} (${
+          done.filter(Boolean).join(", ")
+        })`,
+      );
     } finally {
       device.close();
     }

@@ -154,12 +154,21 @@ function chosenInput(
  * @throws {UserError} where they are not as many as the classes.
  */
 async function readLabels(path: string, classes: number): Promise<string[]> {
-  const names = new TextDecoder().decode(await readFile(path)).trimEnd().split(/\r?\n/);
-  if (names.length !== classes) {
-    throw new UserError(
-      `Cannot use "${path}": it names ${names.length} classes, a line each, the network has ${classes}`,
-    );
+  const refuse = (why: string) => new UserError(`Cannot use "${path}": ${why}`);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(await readFile(path));
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    throw refuse("it is not UTF-8; save it as that");
   }
+  if (text.includes("\0")) throw refuse("it is no text; give a class's name a line, in UTF-8");
+  const names = text.trimEnd().split(/\r?\n/);
+  if (names.length !== classes) {
+    throw refuse(`it has ${counted(names.length, "line")}, a class's name each, and the network ${classes} classes`);
+  }
+  const nameless = names.findIndex((name) => name.trim() === "");
+  if (nameless >= 0) throw refuse(`line ${nameless + 1} is empty; give class ${nameless} a name there`);
   const repeated = new Set(names.filter((name, at) => names.indexOf(name) !== at));
   if (repeated.size > 0) {
     const shown = [...repeated].slice(0, 3).map((name) => quoted(name)).join(", ");

@@ -1,10 +1,10 @@
 /** Files that a user names: read and written with failures told in words. */
 
 import { dirname, resolve } from "@std/path";
-import { checkReadable, isThere, touching } from "../data/files.ts";
+import { checkReadable, isThere, touching, tryWriting } from "../data/files.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { type Checkpoint, decodeCheckpoint } from "../nn/checkpoint.ts";
-import { saveFile } from "../nn/checkpoint_file.ts";
+import { replaceable, saveFile } from "../nn/checkpoint_file.ts";
 import { isCheckpoint } from "./weights_input.ts";
 
 /** Whether anything is there, be it a link to nowhere. @throws {UserError} where that cannot be told. */
@@ -29,11 +29,24 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
   );
 }
 
-/** @throws {UserError} where a file is there, unless `force` is set, and where there is no folder for it. */
+/**
+ * Looks whether a file may be written, before the work whose result it is to hold.
+ *
+ * @throws {UserError} where one is there, unless `force` is set, where something else is, and where the folder, of a link the
+ * one that it leads to, takes none.
+ */
 export async function checkNewFile(path: string, { force }: { readonly force: boolean }): Promise<void> {
   await touching(`write "${path}"`, () => Deno.stat(dirname(path)));
-  if (force || !await exists(path)) return;
-  throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
+  if (!force && await exists(path)) {
+    throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
+  }
+  await touching(`write "${path}"`, async () => {
+    const file = await replaceable(path);
+    if ((await Deno.stat(file).catch(() => undefined))?.isDirectory) {
+      throw new UserError(`Cannot write "${path}": it is a folder; name a file`);
+    }
+    await tryWriting(dirname(file));
+  });
 }
 
 /** @throws {UserError} where what is to be written would take the place of what it is made of, by whatever name. */

@@ -76,7 +76,7 @@ export const predictCommand = defineCommand({
 
 /** Such as `cat.jpg: tabby 0.8123, tiger cat 0.1021`. */
 function line(path: string, predictions: readonly Prediction[]): string {
-  return `${path}: ${
+  return `${plain(path)}: ${
     predictions.map(({ label, probability }) => `${plain(label)} ${probability.toFixed(4)}`).join(", ")
   }`;
 }

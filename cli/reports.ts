@@ -15,7 +15,7 @@ export class SilentReport implements TrainReport {
   unsaved(_message: string): void {}
   warning(_message: string): void {}
   stopping(): void {}
-  interrupted(_event: TrainEvent & { type: "interrupted" }, _last: string): void {}
+  interrupted(_event: TrainEvent & { type: "interrupted" }, _last?: string): void {}
   end(_end: RunEnd): void {}
   close(): void {}
 }

@@ -3,7 +3,7 @@
  * No other run's checkpoint is overwritten, nor one that is further than what is gone on from.
  */
 
-import { dirname, join } from "@std/path";
+import { dirname, join, resolve } from "@std/path";
 import { checkReadable, touching } from "../data/files.ts";
 import { HeldLock } from "../data/lock.ts";
 import { exists, readCheckpoint, sameFile } from "./files.ts";
@@ -189,10 +189,12 @@ export class RunFolder implements AsyncDisposable {
     return { newest: newest?.file, damaged };
   }
 
-  /** Removes the folder if nothing is in it. */
+  /** Gives the folder back, and removes it if nothing is in it; a link to a folder stays. */
   async removeIfEmpty(): Promise<void> {
     await this[Symbol.asyncDispose]();
-    await Deno.remove(this.path).catch(() => {});
+    // Without a slash at its end, which would look through a link.
+    const path = resolve(this.path), { isSymlink } = await Deno.lstat(path).catch(() => ({ isSymlink: true }));
+    if (!isSymlink) await Deno.remove(path).catch(() => {});
   }
 }
 

@@ -179,7 +179,8 @@ async function trainInto(
   let device = await openDevice();
   const planned = await readImages(outline, signal);
   if (!planned) {
-    console.error("Stopped before the first step; pictures that have been decoded need not be again");
+    const { epoch = 0, step = 0 } = outline.from?.description.progress ?? {};
+    report.interrupted({ type: "interrupted", epoch, step });
     return interruptible.came!.exitCode;
   }
   if (planned.warning) report.warning(planned.warning);

@@ -87,8 +87,8 @@ export class JsonReport implements TrainReport {
     this.#print("stopping", {});
   }
 
-  interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
-    this.#print("interrupted", { epoch, step, resume: last });
+  interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last?: string): void {
+    this.#print("interrupted", { epoch, step, resume: last ?? null });
   }
 
   end({ seconds, history, last, best }: RunEnd): void {

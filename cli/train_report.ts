@@ -48,7 +48,8 @@ export interface TrainReport {
   readonly stoppingNotice?: string;
   /** The user wants to stop; the step, or the picture, is being finished. */
   stopping(): void;
-  interrupted(event: TrainEvent & { type: "interrupted" }, last: string): void;
+  /** @param last The checkpoint to go on from; none where no step was begun. */
+  interrupted(event: TrainEvent & { type: "interrupted" }, last?: string): void;
   end(end: RunEnd): void;
   /** Takes the progress line off. */
   close(): void;
@@ -242,7 +243,10 @@ export class TextReport implements TrainReport {
     this.#display?.leave();
   }
 
-  interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last: string): void {
+  interrupted({ epoch, step }: TrainEvent & { type: "interrupted" }, last?: string): void {
+    if (last === undefined) {
+      return this.#say("Stopped before the first step; pictures that have been decoded need not be again");
+    }
     this.#say(`Stopped after step ${step} of epoch ${epoch}, saved in ${last}. Go on with:`);
     this.#say(`  ${commandLine("train", "--resume", last, ...dataDirWords(this.#plan.dataDir))}`);
   }

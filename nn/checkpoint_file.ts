@@ -31,8 +31,13 @@ export async function saveFile(target: string, bytes: Uint8Array): Promise<void>
   await syncFolder(dirname(path));
 }
 
-/** Where the file is that may be written anew. A folder is left to the system, which refuses it. */
-async function replaceable(path: string): Promise<string> {
+/**
+ * Where the file is that may be written anew, where `path` may be a link to it. A folder is left to the system, which refuses
+ * it.
+ *
+ * @throws {UserError} for a link to nothing, a device or a pipe.
+ */
+export async function replaceable(path: string): Promise<string> {
   let found: Deno.FileInfo;
   try {
     found = await Deno.lstat(path);

@@ -58,7 +58,13 @@ export function quoted(value: unknown): string {
 }
 
 function described(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.slice(0, 9).map((item) => typeof item === "object" ? "..." : item)}]`;
+  if (Array.isArray(value)) {
+    return `[${
+      value.slice(0, 9).map((item) =>
+        typeof item === "object" ? "..." : typeof item === "string" ? JSON.stringify(item) : item
+      )
+    }]`;
+  }
   return typeof value === "object" && value !== null ? "an object" : String(value);
 }
 

@@ -108,9 +108,9 @@ Deno.test("a folder of classes is split as train splits it", async () => {
     assertMatch((await resnext(args)).stderr, /give --val-split/);
     const { code, stdout, stderr } = await resnext([...args, "--val-split", "0.5"]);
     assertEquals(code, 0, stderr);
-    assertMatch(stdout, /: 2 images, each as it is and in 9 epochs \(random crops\)\n$/);
+    assertMatch(stdout, /: 2 images, each as it is and in 9 epochs \(random crops, flip\)\n$/);
     const more = await resnext([...args, "--val-split", "0.5", "--hue", "0.1", "--force"]);
-    assertMatch(more.stdout, /\(random crops, hue 0\.1\)\n$/, more.stderr);
+    assertMatch(more.stdout, /\(random crops, flip, hue 0\.1\)\n$/, more.stderr);
   });
 });
 

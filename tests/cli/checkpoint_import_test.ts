@@ -91,6 +91,18 @@ Deno.test("names that several classes have are told, and their classes stay apar
     assertEquals(into.code, 0);
     assertMatch(into.stderr, /^warning: .*labels\.txt: 2 names of several classes, "crane", "maillot"; [^\n]*\n$/);
     assertEquals((await described(to)).class_names, names);
+    for (
+      const [text, wrong] of [
+        [new TextEncoder().encode(names.toSpliced(3, 1, "").join("\n")), "line 4 is empty; give class 3 a name there"],
+        [Uint8Array.of(0x63, 0x61, 0x66, 0xe9), "it is not UTF-8; save it as that"],
+        [new TextEncoder().encode("a\0b"), "it is no text; give a class's name a line, in UTF-8"],
+        [new TextEncoder().encode("a\n"), "it has 1 line, a class's name each, and the network 10 classes"],
+      ] as const
+    ) {
+      await Deno.writeFile(labels, text);
+      const refused = await resnext(["checkpoint", "import", weights, "--to", to, "--labels", labels, "--force"]);
+      assertEquals([refused.code, refused.stderr], [1, `error: Cannot use "${labels}": ${wrong}\n`]);
+    }
     const { stdout } = await resnext(["predict", to, PICTURE, "--topk", "10", "--json"]);
     const predictions = JSON.parse(stdout).predictions as { label: string; class: number }[];
     assertEquals(predictions.map((each) => each.class).sort(), names.map((_, i) => i));

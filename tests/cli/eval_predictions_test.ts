@@ -44,11 +44,19 @@ Deno.test("eval writes what each image is taken for, and the same numbers as wit
     for (const { class: label, predicted_class } of rows) confusion[label][predicted_class]--;
     assertEquals(new Set(confusion.flat()), new Set([0]));
 
-    const link = join(folder, "link.csv");
+    const link = join(folder, "link.csv"), nowhere = join(folder, "nowhere.csv");
     await Deno.symlink(file, link);
+    await Deno.symlink(join(folder, "gone"), nowhere);
+    await Deno.mkdir(join(folder, "folder.csv"));
     const cases: [string[], number, RegExp][] = [
       [[out], 1, /Cannot write ".*predictions\.jsonl": it exists; choose another file or add --force\n$/],
       [[link, "--force"], 1, /Cannot write ".*link\.csv": it is the file that is read; choose another file\n$/],
+      [[join(folder, "folder.csv"), "--force"], 1, /Cannot write ".*folder\.csv": it is a folder; name a file\n$/],
+      [
+        [nowhere, "--force"],
+        1,
+        /Cannot write ".*nowhere\.csv": it is a link to nothing; remove it or name another file\n$/,
+      ],
       [[join(folder, "none", "a.csv")], 1, /Cannot write ".*a\.csv": no such file or directory\n$/],
       [[join(folder, "a.txt")], 2, /Option --predictions must end in \.csv or \.jsonl, not as ".*a\.txt" does/],
     ];

@@ -190,6 +190,10 @@ launcherTest("each command may do what it needs, and no more", async () => {
       [["eval", "own.safetensors", "--predictions=e.csv"], decoding(`.,${cache}`)],
       [["eval", "own.safetensors"], decoding(cache)],
       [["eval", "renamed.ckpt"], decoding(cache)],
+      [
+        ["checkpoint", "export", "x", "--to", "link.safetensors"],
+        `--no-prompt --allow-read --allow-write=${root}/elsewhere/run ${VARIABLES}`,
+      ],
       [["train", "--resume=own.safetensors"], decoding(`.,${cache},${cache}`)],
       [["train", "--resume=link.safetensors"], decoding(`${root}/elsewhere/run,${cache},${cache}`)],
       [["eval", "--", "-own.safetensors"], decoding(cache)],

@@ -75,6 +75,23 @@ Deno.test("the best checkpoint goes along with a run that moves, once it has one
   });
 });
 
+Deno.test("an empty folder goes with its run; a link to a folder stays", async () => {
+  await withFolder(async (path) => {
+    await (await RunFolder.open(join(path, "empty"))).removeIfEmpty();
+    assertEquals(names(path), []);
+    await Deno.mkdir(join(path, "real"));
+    await Deno.symlink("real", join(path, "link"));
+    for (const name of ["link", "link/"]) {
+      await (await RunFolder.open(join(path, name))).removeIfEmpty();
+      await using run = await RunFolder.open(`${path}/${name}`);
+      await run.save(smallCheckpoint(1, 0), false);
+      await run.removeIfEmpty();
+      assertEquals(names(path), ["link", "real"]);
+      await Deno.remove(run.last);
+    }
+  });
+});
+
 Deno.test("a run that moves takes its best checkpoint along or leaves nothing", async () => {
   await withFolder(async (path) => {
     await using first = await RunFolder.open(join(path, "first"));

@@ -191,8 +191,11 @@ Deno.test({
       assertMatch(other.stderr, /^error: Cannot train into ".*": process \d+ .* has been training into it since/);
       process.kill("SIGINT");
       const [{ code }, said] = await Promise.all([process.status, stderr.rest()]);
-      assertEquals([code, await stdout], [130, ""]);
-      assertMatch(said, /\nStopped before the first step; .*\n$/);
+      assertEquals([code, await stdout], [
+        130,
+        "Stopped before the first step; pictures that have been decoded need not be again\n",
+      ]);
+      assertMatch(said, /\nStopping: what was begun is being finished and saved; once more to stop at once\n$/);
       assertEquals(names(folder).includes("run"), false);
       const done = await decoded(data);
       assert(done > 0 && done < COUNT, String(done));
