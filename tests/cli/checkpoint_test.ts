@@ -142,7 +142,7 @@ Deno.test("classes and size of weights that do not tell them are given by option
     assertEquals(few.code, 1);
     assertMatch(
       few.stderr,
-      /^error: Cannot use ".*labels\.txt": it names 2 classes, a line each, the network has 10\n$/,
+      /^error: Cannot use ".*labels\.txt": it has 2 lines, a class's name each, and the network 10 classes\n$/,
     );
   });
 });

@@ -60,7 +60,7 @@ Deno.test("what a config cannot hold is refused, with the nearest known key", ()
   refused('{"arch": 5}', '"arch" must be one of a, b, not 5');
   refused('{"layers": [true]}', '"layers" must be text or a list of numbers, not [true]');
   refused('{"freeze": [1]}', '"freeze" must be text or a list of strings, not [1]');
-  refused('{"out": ["a"]}', '"out" must be text, not [a]');
+  refused('{"out": ["a"]}', '"out" must be text, not ["a"]');
   refused("[1]", "it must hold one JSON object");
   refused(
     '{"network": {"arch": "a"}, "settings": {"lr": 1}}',
