@@ -129,9 +129,7 @@ function readColours(
   allowed: (value: number) => boolean,
 ): Statistics["mean"] {
   const kind = `three numbers ${range}, as of pixels scaled to [0, 1],`;
-  const values = readNumbers(key, text, { kind, allowed }, PATH);
-  if (values.length !== 3) throw usageError(`Option --${key} must be ${kind} not ${quoted(text)}`, PATH);
-  const [red, green, blue] = values;
+  const [red, green, blue] = readNumbers(key, text, { kind, allowed, count: 3 }, PATH);
   return [red, green, blue];
 }
 

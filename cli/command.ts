@@ -267,16 +267,20 @@ function attachValues(
 /**
  * The numbers of an option that is a list with commas between, such as `3,4,6,3`.
  *
- * @param kind What they must be, in words for people, and how to tell.
+ * @param kind What they must be, in words for people, and how to tell; and how many, where that matters.
  */
 export function readNumbers(
   key: string,
   text: string,
-  { kind, allowed }: { readonly kind: string; readonly allowed: (value: number) => boolean },
+  { kind, allowed, count }: {
+    readonly kind: string;
+    readonly allowed: (value: number) => boolean;
+    readonly count?: number;
+  },
   path: string,
 ): number[] {
   const values = text.split(",").map((part) => part.trim() === "" ? NaN : Number(part));
-  if (values.every(allowed)) return values;
+  if (values.every(allowed) && (count === undefined || values.length === count)) return values;
   throw usageError(`Option --${flagName(key)} must be ${kind} with commas between, not ${quoted(text)}`, path);
 }
 

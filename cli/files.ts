@@ -35,17 +35,21 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
  * @throws {UserError} where one is there, unless `force` is set, where something else is, and where the folder, of a link the
  * one that it leads to, takes none.
  */
-export async function checkNewFile(path: string, { force }: { readonly force: boolean }): Promise<void> {
+export async function checkNewFile(path: string, options: { readonly force: boolean }): Promise<void> {
+  const file = await newFile(path, options);
+  await touching(`write "${path}"`, () => tryWriting(dirname(file)));
+}
+
+/** Where a new file is to be, `path` or what it leads to. @throws {UserError} where something is in its place. */
+async function newFile(path: string, { force }: { readonly force: boolean }): Promise<string> {
   await touching(`write "${path}"`, () => Deno.stat(dirname(path)));
   if (!force && await exists(path)) {
     throw new UserError(`Cannot write "${path}": it exists; choose another file or add --force`);
   }
-  await touching(`write "${path}"`, async () => {
+  return await touching(`write "${path}"`, async () => {
     const file = await replaceable(path);
-    if ((await Deno.stat(file).catch(() => undefined))?.isDirectory) {
-      throw new UserError(`Cannot write "${path}": it is a folder; name a file`);
-    }
-    await tryWriting(dirname(file));
+    if (!(await Deno.stat(file).catch(() => undefined))?.isDirectory) return file;
+    throw new UserError(`Cannot write "${path}": it is a folder; name a file`);
   });
 }
 
@@ -74,8 +78,8 @@ export async function behind(path: string): Promise<string> {
 export async function writeNewFile(
   path: string,
   bytes: Uint8Array,
-  { force }: { readonly force: boolean },
+  options: { readonly force: boolean },
 ): Promise<void> {
-  await checkNewFile(path, { force });
-  await touching(`write "${path}"`, () => saveFile(path, bytes));
+  const file = await newFile(path, options);
+  await touching(`write "${path}"`, () => saveFile(file, bytes));
 }

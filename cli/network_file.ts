@@ -3,8 +3,8 @@
 import { UserError } from "../kernels/user_error.ts";
 import { type CheckpointDescription, decodeCheckpoint, testedState } from "../nn/checkpoint.ts";
 import { isHeadless } from "../nn/fine_tune.ts";
-import { classesOf, recognise } from "../nn/recognise.ts";
-import { type Architecture, ARCHITECTURES, type ResNeXtOptions } from "../nn/resnext.ts";
+import { namedNetwork, recognise } from "../nn/recognise.ts";
+import type { Architecture } from "../nn/resnext.ts";
 import { firstNonFinite } from "../nn/safetensors.ts";
 import type { StateDict } from "../nn/weights.ts";
 import { imagenetLabels } from "../data/imagenet_labels.ts";
@@ -72,11 +72,7 @@ async function readAny(path: string, { arch, forFineTuning = false }: NetworkFil
     return { description: known(description), state, averaged, notes: [] };
   }
   const weights = await readWeights(path), { tensors, notes } = weights;
-  const network = arch === undefined ? recognise(tensors, path, { headless: true }) : {
-    arch,
-    num_classes: classesOf(tensors, arch),
-    cardinality: (ARCHITECTURES[arch] as ResNeXtOptions).cardinality ?? 32,
-  };
+  const network = arch === undefined ? recognise(tensors, path, { headless: true }) : namedNetwork(arch, tensors);
   if (!forFineTuning) checkHead(tensors, path);
   const description = known({ network, ...weightsDescription(path, weights, network) });
   return { description, state: tensors, averaged: false, notes };

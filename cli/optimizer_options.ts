@@ -2,7 +2,6 @@
 
 import { LEAST_EPS } from "../kernels/adamw.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
-import { quoted } from "../nn/json.ts";
 import { ADAMW, isBeta, type OptimizerKind, OPTIMIZERS } from "../nn/optimizers.ts";
 import { flagName, type OptionSpecs, readNumbers, usageError } from "./command.ts";
 import { datasetNames, DATASETS, type RunDefaults } from "./dataset.ts";
@@ -90,11 +89,9 @@ export function optimizerOfOptions(
 }
 
 function readBetas(text: string, path: string): readonly [number, number] {
-  const kind = "two numbers from 0 to below 1", betas = readNumbers("betas", text, { kind, allowed: isBeta }, path);
-  if (betas.length !== 2) {
-    throw usageError(`Option --betas must be ${kind} with a comma between, not ${quoted(text)}`, path);
-  }
-  return [betas[0], betas[1]];
+  const wanted = { kind: "two numbers from 0 to below 1", allowed: isBeta, count: 2 };
+  const [first, second] = readNumbers("betas", text, wanted, path);
+  return [first, second];
 }
 
 /** What such options would have been for a run, by key: for comparing with what a user gives to one that goes on. */
@@ -103,7 +100,7 @@ export function optimizerOptionsOf(settings: RunSettings): Record<keyof typeof o
     optimizer: settings.optimizer ?? "sgd",
     lr: settings.lr,
     momentum: settings.momentum,
-    nesterov: settings.nesterov,
+    nesterov: settings.nesterov ?? false,
     betas: settings.betas?.join(),
     eps: settings.eps,
     weightDecay: settings.weight_decay,

@@ -261,8 +261,7 @@ function refuseContradictions({ options, given }: TrainInvocation, run: RunDescr
     const chosen = key === "dataset"
       ? movedTo(readDatasetName(options.dataset!, PATH), run.settings.dataset)
       : plainText(options[key]);
-    // A switch that the run does not know was off.
-    if (chosen === plainText(value) || (options[key] === false && value === undefined)) continue;
+    if (chosen === plainText(value)) continue;
     const was = value === undefined || value === false ? "without it" : value === true ? "with it" : `with ${value}`;
     throw usageError(
       `Cannot resume with --${options[key] === false ? "no-" : ""}${

@@ -6,7 +6,7 @@
  */
 
 import type { Capabilities } from "./device.ts";
-import { type Binding, type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
+import { type Dispatch, f32, type Operand, operand, read, write } from "./dispatch.ts";
 import { each } from "./elementwise.ts";
 import { LOSS_SCALE, readLossScale } from "./loss_scale.ts";
 import { readStepSettings, STEP_SETTINGS } from "./step_settings.ts";
@@ -134,7 +134,7 @@ export function adamw(operands: AdamWOperands, spec: AdamWSpec, caps: Capabiliti
       gradients: read(gradients),
       exp_avg: write(expAvg),
       exp_avg_sq: write(expAvgSq),
-      steps: readSteps(steps),
+      steps: read(steps, "Steps"),
       settings: readStepSettings(settings),
       ...(lossScale && { loss_scale: readLossScale(lossScale) }),
     },
@@ -172,8 +172,4 @@ export function adamw(operands: AdamWOperands, spec: AdamWSpec, caps: Capabiliti
       bytes: elements * 28 + steps.byteLength + settings.byteLength,
     },
   )];
-}
-
-function readSteps(steps: Operand): Binding {
-  return read(steps, "Steps");
 }

@@ -12,7 +12,7 @@ import type { ElementType } from "../kernels/dispatch.ts";
 import type { LossScaleState } from "../kernels/loss_scale.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { describedNetwork, fittedState } from "./described_network.ts";
-import { wrongInDescription } from "./description_check.ts";
+import { wrongInDescription, wrongInProgress } from "./description_check.ts";
 import { parseStrictJson, quoted } from "./json.ts";
 import { adamwOf, type AdamWState, adamwTensors } from "./optimizer_memory.ts";
 import type { OptimizerKind } from "./optimizers.ts";
@@ -308,7 +308,7 @@ function parseDescription(json: string, refuse: (why: string) => never): Checkpo
     );
   }
   const { format: _, ...fields } = value, description = fields as unknown as CheckpointDescription;
-  const { epoch, history } = description.progress ?? { epoch: 0, history: [] };
-  if (history.length !== epoch) refuse(`its run is after epoch ${epoch}, but tells of ${history.length}`);
+  const contradiction = description.progress && wrongInProgress(description.progress);
+  if (contradiction) refuse(contradiction);
   return description;
 }

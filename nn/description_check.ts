@@ -5,7 +5,7 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import { checkAugment } from "./augment.ts";
-import type { InputDescription, RunSettings } from "./checkpoint.ts";
+import type { InputDescription, RunProgress, RunSettings } from "./checkpoint.ts";
 import { quoted } from "./json.ts";
 import { isBetas, isEps, OPTIMIZERS } from "./optimizers.ts";
 import type { RunDescription } from "./run_description.ts";
@@ -141,6 +141,11 @@ export function wrongInDescription(
     (description.settings ? wrongOptimizer(description.settings) : undefined);
 }
 
+/** What contradicts itself in a progress, in words; undefined where nothing does. */
+export function wrongInProgress({ epoch, history }: RunProgress): string | undefined {
+  return history.length === epoch ? undefined : `its run is after epoch ${epoch}, but tells of ${history.length}`;
+}
+
 /** Whether a value is a line of a run's epochs. */
 export function isEpochLine(value: unknown): boolean {
   return wrongField(value, EPOCH_LINE, "") === undefined;
@@ -172,7 +177,7 @@ function wrongSide(
 /** Settings of SGD alone, which has all of them, and of AdamW alone, which has defaults. */
 const SGD = ["momentum", "nesterov"] as const, ADAMW = ["betas", "eps"] as const;
 
-function wrongOptimizer(settings: Partial<RunSettings> = {}): WrongField | undefined {
+function wrongOptimizer(settings: Partial<RunSettings>): WrongField | undefined {
   const { optimizer = "sgd" } = settings, given = (name: keyof RunSettings) => settings[name] !== undefined;
   const wrong = optimizer === "adamw" ? SGD.find(given) : SGD.find((name) => !given(name)) ?? ADAMW.find(given);
   return wrong && { path: `settings.${wrong}`, value: settings[wrong] };

@@ -41,7 +41,8 @@ export function recognise(
   { headless = false }: RecogniseOptions = {},
 ): NetworkDescription {
   const measured = measure(state);
-  const compared = [...knownNetworks(state), ...(measured ? [measured] : [])].flatMap((description) => {
+  const known = (Object.keys(ARCHITECTURES) as Architecture[]).map((arch) => namedNetwork(arch, state));
+  const compared = [...known, ...(measured ? [measured] : [])].flatMap((description) => {
     const comparison = compare(description, state, headless && isHeadless(state));
     return comparison ? [{ description, ...comparison }] : [];
   });
@@ -67,12 +68,10 @@ export function classesOf(state: StateDict, arch: Architecture): number {
   return state.get("fc.weight")?.shape[0] ?? (ARCHITECTURES[arch] as ResNeXtOptions).numClasses ?? 10;
 }
 
-/** All networks that have a name, with the classes of the weights. */
-function knownNetworks(state: StateDict): NetworkDescription[] {
-  return (Object.keys(ARCHITECTURES) as Architecture[]).map((arch) => {
-    const { cardinality = 32 }: ResNeXtOptions = ARCHITECTURES[arch];
-    return { arch, num_classes: classesOf(state, arch), cardinality };
-  });
+/** A network that has a name, with the classes of the weights. */
+export function namedNetwork(arch: Architecture, state: StateDict): NetworkDescription {
+  const { cardinality = 32 }: ResNeXtOptions = ARCHITECTURES[arch];
+  return { arch, num_classes: classesOf(state, arch), cardinality };
 }
 
 /**

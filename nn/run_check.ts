@@ -2,7 +2,7 @@
 
 import { UserError } from "../kernels/user_error.ts";
 import type { Checkpoint, RunProgress, RunSettings } from "./checkpoint.ts";
-import { wrongInDescription } from "./description_check.ts";
+import { wrongInDescription, wrongInProgress } from "./description_check.ts";
 import { quoted } from "./json.ts";
 import { checkLabels } from "./labelled_images.ts";
 import type { RunDescription, TrainingData } from "./run_description.ts";
@@ -54,8 +54,9 @@ function refusal(why: string): UserError {
   return new UserError(`Cannot resume from the checkpoint: ${why}`);
 }
 
-function checkProgress({ epoch, step, rows, history }: RunProgress, { epochs }: RunSettings, steps: number): void {
-  if (history.length !== epoch) throw refusal(`its run is after epoch ${epoch}, but tells of ${history.length}`);
+function checkProgress(progress: RunProgress, { epochs }: RunSettings, steps: number): void {
+  const contradiction = wrongInProgress(progress), { epoch, step, rows } = progress;
+  if (contradiction) throw refusal(contradiction);
   if (step > steps) {
     throw refusal(
       `it is after step ${step} of an epoch, and an epoch of these images has ${steps}; give the same images, ` +

@@ -34,6 +34,25 @@ export async function resnext(args: readonly string[], env?: Record<string, stri
   return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }
 
+/** What this process itself prints on a stream meanwhile. */
+export async function printedOn(
+  stream: typeof Deno.stdout | typeof Deno.stderr,
+  work: () => void | Promise<void>,
+): Promise<string> {
+  const { writeSync } = stream;
+  let text = "";
+  stream.writeSync = (bytes) => {
+    text += new TextDecoder().decode(bytes);
+    return bytes.length;
+  };
+  try {
+    await work();
+  } finally {
+    stream.writeSync = writeSync;
+  }
+  return text;
+}
+
 /** A network that compiles and trains in a moment. */
 export const NARROW = ["--layers", "1,1", "--channels", "16,32", "--cardinality", "2"];
 

@@ -15,7 +15,7 @@ import type { RunDescription } from "../../nn/run_description.ts";
 import { weightsMetadata } from "../../cli/weights_metadata.ts";
 import { encodeSafetensors } from "../../nn/safetensors.ts";
 import { withFolder } from "../support.ts";
-import { NARROW, narrowCheckpoint, writeNarrow, writePictures } from "./support.ts";
+import { NARROW, narrowCheckpoint, printedOn, writeNarrow, writePictures } from "./support.ts";
 
 /** What such arguments make `train` do; without a device and images. */
 const plan = (args: readonly string[]) => {
@@ -351,22 +351,12 @@ Deno.test("--quiet and --json decode pictures silently, in a run that goes on to
     const dataset = `folder:${await writePictures(folder, "pictures")}`;
     const settings = { ...narrowCheckpoint().description.settings!, dataset };
     const last = await writeNarrow(folder, "last.safetensors", { class_names: ["a", "b"], settings });
-    const said = async (...args: string[]) => {
-      let text = "";
-      const { writeSync } = Deno.stderr;
-      Deno.stderr.writeSync = (bytes) => {
-        text += new TextDecoder().decode(bytes);
-        return bytes.length;
-      };
-      try {
+    const said = (...args: string[]) =>
+      printedOn(Deno.stderr, async () => {
         const place = `--data-dir=${await Deno.makeTempDir({ dir: folder })}`;
         const { data } = await planWithImages([...args, place, "--workers=1"]);
         (data as unknown as FolderDataset).close();
-      } finally {
-        Deno.stderr.writeSync = writeSync;
-      }
-      return text;
-    };
+      });
     for (const args of [[`--dataset=${dataset}`, "--image-size=24", ...NARROW], [`--resume=${last}`]]) {
       assertStringIncludes(await said(...args), "Decoding pictures");
       for (const flag of ["--quiet", "--json"]) assertEquals(await said(...args, flag), "", `${args[0]} ${flag}`);

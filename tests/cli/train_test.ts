@@ -6,7 +6,7 @@ import { shapes } from "../../data/shapes.ts";
 import { TextReport } from "../../cli/train_report.ts";
 import type { Device } from "../../kernels/device.ts";
 import { withFolder } from "../support.ts";
-import { NARROW, narrowCheckpoint, program, resnext, writeNarrow, writePictures } from "./support.ts";
+import { NARROW, narrowCheckpoint, printedOn, program, resnext, writeNarrow, writePictures } from "./support.ts";
 
 const SMALL = [...NARROW, "--dataset", "shapes", "--batch-size", "16", "--train-limit", "48", "--test-limit", "20"];
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
@@ -204,33 +204,27 @@ Deno.test({
 });
 
 /** What a report prints on stdout about a job on a software adapter that takes so many seconds. */
-function estimated(seconds: number, imageSize: number, trainImages: number): string[] {
+async function estimated(seconds: number, imageSize: number, trainImages: number): Promise<string[]> {
   const { description: { network, input, settings } } = narrowCheckpoint();
   const data = shapes({ train: trainImages, test: 10, seed: 0 });
   const description = { network, input: { ...input!, image_size: imageSize }, settings: settings! };
   const plan = { description, data, parameters: 1, foundDataset: false, batchSizeChosen: true };
   const device = { name: "llvmpipe", capabilities: { software: true } } as Device;
-  let printed = "";
-  const { writeSync } = Deno.stdout;
-  Deno.stdout.writeSync = (bytes) => {
-    printed += new TextDecoder().decode(bytes);
-    return bytes.length;
-  };
-  try {
+  const printed = await printedOn(Deno.stdout, () => {
     const report = new TextReport();
     report.start(plan, device, "runs/a");
     report.event({ type: "estimate", seconds, imagesPerSecond: 12 });
     report.close();
-  } finally {
-    Deno.stdout.writeSync = writeSync;
-  }
+  });
   const lines = printed.trimEnd().split("\n");
   return lines.slice(lines.findIndex((line) => line.startsWith("Time")));
 }
 
-Deno.test("a software adapter's user learns how long the job takes, and what would be quicker", () => {
-  assertEquals(estimated(90, 32, 100), ["Time      about 1m 30s on this software adapter (12.0 img/s, batches of 16)"]);
-  const [time, quicker] = estimated(90_000, 224, 2001);
+Deno.test("a software adapter's user learns how long the job takes, and what would be quicker", async () => {
+  assertEquals(await estimated(90, 32, 100), [
+    "Time      about 1m 30s on this software adapter (12.0 img/s, batches of 16)",
+  ]);
+  const [time, quicker] = await estimated(90_000, 224, 2001);
   assertMatch(time, /^Time {6}about 1d 01h on this software adapter/);
   assertMatch(quicker, /^ {10}quicker: .*resnext train --dataset shapes --image-size 32 --train-limit 2000$/);
 });
