@@ -28,7 +28,7 @@ export const tuneCommand = defineCommand({
     precision: precisionOption,
     ...networkOptions,
     allStrategies: { type: "boolean", doc: "Try the strategies of other kinds of adapters too: slow" },
-    again: { type: "boolean", doc: "Forget what is known of this adapter first, and measure all" },
+    again: { type: "boolean", doc: "Measure what is known, too; other networks' and sizes' kernels stay known" },
     dataDir: dataDirOption,
     json: { type: "boolean", doc: "Print a JSON object an operation measured, and one of all, instead" },
   },

@@ -93,7 +93,8 @@ export interface Tuned {
 /**
  * Tunes a device for a network's steps on inputs of some sizes, and remembers what it found. A file that cannot be read
  * counts as empty; that one cannot be written is told and no failure: tuning is a convenience. With `again` nothing counts
- * as known. What is found is kept choice by choice, so that who interrupts loses little.
+ * as known, but what other networks, sizes and precisions need stays. What is found is kept choice by choice, so that who
+ * interrupts loses little.
  *
  * @throws {UserError} with `mustKeep`, where nothing can be kept: before anything is measured.
  */
@@ -120,7 +121,7 @@ export async function tuneFor(
   // What the shipped table says stays out of the file: a later table may know better.
   const found: Record<string, string> = {};
   const keep = async (path: string) =>
-    await writeTunings(path, (all) => ({ ...all, [key]: again ? found : { ...all[key], ...found } }));
+    await writeTunings(path, (all) => ({ ...all, [key]: { ...all[key], ...found } }));
   let written: Promise<UserError | undefined> = Promise.resolve(undefined);
   const onTrial: TunerOptions["onTrial"] = (trial, ...at) => {
     found[trial.key] = trial.won;

@@ -39,7 +39,11 @@ Deno.test("tune measures once, remembers, and measures anew when told to; a dama
     const [entries] = Object.values(await readTunings(file));
     assertEquals(Object.keys(entries).every((key) => key.startsWith("gemm ")), true);
     assertStringIncludes((await tune()).stdout, "Nothing to measure");
+    // Of another network, size or precision.
+    const [key] = Object.keys(await readTunings(file)), other = { "gemm kn 1x4x4": "shared 8x2" };
+    await Deno.writeTextFile(file, tuningsText({ [key]: { ...entries, ...other } }));
     const again = await tune("--again", "--json");
+    assertEquals((await readTunings(file))[key]["gemm kn 1x4x4"], "shared 8x2", "what was not measured is still known");
     const trials = again.stdout.trim().split("\n").map((line) => JSON.parse(line)), all = trials.pop();
     assertEquals(trials.length, Object.keys(entries).length);
     assertEquals([all.measured, all.known], [trials.length, 0]);
