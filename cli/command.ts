@@ -6,6 +6,7 @@
 import { parseArgs } from "@std/cli";
 import { UserError } from "../kernels/user_error.ts";
 import { quoted } from "../nn/json.ts";
+import { MAX_FLOAT } from "../nn/number_check.ts";
 import { nearest } from "./nearest.ts";
 
 /** What every option has. */
@@ -14,6 +15,8 @@ interface OptionBase {
   readonly doc: string;
   /** What stands for the value in the help, such as `DIR`. By default `N`, `X` or `TEXT`. */
   readonly placeholder?: string;
+  /** It means something with one value of another option alone: that option's flag, and the value. */
+  readonly onlyWith?: readonly [flag: string, value: string];
 }
 
 /** What holds when the option is not given: a value, a must, or, in words for the help, what the command then does. */
@@ -300,6 +303,9 @@ function readValue(
   const right = spec.type === "integer" ? Number.isSafeInteger(value) : Number.isFinite(value);
   if (!right || value < min || value > max || value <= above || value >= below) {
     throw complain(`Option --${flag} must be ${describeRange(spec)}, not ${quoted(text)}`);
+  }
+  if (Math.abs(value) > MAX_FLOAT) {
+    throw complain(`Option --${flag} must be a number that float32 holds, at most ${MAX_FLOAT}, not ${quoted(text)}`);
   }
   return value;
 }

@@ -41,7 +41,20 @@ export async function withConfig(args: readonly string[], command: Configured, p
     `read "${file}"`,
     async () => new TextDecoder().decode(await readWithin(file, MOST_BYTES)),
   );
-  return [...configArguments(text, file, command), ...rest];
+  return [...configArguments(text, file, command).filter((argument) => !isMoot(argument, rest, command)), ...rest];
+}
+
+/**
+ * Whether a config's argument, `--flag=value`, means something only with a value of another option for which the command
+ * line says another one: of a run by one optimizer that is done again with the other.
+ */
+function isMoot(argument: string, rest: readonly string[], { options }: Configured): boolean {
+  const flag = argument.slice(2, argument.indexOf("="));
+  const spec = Object.entries(options).find(([key]) => flagName(key) === flag)?.[1];
+  if (!spec?.onlyWith) return false;
+  const [other, value] = spec.onlyWith;
+  const said = rest.findLast((word, i) => word.startsWith(`--${other}=`) || rest[i - 1] === `--${other}`);
+  return said !== undefined && said.replace(`--${other}=`, "") !== value;
 }
 
 /** A config's values as arguments. */

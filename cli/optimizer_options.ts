@@ -3,7 +3,7 @@
 import { LEAST_EPS } from "../kernels/adamw.ts";
 import type { RunSettings } from "../nn/checkpoint.ts";
 import { ADAMW, isBeta, type OptimizerKind, OPTIMIZERS } from "../nn/optimizers.ts";
-import { flagName, type OptionSpecs, readNumbers, usageError } from "./command.ts";
+import { flagName, type OptionSpec, type OptionSpecs, readNumbers, usageError } from "./command.ts";
 import { datasetNames, DATASETS, type RunDefaults } from "./dataset.ts";
 
 /** PyTorch's rate of AdamW, whatever the images. */
@@ -20,19 +20,28 @@ export const optimizerOptions = {
     }`,
     doc: "Learning rate",
   },
-  momentum: { type: "number", min: 0, below: 1, default: 0.9, doc: "Momentum of sgd" },
-  nesterov: { type: "boolean", doc: "Nesterov's momentum, of sgd" },
+  momentum: {
+    type: "number",
+    min: 0,
+    below: 1,
+    default: 0.9,
+    onlyWith: ["optimizer", "sgd"],
+    doc: "Momentum of sgd",
+  },
+  nesterov: { type: "boolean", onlyWith: ["optimizer", "sgd"], doc: "Nesterov's momentum, of sgd" },
   betas: {
     type: "string",
     placeholder: "X,X",
     items: "number",
     default: ADAMW.betas.join(),
+    onlyWith: ["optimizer", "adamw"],
     doc: "What adamw keeps of its averages of gradients and of their squares at each step",
   },
   eps: {
     type: "number",
     min: LEAST_EPS,
     default: ADAMW.eps,
+    onlyWith: ["optimizer", "adamw"],
     doc: "What adamw adds to the root that it divides by",
   },
   weightDecay: {
@@ -57,12 +66,6 @@ export interface OptimizerOptionValues {
 /** Names for people. */
 export const OPTIMIZER_NAMES: Readonly<Record<OptimizerKind, string>> = { sgd: "SGD", adamw: "AdamW" };
 
-/** Which options are one optimizer's alone. */
-const OWN: Readonly<Record<OptimizerKind, readonly (keyof OptimizerOptionValues)[]>> = {
-  sgd: ["momentum", "nesterov"],
-  adamw: ["betas", "eps"],
-};
-
 /**
  * The settings that such options make.
  *
@@ -75,9 +78,11 @@ export function optimizerOfOptions(
   path: string,
 ): Pick<RunSettings, "optimizer" | "lr" | "momentum" | "nesterov" | "betas" | "eps" | "weight_decay"> {
   const { optimizer, momentum, nesterov, eps } = options;
-  for (const other of OPTIMIZERS) {
-    const wrong = other !== optimizer && OWN[other].find((key) => given.has(key));
-    if (wrong) throw usageError(`Option --${flagName(wrong)} has no use without --optimizer ${other}`, path);
+  for (const [key, spec] of Object.entries<OptionSpec>(optimizerOptions)) {
+    const of = spec.onlyWith?.[1] ?? optimizer;
+    if (of !== optimizer && given.has(key)) {
+      throw usageError(`Option --${flagName(key)} has no use without --optimizer ${of}`, path);
+    }
   }
   if (optimizer === "adamw") {
     const { lr = ADAMW_RATE, weightDecay = ADAMW.weightDecay } = options;

@@ -111,6 +111,10 @@ Deno.test("a value that does not fit is one line that says what would", async ()
   await refused(["train", "--lr", "-1e-4"], `Option --lr must be a number above 0, not "-1e-4" ${see}`);
   await refused(["train", "--lr=Infinity"], `Option --lr must be a number above 0, not "Infinity" ${see}`);
   await refused(
+    ["train", "--lr=1e39"],
+    `Option --lr must be a number that float32 holds, at most 3.4028234e+38, not "1e39" ${see}`,
+  );
+  await refused(
     ["train", "--momentum=1"],
     `Option --momentum must be a number of at least 0 and below 1, not "1" ${see}`,
   );

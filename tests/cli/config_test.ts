@@ -43,6 +43,28 @@ Deno.test("a config's values count as written, and flags win", async () => {
   });
 });
 
+Deno.test("what a config says for one choice is left out where the command line chooses another", async () => {
+  const options = {
+    optimizer: { type: "choice", choices: ["sgd", "adamw"], default: "sgd", doc: "What updates" },
+    momentum: { type: "number", default: 0.9, onlyWith: ["optimizer", "sgd"], doc: "Momentum" },
+    nesterov: { type: "boolean", onlyWith: ["optimizer", "sgd"], doc: "Nesterov" },
+    lr: { type: "number", default: 1, doc: "Rate" },
+  } as const satisfies OptionSpecs;
+  await withFolder(async (folder) => {
+    const file = join(folder, "run.json");
+    await Deno.writeTextFile(file, '{"momentum": 0.8, "nesterov": true, "optimizer": "sgd", "lr": 2}');
+    const all = ["--momentum=0.8", "--nesterov=true", "--optimizer=sgd", "--lr=2"];
+    const from = (...more: string[]) => withConfig(["--config", file, ...more], { options }, "prog train");
+    assertEquals(await from("--lr", "3"), [...all, "--lr", "3"]);
+    assertEquals(await from("--optimizer", "sgd"), [...all, "--optimizer", "sgd"]);
+    for (
+      const adamw of [["--optimizer", "adamw"], ["--optimizer=adamw"], ["--optimizer=sgd", "--optimizer", "adamw"]]
+    ) {
+      assertEquals(await from(...adamw), ["--optimizer=sgd", "--lr=2", ...adamw]);
+    }
+  });
+});
+
 Deno.test("a value out of range is refused as on the command line", () => {
   const args = configArguments('\uFEFF{"batch-size": 65}', "run.json", { options });
   assertThrows(() => read(args), UserError, 'Option --batch-size must be a whole number from 1 to 64, not "65"');

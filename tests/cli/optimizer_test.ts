@@ -59,6 +59,10 @@ Deno.test("train --optimizer adamw says so, saves what it keeps, and goes on wit
     const repeated = await resnext(["train", "--config", config, "--out", join(folder, "again")]);
     assertEquals(repeated.code, 0, repeated.stderr);
     assertEquals(await bytes("again"), await bytes("whole"));
+    // By the other optimizer: what the run was given for its own does not matter.
+    const other = await resnext(["train", "--config", config, "--optimizer", "sgd", "--out", join(folder, "other")]);
+    assertEquals(other.code, 0, other.stderr);
+    assertMatch(other.stdout, /^SGD +lr 0\.004, momentum 0\.9$/m);
 
     // The best one of a run with an average has nothing to go on with, but begins another.
     const best = join(folder, "whole/best.safetensors");
