@@ -79,6 +79,15 @@ export function clearPadding(x: Operand, { n, h, w, c }: Shape, caps: Capabiliti
   })];
 }
 
+/** Makes all elements zero. */
+export function clear(label: string, x: Operand, elements: number, caps: Capabilities): Dispatch {
+  return each(label, { x: write(x) }, { load: () => "", use: (k) => `x[at${k}] = vec4f();` }, {
+    elements,
+    flops: 0,
+    caps,
+  });
+}
+
 /** A dispatch over all vec4s; an invocation takes a few, a workgroup apart, so that neighbours load neighbours. */
 export function each(
   label: string,

@@ -86,22 +86,24 @@ export class DeviceRun {
     const { batch_size: batchSize, precision } = settings;
     const evaluator = await Evaluator.create(network, data.test, testInput, batchSize, { precision });
     made.push(evaluator);
+    // Without progress it has weights to begin with, and nothing else counts.
+    const goesOn = from?.description.progress !== undefined;
     if (from) {
-      // Weights to begin with may lack their head, which is drawn anew then, and nothing else.
-      const headless = from.description.progress === undefined && isHeadless(from.state);
+      // They may lack their head, which is drawn anew then.
+      const headless = !goesOn && isHeadless(from.state);
       const head = headless ? [...await network.stateDict()].filter(([name]) => HEAD.includes(name)) : [];
       network.loadStateDict(new Map([...head, ...from.state]));
-      const adamw = settings.optimizer === "adamw";
-      // Weights to begin with may come with what another optimizer kept.
-      if (!adamw && from.momenta) await network.weights.loadMomenta(from.momenta);
-      if (adamw && from.adamw) await network.weights.loadAdamwState(from.adamw);
+    }
+    if (goesOn) {
+      if (from.momenta) await network.weights.loadMomenta(from.momenta);
+      if (from.adamw) await network.weights.loadAdamwState(from.adamw);
       if (from.lossScale) await network.weights.loadLossScale(from.lossScale);
     }
     const decay = settings.ema_decay;
     const average = decay === undefined ? undefined : await MovingAverage.create(network, decay);
     if (average) made.push(average);
     // How many updates it has seen matters only in that the first one copies.
-    if (from?.average) average?.load(from.average, 1);
+    if (goesOn && from.average) average?.load(from.average, 1);
     return new DeviceRun(network, images, steps, sources, evaluator, average);
   }
 

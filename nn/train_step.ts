@@ -5,11 +5,13 @@
 
 import { accumulate } from "../kernels/accumulate.ts";
 import { type Dispatch, type ElementType, type Operand, operand } from "../kernels/dispatch.ts";
+import { clear } from "../kernels/elementwise.ts";
 import { inSubmissions } from "../kernels/submissions.ts";
 import { UserError } from "../kernels/user_error.ts";
 import { watch } from "./anomaly.ts";
 import { allocate, checkBindings } from "./batch_size.ts";
 import type { BatchSource } from "./batch_source.ts";
+import type { Graph } from "./graph.ts";
 import { quoted } from "./json.ts";
 import type { Network } from "./network.ts";
 import { AMOUNT, checkSettings } from "./number_check.ts";
@@ -262,6 +264,11 @@ async function compileWith<B>(
   if (gradients && graph) {
     const { source, labelSmoothing } = gradients, { x, labels, mixes } = source;
     emit(source.dispatches(caps));
+    emit(
+      unusedParameters(network, graph, frozen).map((parameter) =>
+        clear("clear_gradient", weights.gradient(parameter), parameter.storedElements, caps)
+      ),
+    );
     if (half) emit((await weights.prepareHalves()).dispatches(caps));
     const operands = { x, labels, mixes, settings, metrics, lossScale };
     const learning = { caps, precision, labelSmoothing, frozen };
@@ -308,6 +315,19 @@ function frozenParameters(
   if (all.size === 0) throw new UserError("Cannot train: the network has no parameters");
   if (still.size === all.size) throw new UserError("Cannot train: all parameters are frozen");
   return still;
+}
+
+/**
+ * What learns and is not in the graph, as where `forward` goes another way for images of another size: no operation writes
+ * its gradient, which may be another step's.
+ */
+function unusedParameters(
+  { weights }: Network,
+  { nodes }: Graph,
+  frozen: (parameter: Parameter) => boolean,
+): Parameter[] {
+  const used = new Set(nodes.flatMap(({ operation }) => operation.parameters));
+  return [...weights.parametersNamed(() => true)].filter((parameter) => !used.has(parameter) && !frozen(parameter));
 }
 
 /** Names of parameters and statistics by where they lie, their halves too, and of what learns by where its gradients do. */

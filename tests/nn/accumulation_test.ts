@@ -13,13 +13,15 @@ import {
 } from "../../nn/checkpoint.ts";
 import { EpochBatches } from "../../nn/epoch_batches.ts";
 import { BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, ReLU } from "../../nn/layers.ts";
-import { Sequential } from "../../nn/module.ts";
+import type { Tensor } from "../../nn/tensor.ts";
+import { Module, Sequential } from "../../nn/module.ts";
+import { relu } from "../../nn/ops/relu.ts";
 import { Network } from "../../nn/network.ts";
 import type { RunDescription } from "../../nn/run_description.ts";
 import { RunSteps } from "../../nn/run_steps.ts";
 import { toFloat32 } from "../../nn/safetensors.ts";
 import { RING_SLOTS } from "../../nn/step.ts";
-import { gradientStep, updateStep } from "../../nn/train_step.ts";
+import { gradientStep, trainStep, updateStep } from "../../nn/train_step.ts";
 import { DivergedError, type TrainEvent } from "../../nn/train_events.ts";
 import { Trainer } from "../../nn/trainer.ts";
 import { NARROW_NETWORK } from "../cli/support.ts";
@@ -266,4 +268,46 @@ Deno.test("a checkpoint's number of batches is checked", async () => {
     const error = await assertRejects(() => decodeCheckpoint(bytes, "x"));
     assertMatch((error as Error).message, /no valid "settings\.accumulate"/);
   }
+});
+
+/** Of large images it uses one convolution more. */
+class Two extends Module {
+  conv = new Conv2d(3, 8, 3, { padding: 1 });
+  extra = new Conv2d(8, 8, 3, { padding: 1 });
+  fc = new Linear(8, 2);
+  forward(x: Tensor): Tensor {
+    const y = relu(this.conv.forward(x));
+    return this.fc.forward(new GlobalAvgPool2d().forward(x.shape.h > 8 ? relu(this.extra.forward(y)) : y));
+  }
+}
+
+gpuTest("a parameter that a step does not use stays as it is, whatever gradient another step left", async (device) => {
+  const network = await Network.create(device, new Two()), optimizer = { momentum: 0 };
+  const batch = (size: number) => ({ images: formula(2 * 3 * size * size, 1), labels: [0, 1] });
+  const sources = [12, 8].map((size) => FloatSource.create(device, { n: 2, c: 3, h: size, w: size }));
+  const [large, small] = await Promise.all(sources);
+  const steps = {
+    large: await trainStep(network, { source: large, optimizer }),
+    small: await trainStep(network, { source: small, optimizer }),
+  };
+  const extra = async () => toFloat32((await network.stateDict()).get("extra.weight")!, "");
+  const begin = await extra(), settings = { learningRate: 1 };
+  steps.small.run(batch(8), settings);
+  assertEquals(await extra(), begin);
+  steps.large.run(batch(12), settings);
+  const moved = await extra();
+  assertNotEquals(moved, begin);
+  steps.small.run(batch(8), settings);
+  assertEquals(await extra(), moved);
+  // In two parts, too, and it is not counted in the gradients' norm.
+  const gradients = await gradientStep(network, { source: small });
+  const update = await updateStep(network, { optimizer, clipGradNorm: 1e9 });
+  const norm = async () => {
+    gradients.run(batch(8), { share: 1, first: true });
+    update.run({ learningRate: 0 });
+    return (await update.collect())[0].gradientNorm;
+  };
+  const before = await norm();
+  steps.large.run(batch(12), { learningRate: 0 });
+  assertEquals([await norm(), await extra()], [before, moved]);
 });

@@ -190,6 +190,18 @@ gpuTest("a test whose logits are not finite is a divergence", async (device) => 
   trainer.destroy();
 });
 
+gpuTest("what tells of no progress begins with its weights, and nothing else that it holds", async (device) => {
+  const run = withSettings({ epochs: 1, precision: "f16", ema_decay: 0.9 });
+  const { checkpoint } = await train(device, { run });
+  const { description: { progress: _, ...description }, state } = checkpoint;
+  assert(checkpoint.momenta && checkpoint.lossScale && checkpoint.average);
+  const [all, alone] = [
+    await train(device, { run, from: { ...checkpoint, description } }),
+    await train(device, { run, from: { description, state } }),
+  ];
+  assertEquals(all.checkpoint, alone.checkpoint);
+});
+
 gpuTest("runs that cannot be are refused in words", async (device) => {
   const create = (run: RunDescription, from?: Checkpoint) => Trainer.create(device, data, run, from);
   const deep = { ...RUN.network, layers: [1, 1, 1, 1], channels: [16, 32, 32, 32] };
