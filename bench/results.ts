@@ -12,8 +12,11 @@ interface Run {
   readonly command: string;
   readonly date: string;
   readonly deno: string;
-  /** The machine's load average over a minute, at the end: above the run's own part others were at work. */
-  readonly load: number;
+  /**
+   * The machine's load average over a minute, at the end: above the run's own part others were at work. Absent where a run
+   * was put in from what it had printed.
+   */
+  readonly load?: number;
   readonly results: readonly Result[];
 }
 

@@ -41,35 +41,40 @@ export async function withConfig(args: readonly string[], command: Configured, p
     `read "${file}"`,
     async () => new TextDecoder().decode(await readWithin(file, MOST_BYTES)),
   );
-  return [...configArguments(text, file, command).filter((argument) => !isMoot(argument, rest, command)), ...rest];
+  return [...configArguments(text, file, command, { written: rest }), ...rest];
 }
 
 /**
- * Whether a config's argument, `--flag=value`, means something only with a value of another option for which the command
- * line says another one: of a run by one optimizer that is done again with the other.
+ * Whether an option means something only with a value of another one for which the command line says another value: of a
+ * run by one optimizer that is done again with the other.
  */
-function isMoot(argument: string, rest: readonly string[], { options }: Configured): boolean {
-  const flag = argument.slice(2, argument.indexOf("="));
-  const spec = Object.entries(options).find(([key]) => flagName(key) === flag)?.[1];
-  if (!spec?.onlyWith) return false;
-  const [other, value] = spec.onlyWith;
-  const said = rest.findLast((word, i) => word.startsWith(`--${other}=`) || rest[i - 1] === `--${other}`);
+function isMoot({ onlyWith }: OptionSpec, written: readonly string[]): boolean {
+  if (!onlyWith) return false;
+  const [other, value] = onlyWith;
+  const said = written.findLast((word, i) => word.startsWith(`--${other}=`) || written[i - 1] === `--${other}`);
   return said !== undefined && said.replace(`--${other}=`, "") !== value;
 }
 
-/** A config's values as arguments. */
+/**
+ * A config's values as arguments.
+ *
+ * @param more The arguments on the command line, beside which some values mean nothing, and who is told of doubts.
+ */
 export function configArguments(
   text: string,
   file: string,
   { options, fromRuns }: Configured,
-  warn = (message: string) => console.error(`warning: ${file}: ${message}`),
+  { written = [], warn = (message) => console.error(`warning: ${file}: ${message}`) }: {
+    readonly written?: readonly string[];
+    readonly warn?: (message: string) => void;
+  } = {},
 ): string[] {
   const refuse = (why: string): never => {
     throw new UserError(`Cannot use "${file}": ${why}`, { exitCode: 2 });
   };
   // Windows' editors begin a file with a mark of its byte order.
-  const written = parseObject(text.replace(/^\uFEFF/, ""), refuse);
-  const values = isOfRun(written) ? optionsOf(written, fromRuns, refuse, warn) : written;
+  const found = parseObject(text.replace(/^\uFEFF/, ""), refuse);
+  const values = isOfRun(found) ? optionsOf(found, fromRuns, refuse, warn) : found;
   const specs = new Map(Object.entries(options).map(([key, spec]) => [flagName(key), spec]));
   return Object.entries(values).flatMap(([key, value]) => {
     if (key === SCHEMA_KEY) return [];
@@ -82,7 +87,7 @@ export function configArguments(
       return refuse(`unknown key ${quoted(key)}${match ? `; did you mean "${match}"?` : ""}`);
     }
     // A value of null is as if the key were not there.
-    return value === null ? [] : [`--${key}=${valueText(key, value, spec, refuse)}`];
+    return value === null || isMoot(spec, written) ? [] : [`--${key}=${valueText(key, value, spec, refuse)}`];
   });
 }
 

@@ -104,7 +104,7 @@ Deno.test("what a run wrote of itself stands for the options that it was begun w
       JSON.stringify({ ...run, ...more }),
       "config.json",
       { options, fromRuns: "all" },
-      (message) => warnings.push(message),
+      { warn: (message) => warnings.push(message) },
     );
   assertEquals(read({ options: { arch: "b", "batch-size": 16, nesterov: true } }), [
     "--arch=b",
@@ -134,8 +134,10 @@ Deno.test("a command that does no run again takes what it knows of a run, which 
       JSON.stringify({ ...run, options: written }),
       "config.json",
       { options: own, fromRuns: keys },
-      () => {
-        throw new Error("it repeats nothing");
+      {
+        warn() {
+          throw new Error("it repeats nothing");
+        },
       },
     );
   assertEquals(read({ arch: "b", lr: 2, nesterov: true }, ["arch", "imageSize"]), ["--image-size=24", "--arch=b"]);

@@ -4,6 +4,8 @@ import { denseForward, denseInputGradient, type DenseOptions, denseWeightGradien
 import type { Capabilities, Device } from "../../kernels/device.ts";
 import { operand } from "../../kernels/dispatch.ts";
 import { chooseStrategy } from "../../kernels/gemm.ts";
+import type { Gemm } from "../../kernels/gemm_problem.ts";
+import { sharedVariants } from "../../kernels/gemm_shared.ts";
 import { asGpu, goldens, gpuTest } from "../support.ts";
 import { checkConv, type ConvKernels, goldenConv, POINTWISE, referenceConv } from "./conv_support.ts";
 
@@ -79,6 +81,15 @@ for (const [c, channels, tiles] of [[4, 8, 129], [4, 68, 257], [132, 68, 257], [
     await checkConv(device, dense({}), wanted, gpu, "large tiles:");
   });
 }
+
+Deno.test("input gradients with short sums take small shared tiles by rule, all other large products large ones", () => {
+  const rule = (along: "k" | "n", k: number) => {
+    const [{ rows, columns4 }] = sharedVariants({ m: 200704, n: 256, k, b: { along } } as Gemm, 1);
+    return `${rows}x${columns4}`;
+  };
+  assertEquals([rule("k", 64), rule("k", 128), rule("k", 144)], ["4x1", "4x1", "8x2"]);
+  assertEquals([rule("n", 64), rule("n", 128), rule("n", 144)], ["8x2", "8x2", "8x2"]);
+});
 
 gpuTest("a long sum over few outputs is split on a GPU, and never in software", (device) => {
   const geometry: ConvGeometry = { input: { n: 2, h: 40, w: 37, c: 8 }, outChannels: 12, ...POINTWISE };
